@@ -1,0 +1,1 @@
+"""Generative models, written as NumPyro programs. Import them as `ppgen.models`."""

@@ -1,0 +1,7 @@
+"""Image data sets with a fixed held-out part."""
+
+from ppgen.models.datasets.digits import load_digits as load_digits
+from ppgen.models.datasets.files import load_images as load_images
+from ppgen.models.datasets.images import DataError as DataError
+from ppgen.models.datasets.images import Images as Images
+from ppgen.models.datasets.images import split as split

@@ -1,0 +1,4 @@
+"""Networks that the models are parameterised by, as equinox modules."""
+
+from ppgen.models.networks.mlp import DiagonalGaussianMLP as DiagonalGaussianMLP
+from ppgen.models.networks.mlp import PixelMLP as PixelMLP

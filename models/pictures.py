@@ -1,0 +1,133 @@
+"""Pictures of a run, written as PNG without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+INK = "Greys"
+"""Colour map of images: ink is dark on white paper."""
+
+
+def _grid(images: Float[np.ndarray, "n height width"], columns: int) -> Float[np.ndarray, "h w"]:
+    """Puts images side by side, one blank pixel between them."""
+    count, height, width = images.shape
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + 1), i % columns * (width + 1)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def _show(axes: Axes, sheet: Float[np.ndarray, "h w"], top: int) -> None:
+    axes.imshow(sheet, cmap=INK, vmin=0, vmax=top, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _padded() -> ConstrainedLayoutEngine:
+    """A layout that leaves some paper at the edges, in inches."""
+    return ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08)
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=150)
+
+
+def draw_samples(
+    path: str | Path, images: Float[np.ndarray, "n height width"], *, top: int, title: str
+) -> None:
+    """Writes a sheet of images, as square as it can be.
+
+    Args:
+        path: The PNG file.
+        images: Images of ink from 0 to `top`.
+        top: The value drawn as black.
+        title: What the images are.
+    """
+    columns = int(np.ceil(np.sqrt(len(images))))
+    sheet = _grid(images, columns)
+    size = 6.0
+    figure = Figure(figsize=(size, size * sheet.shape[0] / sheet.shape[1] + 0.5), layout=_padded())
+    axes = figure.add_subplot()
+    _show(axes, sheet, top)
+    axes.set_title(title)
+    _save(figure, path)
+
+
+def draw_reconstructions(
+    path: str | Path,
+    pairs: Sequence[tuple[str, Float[np.ndarray, "n height width"]]],
+    *,
+    top: int,
+    title: str,
+) -> None:
+    """Writes labelled rows of images, one below the other, that correspond column by column.
+
+    Args:
+        path: The PNG file.
+        pairs: A label and a row of images, for each row.
+        top: The value drawn as black.
+        title: What the images are.
+    """
+    columns = len(pairs[0][1])
+    figure = Figure(figsize=(0.62 * columns + 1.4, 0.78 * len(pairs) + 0.5), layout=_padded())
+    rows = figure.subplots(len(pairs), 1, squeeze=False)[:, 0]
+    for axes, (label, images) in zip(rows, pairs, strict=True):
+        _show(axes, _grid(images, columns), top)
+        axes.set_ylabel(label, rotation=0, ha="right", va="center")
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def draw_history(
+    path: str | Path,
+    values: Float[np.ndarray, " steps"],
+    references: Sequence[tuple[str, float]] = (),
+    *,
+    label: str,
+    window: int = 25,
+) -> None:
+    """Writes the curve of a bound: every step, a running mean, and reference levels.
+
+    Args:
+        path: The PNG file.
+        values: The bound at each step, in nats for each image.
+        references: Labelled levels, drawn as horizontal lines.
+        label: Name of the bound.
+        window: Steps in the running mean.
+    """
+    figure = Figure(figsize=(7, 4.2), layout=_padded())
+    axes = figure.add_subplot()
+    steps = np.arange(1, len(values) + 1)
+    axes.plot(steps, values, color="tab:blue", alpha=0.25, linewidth=0.8, label="each step")
+    window = min(window, len(values))
+    smooth = np.convolve(values, np.ones(window) / window, "valid")
+    axes.plot(steps[window - 1 :], smooth, color="tab:blue", label=f"mean of {window} steps")
+    colours = ["tab:orange", "tab:green", "tab:grey", "tab:red"]
+    for i, (name, level) in enumerate(references):
+        colour = colours[i % len(colours)]
+        axes.axhline(
+            level, color=colour, linestyle="--", linewidth=1.2, label=f"{name}: {level:.1f}"
+        )
+    # The first steps are far below everything else and would flatten the rest of the curve.
+    shown = np.concatenate([np.quantile(values, [0.03, 1.0]), [level for _, level in references]])
+    margin = 0.05 * (shown.max() - shown.min()) + 1e-3
+    axes.set_ylim(shown.min() - margin, shown.max() + margin)
+    axes.set_xlim(0, len(values))
+    axes.set_xlabel("step")
+    axes.set_ylabel(f"{label} (nats per image)")
+    axes.legend(loc="center right", framealpha=1.0, edgecolor="none")
+    axes.grid(alpha=0.25)
+    _save(figure, path)

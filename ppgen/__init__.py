@@ -1,0 +1,38 @@
+"""Unbiased gradient estimators for any objective written as a NumPyro/JAX program."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
+from importlib.metadata import version as _version
+from pathlib import Path as _Path
+
+# In a source checkout `models` and `inference` lie beside this folder, in a wheel inside it. Either
+# way they are imported as `ppgen.models` and `ppgen.inference`.
+_checkout = _Path(__file__).resolve().parent.parent
+if not (_Path(__file__).parent / "models").is_dir() and (_checkout / "pyproject.toml").is_file():
+    __path__.append(str(_checkout))
+
+try:
+    __version__ = _version("ppgen")
+except _PackageNotFoundError:  # a checkout on sys.path that nobody installed
+    __version__ = "0+unknown"
+
+from ppgen._check import check as check
+from ppgen._choose import draw as draw
+from ppgen._errors import PpgenError as PpgenError
+from ppgen._expectation import expectation as expectation
+from ppgen._expectation import seed as seed
+from ppgen._functional import functional as functional
+from ppgen._functional import init_params as init_params
+from ppgen._programs import Trace as Trace
+from ppgen._programs import log_density as log_density
+from ppgen._programs import simulate as simulate
+from ppgen._with_estimators import with_estimators as with_estimators
+from ppgen.estimators import AbstractEstimator as AbstractEstimator
+from ppgen.estimators import Enumerate as Enumerate
+from ppgen.estimators import LeaveOneOut as LeaveOneOut
+from ppgen.estimators import MeasureValued as MeasureValued
+from ppgen.estimators import MovingAverage as MovingAverage
+from ppgen.estimators import Points as Points
+from ppgen.estimators import Reparameterize as Reparameterize
+from ppgen.estimators import ScoreFunction as ScoreFunction

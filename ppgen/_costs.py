@@ -1,0 +1,121 @@
+"""Splitting a cost into additive terms.
+
+From the cost backwards through operations that are linear in what choices influence, down to the
+*terms*: the arrays at which splitting further would separate nothing. A choice then multiplies only
+the terms that it influences, per element where a term is aligned with it: Rao-Blackwellization for
+whatever objective the user wrote.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from ppgen import _jax
+from ppgen._analysis import Analysis
+from ppgen._influence import Influence
+from ppgen._primitives import needed
+
+_LINEAR = frozenset(
+    "add sub neg add_any reduce_sum broadcast_in_dim reshape squeeze transpose slice concatenate "
+    "convert_element_type copy copy_p rev cumsum split marker pad".split()
+)
+_LINEAR_IN_FIRST = frozenset({"div", "gather", "dynamic_slice"})
+_BILINEAR = frozenset({"mul", "dot_general"})
+
+
+class Terms:
+    """The additive terms of the outputs of a lowered program.
+
+    Attributes:
+        equations: the linear equations between the terms and the outputs, in order.
+        leaves: the terms.
+        needed: ids of the equations that the terms depend on. The others need no evaluation, and
+            must not have any: their values would range over the joint points of all terms.
+    """
+
+    def __init__(self, jaxpr: Any, analysis: Analysis) -> None:
+        self._analysis = analysis
+        producers = {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
+        tail = self._linear_tail(jaxpr, producers)
+        below: dict[_jax.Var, dict[_jax.Var, None]] = {}
+
+        def terms_of(v: _jax.Var) -> dict[_jax.Var, None]:
+            return below.get(v, {v: None})
+
+        for eqn in jaxpr.eqns:
+            if id(eqn) not in tail:
+                continue
+            for out in eqn.outvars:
+                found: dict[_jax.Var, None] = {}
+                for v in self._influenced(eqn):
+                    found.update(terms_of(v))
+                own = _signature(analysis.of(out))
+                if any(_signature(analysis.of(v)) != own for v in found):
+                    below[out] = found
+        self.equations = []
+        self.leaves: dict[_jax.Var, None] = {}
+        wanted = {v for v in jaxpr.outvars if self._is_influenced(v)}
+        for eqn in reversed(jaxpr.eqns):
+            if not any(v in wanted for v in eqn.outvars):
+                continue
+            if any(v in below for v in eqn.outvars if v in wanted):
+                self.equations.append(eqn)
+                wanted.update(self._influenced(eqn))
+            self.leaves.update({v: None for v in eqn.outvars if v in wanted and v not in below})
+        self.equations.reverse()
+        self.needed = self._upstream(jaxpr)
+
+    def _upstream(self, jaxpr: Any) -> frozenset[int]:
+        summed = {v for eqn in self.equations for v in eqn.outvars} - self.leaves.keys()
+        operands = [v for eqn in self.equations for v in eqn.invars]
+        wanted = [
+            v
+            for v in (*jaxpr.outvars, *operands)
+            if not isinstance(v, _jax.Literal) and v not in summed
+        ]
+        return needed(jaxpr, [*wanted, *self.leaves])
+
+    def _is_influenced(self, v: Any) -> bool:
+        influence = self._analysis.of(v)
+        return bool(influence.mixed or influence.aligned)
+
+    def _influenced(self, eqn: _jax.Eqn) -> list[Any]:
+        return [v for v in eqn.invars if self._is_influenced(v)]
+
+    def _linear_tail(self, jaxpr: Any, producers: dict[_jax.Var, _jax.Eqn]) -> set[int]:
+        found: set[int] = set()
+        queue = [v for v in jaxpr.outvars if self._is_influenced(v)]
+        while queue:
+            eqn = producers.get(queue.pop())
+            if eqn is None or id(eqn) in found or not self._is_linear(eqn):
+                continue
+            found.add(id(eqn))
+            queue += self._influenced(eqn)
+        return found
+
+    def _is_linear(self, eqn: _jax.Eqn) -> bool:
+        """Linear, jointly, in its influenced operands, all of them real numbers."""
+        name = eqn.primitive.name
+        flags = [self._is_influenced(v) for v in eqn.invars]
+        if not all(
+            jnp.issubdtype(v.aval.dtype, jnp.inexact)
+            for v in [*self._influenced(eqn), *eqn.outvars]
+        ):
+            return False
+        if name in _LINEAR:
+            return True
+        if name in _LINEAR_IN_FIRST:
+            return not any(flags[1:])
+        if name in _BILINEAR:
+            return sum(flags) == 1
+        return name == "select_n" and not flags[0]
+
+
+def _signature(influence: Influence) -> tuple:
+    aligned = {
+        choice: tuple(None if p is None else p[1] for p in places)
+        for choice, places in influence.aligned.items()
+    }
+    return influence.mixed, tuple(sorted(aligned.items(), key=lambda item: item[0]))

@@ -1,0 +1,150 @@
+"""Evaluating a lowered program: every choice is made by its estimator, in one direct pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ppgen import _jax
+from ppgen._analysis import choices_of_equation
+from ppgen._errors import DensityError
+from ppgen._lower import REMATS, _refuse
+from ppgen._points import Made
+from ppgen._primitives import CALLS, ChoiceSpec, is_random, over_lanes
+from ppgen._regions import cond_region, remat_region, scan_region, while_region
+from ppgen._weighted import Value, lift
+
+Make = Callable[[_jax.Eqn, Sequence[Value], Array, int, Sequence[int]], tuple[Value, Made]]
+
+
+class Run:
+    """One pass over a jaxpr.
+
+    Attributes:
+        env: the value of each variable.
+        made: the choices that were made, by index.
+    """
+
+    def __init__(
+        self,
+        key: Array,
+        make: Make,
+        *,
+        first: Mapping[int, int] | None = None,
+        joint: Mapping[int, Collection[int]] | None = None,
+        live: frozenset[int] | None = None,
+    ) -> None:
+        """Prepare a pass.
+
+        Args:
+            key: randomness of the whole pass.
+            make: how a choice is made.
+            first: for each equation that makes choices, the index of its first one; by default
+                they are numbered as they come.
+            joint: for each choice, the batch axes that cannot be treated as independent; by
+                default all of them.
+            live: ids of the top-level equations to evaluate; by default all of them.
+        """
+        self.key, self.make = key, make
+        self.first, self.joint, self.live = first, joint, live
+        self.env: dict[_jax.Var, Value] = {}
+        self.made: dict[int, Made] = {}
+        self._keys = self._choices = 0
+
+    def read(self, v: Any) -> Value:
+        """The value of a variable or literal."""
+        return Value(v.val) if isinstance(v, _jax.Literal) else self.env[v]
+
+    def next_key(self) -> Array:
+        """A key for the next random equation."""
+        self._keys += 1
+        return jax.random.fold_in(self.key, self._keys)
+
+    def __call__(self, jaxpr: Any, args: Sequence[Value]) -> list[Value]:
+        """Evaluate a jaxpr on `args`."""
+        jaxpr, consts = _jax.open_jaxpr(jaxpr)
+        self.env.update(zip(jaxpr.constvars, map(Value, consts), strict=True))
+        self.env.update(zip(jaxpr.invars, args, strict=True))
+        for eqn in jaxpr.eqns:
+            if self.live is not None and id(eqn) not in self.live:
+                continue
+            values = [self.read(v) for v in eqn.invars]
+            outs = self._equation(eqn, values)
+            self.env.update(zip(eqn.outvars, outs, strict=True))
+        return [self.read(v) for v in jaxpr.outvars] if self.live is None else []
+
+    def _equation(self, eqn: _jax.Eqn, values: list[Value]) -> Sequence[Value]:
+        name = eqn.primitive.name
+        if name == "marker":
+            return [Value(checked(eqn, values[0].array), *values[0][1:])]
+        if not is_random(eqn):
+            return lift(lambda *arrays: _jax.bind(eqn, arrays), values)
+        with _jax.at_line_of(eqn):
+            if name == "fresh_key":
+                return [Value(_fresh_key(self.next_key(), eqn))]
+            if name in CALLS:
+                inner = Run(self.next_key(), self.make)
+                return inner(_jax.subjaxprs(eqn)[0], values)
+            made = choices_of_equation(eqn)
+            index = self._choices if self.first is None else self.first.get(id(eqn), 0)
+            self._choices += len(made)
+            if name == "random_choice":
+                axes = range(len(made[0].shape))
+                joint = axes if self.joint is None else self.joint.get(index, ())
+                value, result = self.make(eqn, values, self.next_key(), index, tuple(joint))
+                self.made[index] = result
+                return [value]
+            rule = _REGIONS.get(name)
+            if rule is None:
+                _refuse(eqn, [])
+            outs, results = rule(Run, eqn, values, self.next_key(), self.make, index)
+            self.made.update({index + i: result for i, result in enumerate(results)})
+            return outs
+
+
+_REGIONS = {
+    "scan": scan_region,
+    "cond": cond_region,
+    "while": while_region,
+    **dict.fromkeys(REMATS, remat_region),
+}
+
+
+def checked(eqn: _jax.Eqn, array: Any) -> Any:
+    """Drop a marker; where the values are known already, refuse a density that is not a number."""
+    if eqn.params["kind"] == "log_prob" and not isinstance(array, jax.core.Tracer):
+        if bool(jnp.any(jnp.isnan(array))):
+            raise DensityError(
+                "the log density is not a number",
+                site=eqn.params["name"],
+                where=eqn.params["where"],
+                instead="parameters within the distribution's constraints, and a value within its "
+                "support",
+            )
+    return array
+
+
+def _fresh_key(key: Array, eqn: _jax.Eqn) -> Array:
+    lanes = eqn.params["lanes"]
+    if key.dtype != eqn.params["dtype"]:
+        with jax.ensure_compile_time_eval():
+            like = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+        key = jax.random.wrap_key_data(jax.random.bits(key, like.shape, like.dtype))
+    return jax.random.split(key, lanes) if lanes else key
+
+
+def plain(eqn, operands: Sequence[Value], key: Array, index: int, joint: Sequence[int]):
+    """Make a choice by sampling it, for running a program without differentiating it."""
+    spec: ChoiceSpec = eqn.params["spec"]
+    sample = over_lanes(
+        lambda key, ops: spec.dist.build(ops[: spec.num_dist]).sample(key),
+        eqn.params["lanes"],
+        eqn.params["mapped"],
+        key,
+        [v.array for v in operands],
+    )
+    return Value(jax.lax.stop_gradient(sample)), Made()

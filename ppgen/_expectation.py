@@ -1,0 +1,223 @@
+"""The expectation of a program, as a plain JAX function with unbiased derivatives of any order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ppgen import _jax
+from ppgen._analysis import Analysis, analyse
+from ppgen._costs import Terms
+from ppgen._errors import CostError, EstimatorError
+from ppgen._evaluate import Run, plain
+from ppgen._lower import lower, needs_lowering
+from ppgen._points import make
+from ppgen._stage import Staged, stage
+from ppgen._surrogates import joint_axes, surrogates
+from ppgen._weighted import Value, at_first_point
+
+_names = itertools.count()
+
+
+def expectation(
+    f: Callable[..., Any],
+    *,
+    draws: int = 1,
+    has_aux: bool = False,
+    allow_biased: bool = False,
+) -> Callable[..., Any]:
+    """Estimate the expectation of `f`, and by differentiation any derivative of it.
+
+    The result `g` is a plain JAX function: `E_key[g(key, θ)] = E[f(θ)]` and, for every order `k` to
+    which the estimators of the choices are unbiased (all, for `Reparameterize`, `ScoreFunction` and
+    `Enumerate`), `E_key[∂ᵏg/∂θᵏ] = ∂ᵏE[f(θ)]`. So `jax.grad(g, argnums=1)`, `jax.hessian`,
+    `jax.vmap`, `jax.jit`, `jax.lax.scan` and every optimiser apply to it as to any function.
+
+    *Unbiased*. A choice whose estimator needs the score multiplies only the additive terms of the
+    cost that it influences, per element of a plate or `vmap` where the terms are elementwise.
+
+    Args:
+        f: `f(*args) -> scalar`. It may draw (`ppgen.draw`, NumPyro sites), simulate programs and
+            score them. Closed-over and passed arrays are differentiated alike.
+        draws: how many independent runs to average, vectorised. Score-function choices without a
+            baseline of their own then use the other draws as one.
+        has_aux: `f` returns `(scalar, aux)`, and so does `g`: what a run produced, without
+            derivatives; floats that depend on an enumerated choice as their expectation over it.
+            With `draws > 1` every array of it has a leading axis of that length.
+        allow_biased: accept estimators that are biased by design.
+
+    Returns:
+        `g(key, *args, **kwargs)`, with a typed or an old-style key.
+
+    Raises:
+        CostError: the cost is not a real scalar.
+        DiscontinuityError: a reparameterised value reaches something discontinuous.
+        BiasedEstimatorError: a biased estimator without `allow_biased`.
+        EstimatorError: an estimator that does not fit, or whose joint support is too large.
+        ControlFlowError: a choice where no estimator can follow it.
+
+    References:
+        Lew et al., *ADEV: Sound Automatic Differentiation of Expected Values of Probabilistic
+        Programs*, POPL 2023. Schulman et al., *Gradient Estimation Using Stochastic Computation
+        Graphs*, NeurIPS 2015.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist, ppgen
+        >>> def f(theta):
+        ...     x = numpyro.sample("x", dist.Normal(theta, 1.0))
+        ...     return x**2
+        >>> g = ppgen.expectation(f, draws=20_000)
+        >>> gradient = jax.grad(g, argnums=1)(jax.random.key(0), 3.0)
+        >>> bool(abs(gradient - 6.0) < 0.1)
+        True
+    """
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
+
+    def g(key: Array, *args: Any, **kwargs: Any) -> Any:
+        key = _jax.typed_key(key)
+        with _jax.varying_like(key):
+            prepared = prepare(
+                lambda: f(*args, **kwargs), has_aux=has_aux, allow_biased=allow_biased, draws=draws
+            )
+        if draws == 1:
+            cost, *aux = prepared.run(key, None)
+        else:
+            axis = f"ppgen draws {next(_names)}"
+            cost, *aux = jax.vmap(lambda key: prepared.run(key, (axis, draws)), axis_name=axis)(
+                jax.random.split(key, draws)
+            )
+            cost = jnp.mean(cost)
+        if not has_aux:
+            return cost
+        return cost, prepared.staged.unflatten([cost, *map(jax.lax.stop_gradient, aux)])[1]
+
+    return g
+
+
+class Prepared:
+    """A staged, lowered and analysed cost: everything that does not depend on the key."""
+
+    def __init__(self, staged: Staged, jaxpr: Any, analysis: Analysis) -> None:
+        self.staged, self.jaxpr, self.analysis = staged, jaxpr, analysis
+        self.terms = Terms(_jax.open_jaxpr(jaxpr)[0], analysis)
+
+    def run(self, key: Array, draws: tuple[str, int] | None) -> list[Any]:
+        """One run: the surrogate of the cost, and the auxiliary outputs."""
+        run = Run(
+            key,
+            make,
+            first=self.analysis.first,
+            joint=joint_axes(self.analysis, self.terms),
+            live=self.terms.needed,
+        )
+        run(self.jaxpr, [])
+        return surrogates(self.jaxpr, self.analysis, self.terms, run, draws)
+
+
+def prepare(
+    thunk: Callable[[], Any],
+    *,
+    has_aux: bool = False,
+    allow_biased: bool = False,
+    draws: int = 1,
+    strict: bool = True,
+) -> Prepared:
+    """Stage, lower and analyse `thunk()`, which returns a cost, or a cost and auxiliary outputs."""
+
+    def cost_first() -> Any:
+        out = thunk()
+        if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+            raise CostError(
+                f"with has_aux=True the function must return (cost, aux), it returned {type(out)}",
+                instead="return cost, aux",
+            )
+        cost, aux = out if has_aux else (out, None)
+        return (_checked(cost), aux) if has_aux else _checked(cost)
+
+    staged = stage(cost_first)
+    jaxpr = lower(staged.jaxpr) if needs_lowering(staged.jaxpr) else staged.jaxpr
+    analysis = analyse(jaxpr, allow_biased=allow_biased, strict=strict)
+    _check_estimators(analysis, allow_biased, draws)
+    return Prepared(staged, jaxpr, analysis)
+
+
+def _check_estimators(analysis: Analysis, allow_biased: bool, draws: int) -> None:
+    from ppgen._errors import BiasedEstimatorError
+    from ppgen.estimators import LeaveOneOut
+
+    for choice in analysis.choices:
+        for spec in choice.specs:
+            if spec.template.biased and not allow_biased:
+                raise BiasedEstimatorError(
+                    f"{type(spec.template).__name__} is biased: its gradient is not that of the "
+                    "expectation",
+                    site=spec.name,
+                    where=spec.where,
+                    instead="ppgen.expectation(f, allow_biased=True), or an unbiased estimator",
+                )
+            if isinstance(getattr(spec.template, "baseline", None), LeaveOneOut) and draws == 1:
+                raise EstimatorError(
+                    "the leave-one-out baseline needs other draws",
+                    site=spec.name,
+                    where=spec.where,
+                    instead="ppgen.expectation(f, draws=2) or more",
+                )
+
+
+def _checked(cost: Any) -> Array:
+    known = isinstance(cost, (jax.Array, np.ndarray, np.generic, float, int))
+    if not known or jnp.shape(cost) != () or not _is_real(cost):
+        raise CostError(
+            f"the cost must be a real scalar, got {cost!r}",
+            instead="return jnp.sum(...) or jnp.mean(...) of it",
+        )
+    cost = jnp.asarray(cost)
+    return cost if jnp.issubdtype(cost.dtype, jnp.floating) else cost.astype(float)
+
+
+def _is_real(cost: Any) -> bool:
+    dtype = jnp.result_type(cost)
+    return any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
+
+
+def seed(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Run anything that draws: a program, an objective, a sampler.
+
+    Args:
+        f: a function that uses NumPyro effects or `ppgen.draw`; it may return any pytree.
+
+    Returns:
+        `(key, *args, **kwargs) -> f(*args, **kwargs)`, a plain JAX function. Derivatives flow
+        through reparameterised choices only; for the others see `expectation`.
+
+    Example:
+        >>> import jax, numpyro, numpyro.distributions as dist, ppgen
+        >>> def program(n):
+        ...     with numpyro.plate("N", n):
+        ...         return numpyro.sample("x", dist.Poisson(3.0))
+        >>> ppgen.seed(program)(jax.random.key(0), 5).shape
+        (5,)
+    """
+
+    def run(key: Array, *args: Any, **kwargs: Any) -> Any:
+        return seeded(lambda: f(*args, **kwargs), key)
+
+    return run
+
+
+def seeded(thunk: Callable[[], Any], key: Array, params: str = "error") -> Any:
+    """Run `thunk()` with a key."""
+    key = _jax.typed_key(key)
+    with _jax.varying_like(key):
+        staged = stage(thunk, params=params)
+        jaxpr = lower(staged.jaxpr) if needs_lowering(staged.jaxpr) else staged.jaxpr
+    outs: list[Value] = Run(key, plain)(jaxpr, [])
+    # A branch with choices that would stand for several points has an axis for its only one.
+    return staged.unflatten([at_first_point(o) for o in outs])

@@ -1,0 +1,243 @@
+"""Everything that depends on how JAX represents programs, in one place.
+
+Two representations are in use: before jax 0.12 a closed jaxpr wraps an open one and a scan counts
+its constants and carries; from 0.12 on they are one class and a scan holds argument trees.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import linecache
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax._src import source_info_util
+from jax.extend import core
+from jax.interpreters import ad, batching, mlir
+
+_JAX = os.path.dirname(jax.__file__)
+
+Jaxpr = Any
+Eqn = core.JaxprEqn
+Var = core.Var
+Literal = core.Literal
+Primitive = core.Primitive
+
+
+def open_jaxpr(jaxpr: Jaxpr) -> tuple[Jaxpr, Sequence[Any]]:
+    """The equations of a jaxpr, closed or open, and its constants."""
+    consts = getattr(jaxpr, "consts", ())
+    return getattr(jaxpr, "jaxpr", jaxpr), consts
+
+
+def subjaxprs(eqn: Eqn) -> list[Jaxpr]:
+    """The jaxprs that an equation calls, closed over their constants where it holds them."""
+    found = []
+    for value in eqn.params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(item, (core.ClosedJaxpr, core.Jaxpr)):
+                found.append(item)
+    return found
+
+
+def bind(
+    eqn: Eqn, values: Sequence[Any], params: dict[str, Any] | None = None, *, own_line: bool = True
+) -> list[Any]:
+    """Evaluate one equation on `values`; what it stages has its line, or the one of the context."""
+    given = eqn.params if params is None else params
+    bound: dict[str, Any] = eqn.primitive.get_bind_params(given)
+    names = source_info_util.current_name_stack() + eqn.source_info.name_stack
+    traceback = eqn.source_info.traceback if own_line else source_info_util.current().traceback
+    with source_info_util.user_context(traceback, name_stack=names), eqn.ctx.manager:
+        out = eqn.primitive.bind(*values, **bound)
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def at_line_of(eqn: Eqn) -> Any:
+    """A context in which new equations carry the user's line of `eqn`."""
+    names = source_info_util.current_name_stack() + eqn.source_info.name_stack
+    return source_info_util.user_context(eqn.source_info.traceback, name_stack=names)
+
+
+def calls_jax(eqn: Eqn) -> bool:
+    """Whether a call is of one of JAX's own functions, like `jnp.where`.
+
+    JAX keeps what it traced once, so lines within are those of the first to have called it.
+    """
+    return any(
+        str(open_jaxpr(inner)[0].debug_info.func_filename).startswith(_JAX)
+        for inner in subjaxprs(eqn)
+    )
+
+
+def where(eqn: Eqn) -> str:
+    """The user's file and line that staged an equation."""
+    line = source_info_util.summarize(eqn.source_info).split(" (")[0]
+    file, _, rest = line.partition(":")
+    return f"{file}:{rest.split(':')[0]}" if rest else ""
+
+
+def user_source(eqn: Eqn, skip: Callable[[str], bool]) -> tuple[str, str]:
+    """The innermost file and line behind an equation whose file is not `skip`ped, and its source.
+
+    Both are empty where that is not known; of an expression over several lines it is the first one.
+    """
+    for frame in source_info_util.user_frames(eqn.source_info.traceback):
+        if skip(frame.file_name):
+            continue
+        line = linecache.getline(frame.file_name, frame.start_line).encode()
+        one = frame.end_line == frame.start_line and frame.end_column > frame.start_column
+        part = line[frame.start_column : frame.end_column] if one else line
+        source = part.decode(errors="replace").strip()
+        return f"{frame.file_name}:{frame.start_line}", source
+    return "", ""
+
+
+def in_scope(eqn: Eqn, *names: str) -> bool:
+    """Whether the equation was staged under `jax.named_scope` with one of these names."""
+    return any(getattr(scope, "name", None) in names for scope in eqn.source_info.name_stack.stack)
+
+
+def scan_counts(eqn: Eqn) -> tuple[int, int]:
+    """The numbers of constants and of carried values of a `scan` equation."""
+    if "num_carry" in eqn.params:
+        return eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carry, _ = eqn.params["ft_in"].unpack()
+    return len(consts), len(carry)
+
+
+def user_line(skip: Callable[[str], bool]) -> str:
+    """`file:line` of the innermost Python frame whose file is not `skip`ped."""
+    frame = sys._getframe(1)
+    while frame is not None and skip(frame.f_code.co_filename):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "unknown"
+
+
+def in_loop(boundary: Callable[[Any], bool]) -> bool:
+    """Whether a loop body is being traced, within the innermost `jit` or `boundary` frame."""
+    frame = sys._getframe(1)
+    while frame is not None and not boundary(frame.f_code):
+        file = frame.f_code.co_filename
+        if file.endswith("control_flow/loops.py") and frame.f_code.co_name in _LOOPS:
+            return True
+        if file.endswith("_src/pjit.py"):
+            return False
+        frame = frame.f_back
+    return False
+
+
+_LOOPS = frozenset({"scan", "while_loop"})
+
+
+_varying_like: contextvars.ContextVar = contextvars.ContextVar("ppgen_varying", default=None)
+
+
+@contextlib.contextmanager
+def varying_like(key: jax.Array):
+    """Within, random values vary over the axes of `shard_map` over which `key` does."""
+    token = _varying_like.set(jax.typeof(key))
+    try:
+        yield
+    finally:
+        _varying_like.reset(token)
+
+
+def random_value(shape: tuple[int, ...], dtype: Any) -> Any:
+    """The abstract value of something random."""
+    like = _varying_like.get()
+    if like is None or not _varies(like):
+        return jax.core.ShapedArray(shape, dtype)
+    sharding = like.sharding.update(spec=jax.sharding.PartitionSpec(*(None for _ in shape)))
+    return like.update(shape=shape, dtype=dtype, weak_type=False, sharding=sharding)
+
+
+def _varies(aval: Any) -> bool:
+    return bool(aval.mat.varying if hasattr(aval, "mat") else aval.vma)
+
+
+def define_primitive(
+    name: str,
+    *,
+    abstract: Callable,
+    batch: Callable,
+    impl: Callable,
+    differentiate: Callable | None = None,
+) -> Primitive:
+    """A single-result primitive that always takes part in `vmap`, mapped operands or not.
+
+    Args:
+        name: how jaxprs print it.
+        abstract: its shape rule.
+        batch: `(axis_size, values, dims, **params) -> (value, dim)`, called by every `vmap`
+            around it, so that each lane can have randomness of its own.
+        impl: what happens when it is evaluated outside of staging.
+        differentiate: its JVP rule, called where an operand has a tangent.
+    """
+    primitive = core.Primitive(name)
+    primitive.def_abstract_eval(abstract)
+    primitive.def_impl(impl)
+    mlir.register_lowering(primitive, lambda *_, **params: impl(**params))
+    batching.fancy_primitive_batchers[primitive] = lambda axis, values, dims, **params: batch(
+        axis.size, values, dims, **params
+    )
+    if differentiate is not None:
+        ad.primitive_jvps[primitive] = differentiate
+    return primitive
+
+
+def define_marker(name: str, transpose: Callable | None = None) -> Primitive:
+    """An identity primitive that differentiates, batches and compiles to nothing.
+
+    Args:
+        name: how jaxprs print it.
+        transpose: its transpose rule, `(cotangent, x, **params) -> [cotangent]`; by default the
+            identity.
+    """
+    primitive = core.Primitive(name)
+    primitive.def_abstract_eval(lambda x, **_: x)
+    primitive.def_impl(lambda x, **_: x)
+    ad.deflinear2(primitive, transpose or (lambda ct, x, **_: [ct]))
+    batching.primitive_batchers[primitive] = lambda values, dims, **params: (
+        primitive.bind(*values, **params),
+        dims[0],
+    )
+    mlir.register_lowering(primitive, lambda ctx, x, **_: [x])
+    return primitive
+
+
+def default_key_type() -> str:
+    """The name of the generator behind `jax.random.key`."""
+    config: Any = jax.config
+    return config.jax_default_prng_impl
+
+
+def typed_key(key: jax.Array) -> jax.Array:
+    """A typed PRNG key from a new- or an old-style one."""
+    if jax.numpy.issubdtype(jax.numpy.result_type(key), jax.dtypes.prng_key):
+        return key
+    return jax.random.wrap_key_data(key)
+
+
+def define_elementwise(name: str, value: Callable, derivative: Callable) -> Primitive:
+    """An elementwise primitive of one real operand with a derivative rule of its own.
+
+    A `jax.custom_jvp` function would do, were its rule not dropped from what a `scan` keeps for its
+    reverse pass: second derivatives then come out wrong, silently.
+
+    Args:
+        name: how jaxprs print it.
+        value: its value.
+        derivative: its JVP rule, `(primals, tangents) -> (primal, tangent)`.
+    """
+    primitive = core.Primitive(name)
+    primitive.def_abstract_eval(lambda x: x)
+    primitive.def_impl(value)
+    batching.defvectorized(primitive)
+    ad.primitive_jvps[primitive] = derivative
+    mlir.register_lowering(primitive, mlir.lower_fun(value, multiple_results=False))
+    return primitive

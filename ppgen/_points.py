@@ -1,0 +1,173 @@
+"""Making one random choice: its points, and how those of a batch combine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ppgen import _jax
+from ppgen._errors import EstimatorError
+from ppgen._primitives import ChoiceSpec, over_lanes
+from ppgen._surrogate import magic_box
+from ppgen._weighted import Slot, Value, at_base, at_first_point, lift
+
+POINT_LIMIT = 1 << 20
+"""Joint points of one choice beyond which it is refused."""
+
+
+class Made(NamedTuple):
+    """A choice that was made, as the costs that it influences see it.
+
+    Attributes:
+        score: log density of the frozen point, shaped as the choice's batch; or `None`.
+        weight: weights of the points, with the choice's own point axis; or `None`.
+        base: weight of the sample of a first-order choice; or `None`.
+        slots: its weights in the slots, `(S - 1, *batch)`; or `None`.
+        control: elementwise terms of value zero that lower the variance; or `None`.
+    """
+
+    score: Value | None = None
+    weight: Value | None = None
+    base: Value | None = None
+    slots: Value | None = None
+    control: Value | None = None
+
+
+def make(
+    eqn: _jax.Eqn, operands: Sequence[Value], key: Array, index: int, joint: Sequence[int]
+) -> tuple[Value, Made]:
+    """Make a choice.
+
+    Args:
+        eqn: its `random_choice` equation.
+        operands: the distribution's parameters and the estimator's.
+        key: its key.
+        index: the choice's index, which names its point axis.
+        joint: batch axes along which some cost mixes elements, so that they cannot be treated as
+            independent of each other.
+
+    Returns:
+        Its value and how costs are to be weighted.
+    """
+    spec: ChoiceSpec = eqn.params["spec"]
+    lanes, mapped = eqn.params["lanes"], eqn.params["mapped"]
+    estimator = spec.template
+
+    def one(key, operands):
+        dist = spec.dist.build(operands[: spec.num_dist])
+        points = spec.estimator(operands[spec.num_dist :])(key, dist)
+        if estimator.differentiable or estimator.first_order:
+            return points  # points of first order freeze themselves, so as to refuse a second
+        return eqx.tree_at(lambda p: p.value, points, jax.lax.stop_gradient(points.value))
+
+    def run(*operands):
+        return over_lanes(one, lanes, mapped, key, operands)
+
+    if not estimator.weighted:
+        has_baseline = []
+
+        def single(*operands):
+            points = run(*operands)
+            score = points.score
+            if points.baseline is None:
+                return [points.value, score]
+            has_baseline.append(True)
+            control = points.baseline * (1 - magic_box(score))
+            return [points.value, score, control]
+
+        value, *rest = lift(single, operands)
+        return value, Made(score=rest[0], control=rest[1] if has_baseline else None)
+
+    def several(*operands):
+        points = run(*operands)
+        value = jnp.moveaxis(points.value, len(lanes), 0)
+        weight = jnp.moveaxis(points.weight, len(lanes), 0)
+        if not joint:
+            return [value, weight]
+        combine = _one_at_a_time if estimator.first_order else _product
+        return combine(value, weight, joint, spec)
+
+    value, weight = lift(several, operands)
+    if estimator.first_order:
+        return _as_slots(value, weight, index)
+    own = (*weight.axes, index)
+    if getattr(estimator, "fixed_points", False):
+        fixed = several(*(at_first_point(v) for v in operands))[0]
+        return Value(fixed, (index,)), Made(weight=Value(weight.array, own, weight.slots))
+    return Value(value.array, own, value.slots), Made(weight=Value(weight.array, own, weight.slots))
+
+
+def _as_slots(value: Value, weight: Value, index: int) -> tuple[Value, Made]:
+    """Keep the sample in slot 0 and in every other slot, and the perturbed points in new slots."""
+    weight = at_base(weight)
+    axis = len(weight.axes)
+    count = weight.array.shape[axis]
+    new: tuple[Slot, ...] = tuple((index, j) for j in range(1, count))
+    points = jnp.moveaxis(value.array[0] if value.slots else value.array, axis, 0)
+    sample = jnp.take(value.array, 0, axis=axis + bool(value.slots))
+    others = sample[1:] if value.slots else points[:0]
+    slots = tuple(sorted((*value.slots, *new)))
+    stacked = jnp.concatenate([points[:1], others, points[1:]])
+    order = [0, *(1 + [*value.slots, *new].index(s) for s in slots)]
+    if order != list(range(len(order))):
+        stacked = stacked[jnp.array(order)]
+    base = Value(jnp.take(weight.array, 0, axis=axis), weight.axes)
+    rest = Value(jnp.take(weight.array, jnp.arange(1, count), axis=axis), weight.axes)
+    return Value(stacked, value.axes, slots), Made(base=base, slots=rest)
+
+
+def _grouped(x: Array, joint: Sequence[int]) -> Array:
+    """`(S, *batch, ...)` with the joint batch axes flattened into axis 1."""
+    x = jnp.moveaxis(x, [1 + k for k in joint], range(1, 1 + len(joint)))
+    return x.reshape(x.shape[0], -1, *x.shape[1 + len(joint) :])
+
+
+def _ungrouped(x: Array, joint: Sequence[int], sizes: Sequence[int]) -> Array:
+    x = x.reshape(x.shape[0], *sizes, *x.shape[2:])
+    return jnp.moveaxis(x, range(1, 1 + len(joint)), [1 + k for k in joint])
+
+
+def _one_at_a_time(value: Array, weight: Array, joint: Sequence[int], spec: ChoiceSpec):
+    """Perturb one element of the batch at a time: exact for first-order weights."""
+    sizes = [weight.shape[1 + k] for k in joint]
+    x, w = _grouped(value, joint), _grouped(weight, joint)
+    count, elements = w.shape[:2]
+    eye = jnp.eye(elements, dtype=bool).reshape(elements, 1, elements, *(1,) * (x.ndim - 2))
+    perturbed = jnp.where(eye, x[None, 1:], x[None, :1])
+    points = jnp.concatenate([x[:1], perturbed.reshape(-1, *x.shape[1:])])
+    base = 1 + jnp.sum(w[0] - 1, axis=0)
+    rest = jnp.moveaxis(w[1:], 1, 0).reshape(elements * (count - 1), *w.shape[2:])
+    weights = jnp.concatenate([base[None], rest])[:, None]
+    return [_ungrouped(points, joint, sizes), _ungrouped(weights, joint, [1] * len(joint))]
+
+
+def _product(value: Array, weight: Array, joint: Sequence[int], spec: ChoiceSpec):
+    """All combinations of the points of the elements."""
+    sizes = [weight.shape[1 + k] for k in joint]
+    x, w = _grouped(value, joint), _grouped(weight, joint)
+    count, elements = w.shape[:2]
+    check_size(count, elements, spec)
+    grid = np.indices((count,) * elements).reshape(elements, -1).T
+    chosen = np.arange(elements)
+    points = x[grid, chosen]
+    weights = jnp.prod(w[grid, chosen], axis=1)[:, None]
+    return [_ungrouped(points, joint, sizes), _ungrouped(weights, joint, [1] * len(joint))]
+
+
+def check_size(count: int, elements: int, spec: ChoiceSpec) -> None:
+    """Refuse joint supports that no machine holds, before anything is compiled."""
+    if elements * math.log(count) > math.log(POINT_LIMIT):
+        raise EstimatorError(
+            f"{type(spec.template).__name__}() would need {count}^{elements} joint points: a "
+            "cost term mixes the elements of the batch",
+            site=spec.name,
+            where=spec.where,
+            instead="a cost that is a sum of terms with one element each, or ScoreFunction()",
+        )

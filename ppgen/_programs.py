@@ -1,0 +1,175 @@
+"""Programs as objects with a sampler and a density: `simulate` and `log_density`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax import Array
+
+from ppgen._errors import ChoiceMismatchError
+from ppgen._primitives import SiteSpec, mark
+from ppgen._sites import Sites, run_sites, site_specs
+from ppgen._stage import Staged, stage
+from ppgen._supports import Support, agree
+
+Program = Callable[..., Any]
+
+
+class SiteFacts(NamedTuple):
+    """Static facts about a latent site.
+
+    Attributes:
+        support: where its values lie.
+        auxiliary: whether the model may lack it.
+        has_density: false for the indices of a subsampled plate.
+        where: the user's file and line.
+    """
+
+    support: Support
+    auxiliary: bool
+    has_density: bool
+    where: str
+
+
+class Trace(eqx.Module):
+    """One run of a program.
+
+    Attributes:
+        choices: the values of the latent sites, and the indices of subsampled plates, by name. A
+            site in a scan has its values stacked along axis 0; one under `vmap`, along the mapped
+            axis.
+        log_density: log density of `choices` in nats, observed sites and factors included; a
+            scalar.
+        value: what the program returned.
+        sites: static facts about each site of `choices`.
+    """
+
+    choices: dict[str, Array]
+    log_density: Array
+    value: Any
+    sites: tuple[tuple[str, SiteFacts], ...] = eqx.field(static=True, repr=False)
+
+    def __getitem__(self, name: str) -> Array:
+        """The value of the site `name`."""
+        return self.choices[name]
+
+
+def simulate(program: Program) -> Callable[..., Trace]:
+    """Run a program and keep what it drew.
+
+    Args:
+        program: any callable that uses NumPyro effects.
+
+    Returns:
+        A function of the program's arguments that returns a `Trace`. It draws: call it within
+        `ppgen.seed`, `ppgen.expectation` or another program.
+
+    Raises:
+        SiteError: two sites of one name, or an effect without meaning here.
+        ControlFlowError: a site where its values cannot be recorded, as in a `while_loop`.
+
+    Example:
+        >>> import jax, numpyro, numpyro.distributions as dist, ppgen
+        >>> def program(scale):
+        ...     x = numpyro.sample("x", dist.Normal(0.0, scale))
+        ...     return x + 1.0
+        >>> trace = ppgen.seed(ppgen.simulate(program))(jax.random.key(0), 2.0)
+        >>> bool(trace.value == trace["x"] + 1.0)
+        True
+    """
+
+    def run(*args: Any, **kwargs: Any) -> Trace:
+        staged = stage(lambda: program(*args, **kwargs))
+        outs, sites = run_sites(staged.jaxpr, (), {})
+        facts = tuple(
+            (name, SiteFacts(s.support, s.auxiliary, s.density is not None, s.choice.where))
+            for name, s in site_specs(staged.jaxpr).items()
+            if name in sites.choices
+        )
+        return Trace(sites.choices, _total(staged, sites), staged.unflatten(outs), facts)
+
+    return run
+
+
+def log_density(program: Program) -> Callable[..., Array]:
+    """Log density of a program's choices.
+
+    Args:
+        program: any callable that uses NumPyro effects.
+
+    Returns:
+        A function `(choices, *args) -> scalar` in nats, observed sites and factors included.
+        `choices` is a dict by site or a `Trace` of another program, whose auxiliary sites are then
+        left out and whose supports are compared. Indices of a subsampled plate may be absent:
+        fresh ones are drawn, and the result is an unbiased estimate of the full sum.
+
+    Raises:
+        ChoiceMismatchError: a latent site without a value, a value without a site, or supports
+            that differ.
+
+    Example:
+        >>> import numpyro, numpyro.distributions as dist, ppgen
+        >>> def program():
+        ...     numpyro.sample("x", dist.Normal(0.0, 1.0))
+        >>> round(float(ppgen.log_density(program)({"x": 0.0})), 4)
+        -0.9189
+    """
+
+    def score(choices: Mapping[str, Any] | Trace, *args: Any, **kwargs: Any) -> Array:
+        staged = stage(lambda: program(*args, **kwargs))
+        specs = site_specs(staged.jaxpr)
+        given = _matched(choices, specs)
+        _, sites = run_sites(staged.jaxpr, (), given)
+        return _total(staged, sites)
+
+    return score
+
+
+def _total(staged: Staged, sites: Sites) -> Array:
+    specs = site_specs(staged.jaxpr)
+    terms = []
+    for name, logp in sites.log_probs.items():
+        where = specs[name].choice.where if name in specs else ""
+        terms.append(jnp.sum(mark(logp, "log_prob", name, where)))
+    return sum(terms[1:], terms[0]) if terms else jnp.zeros(())
+
+
+def _matched(choices: Mapping[str, Any] | Trace, specs: dict[str, SiteSpec]) -> dict[str, Any]:
+    given = dict(choices.choices if isinstance(choices, Trace) else choices)
+    sources = dict(choices.sites) if isinstance(choices, Trace) else {}
+    latent = {name: spec for name, spec in specs.items() if not spec.observed}
+    for name in list(given):
+        source = sources.get(name)
+        if name not in latent:
+            # Auxiliary sites of a guide, and its plate indices, need no partner in the model.
+            if source is not None and (source.auxiliary or not source.has_density):
+                del given[name]
+                continue
+            here = specs[name].choice.where if name in specs else None
+            raise ChoiceMismatchError(
+                "the site is observed in the program" if here else "the program has no such site",
+                site=name,
+                where=source.where if source is not None else here,
+                instead=f"one of {sorted(latent)}; or, for a site that only a guide has, "
+                "infer={'is_auxiliary': True}",
+            )
+        if source is not None and not agree(source.support, latent[name].support):
+            raise ChoiceMismatchError(
+                f"the supports differ: drawn from {source.support}, scored on "
+                f"{latent[name].support}",
+                site=name,
+                where=source.where,
+                instead="a distribution with the same support in guide and model",
+            )
+    for name, spec in latent.items():
+        if name not in given and spec.density is not None:
+            raise ChoiceMismatchError(
+                "a latent site has no value: nothing draws it",
+                site=name,
+                where=spec.choice.where,
+                instead=f"a site {name!r} in the guide, or an entry {name!r} in `choices`",
+            )
+    return given

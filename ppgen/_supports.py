@@ -1,0 +1,74 @@
+"""Supports of distributions, reduced to what can be compared without running anything."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from numpyro.distributions import Distribution, constraints
+
+_INDEPENDENT = type(constraints.independent(constraints.real, 1))
+_SHAPED = ("simplex", "cholesky", "definite", "ordered", "sphere", "circular", "corr")
+
+
+class Support(NamedTuple):
+    """What is known of a support before anything is run.
+
+    Attributes:
+        kind: "real", "integer" or the name of a set of vectors or matrices, such as "simplex";
+            "unknown" where the distribution does not say.
+        lower: lower bound, where it is a number.
+        upper: upper bound, where it is a number.
+        bounded: whether there is a lower bound and an upper one, numbers or not.
+    """
+
+    kind: str
+    lower: float | None = None
+    upper: float | None = None
+    bounded: tuple[bool, bool] = (False, False)
+
+    def __str__(self) -> str:
+        low = "?" if self.lower is None else f"{self.lower:g}"
+        high = "?" if self.upper is None else f"{self.upper:g}"
+        below, above = self.bounded
+        if not (below or above):
+            return self.kind
+        return f"{self.kind} in [{low if below else '-inf'}, {high if above else 'inf'}]"
+
+
+def support_of(dist: Distribution) -> Support:
+    """The support of one element of a distribution's sample."""
+    try:
+        constraint = dist.support
+    except NotImplementedError:
+        constraint = None
+    while isinstance(constraint, _INDEPENDENT):
+        constraint = constraint.base_constraint
+    name = type(constraint).__name__.lstrip("_").lower()
+    if constraint is None or name == "dependent":
+        return Support("unknown")
+    if family := next((part for part in _SHAPED if part in name), None):
+        return Support(family)
+    lower, upper = (getattr(constraint, f"{side}_bound", None) for side in ("lower", "upper"))
+    if name == "boolean":
+        lower, upper = 0, 1
+    kind = "integer" if constraint.is_discrete else "real"
+    return Support(kind, _number(lower), _number(upper), (lower is not None, upper is not None))
+
+
+def _number(bound: object) -> float | None:
+    return float(bound) if isinstance(bound, (int, float)) else None
+
+
+def agree(one: Support, other: Support) -> bool:
+    """Whether two supports may be the same set: bounds that are not numbers are not compared."""
+    if "unknown" in (one.kind, other.kind):
+        return True
+    if one.kind != other.kind:
+        return False
+    if one.kind == "integer" and one.lower == other.lower:
+        # How many values a choice has is often in the shape of a parameter: Binomial, Categorical.
+        return one.upper is None or other.upper is None or one.upper == other.upper
+    if one.bounded != other.bounded:
+        return False
+    pairs = ((one.lower, other.lower), (one.upper, other.upper))
+    return all(a is None or b is None or a == b for a, b in pairs)

@@ -1,0 +1,240 @@
+"""From the terms of a cost to a surrogate: each weighted by the choices that influence it."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ppgen import _jax
+from ppgen._analysis import Analysis
+from ppgen._costs import Terms
+from ppgen._evaluate import Run, checked
+from ppgen._influence import Influence, bits
+from ppgen._surrogate import magic_box
+from ppgen._weighted import Slot, Value, lift, spread, union
+
+
+def joint_axes(analysis: Analysis, terms: Terms) -> dict[int, set[int]]:
+    """For each choice, the batch axes along which some term mixes its elements."""
+    found: dict[int, set[int]] = {i: set() for i in range(len(analysis.choices))}
+    influences = [analysis.of(v) for v in terms.leaves]
+    # What influences a control term is what influences the distribution of its choice.
+    influences += [analysis.upstream[i] for i in analysis.first.values() if _alone(analysis, i)]
+    for influence in influences:
+        for i in bits(influence.mixed):
+            if i in found:
+                found[i].update(range(len(analysis.choices[i].shape)))
+        for i, places in influence.aligned.items():
+            found[i].update(a for a, p in enumerate(places) if p is None or p[1] != "=")
+    return found
+
+
+def surrogates(
+    jaxpr: Any,
+    analysis: Analysis,
+    terms: Terms,
+    run: Run,
+    draws: tuple[str, int] | None,
+) -> list[Any]:
+    """The outputs of a lowered program as surrogates; the first one takes the control terms in.
+
+    Args:
+        jaxpr: the lowered program.
+        analysis: its analysis.
+        terms: its additive terms.
+        run: the pass that evaluated it.
+        draws: name and size of the mapped axis of independent draws, for leave-one-out baselines.
+    """
+    jaxpr, _ = _jax.open_jaxpr(jaxpr)
+    weigher = _Weigher(analysis, run, draws)
+    weighed = {v: weigher.term(run.env[v], analysis.of(v)) for v in terms.leaves}
+
+    def read(v: Any) -> Any:
+        return weighed[v] if not isinstance(v, _jax.Literal) and v in weighed else run.read(v).array
+
+    for eqn in terms.equations:
+        operands = [read(v) for v in eqn.invars]
+        marker = eqn.primitive.name == "marker"
+        outs = [checked(eqn, operands[0])] if marker else _jax.bind(eqn, operands)
+        for v, out in zip(eqn.outvars, outs, strict=True):
+            weighed.setdefault(v, out)
+    cost, *aux = (jnp.asarray(read(v)) for v in jaxpr.outvars)
+    for i, made in run.made.items():
+        if made.control is not None:
+            cost = cost + weigher.control(i, made.control).astype(cost.dtype)
+    return [cost, *aux]
+
+
+def _alone(analysis: Analysis, i: int) -> bool:
+    """Whether a choice is an equation of its own, with elementwise control terms."""
+    choice = analysis.choices[i]
+    return not choice.looped and not choice.together and choice.has_baseline
+
+
+class _Weigher:
+    def __init__(self, analysis: Analysis, run: Run, draws: tuple[str, int] | None) -> None:
+        self.analysis, self.run, self.draws = analysis, run, draws
+        self.scored = _mask(i for i, m in run.made.items() if m.score is not None)
+        self._sums: dict[int, Value] = {}
+
+    def term(self, value: Value, influence: Influence) -> Any:
+        """One term, weighted: the sum over its points, with unbiased derivatives."""
+        if not jnp.issubdtype(value.array.dtype, jnp.inexact):
+            if not value.leading:
+                return value.array
+            value = Value(value.array.astype(float), value.axes, value.slots)
+        return self.over_points(self.with_scores(value, influence), influence)
+
+    def with_scores(self, value: Value, influence: Influence) -> Value:
+        """Multiply a term by the magic box of the scores that belong to it."""
+        shape = value.array.shape[value.leading :]
+        scores = []
+        if mixed := influence.mixed & self.scored:
+            scores.append(self.total_score(mixed))
+        for i, places in influence.aligned.items():
+            score = self.run.made[i].score
+            if score is not None:
+                scores += lift(lambda s, p=places: [_placed(s, p, shape)], [score])
+        if not scores:
+            return value
+        draws = self.draws
+        leave_one_out = draws is not None and any(
+            self.analysis.choices[i].leave_one_out for i in influence.choices()
+        )
+
+        def weigh(cost, *scores):
+            box = magic_box(functools.reduce(operator.add, scores)).astype(cost.dtype)
+            if draws is None or not leave_one_out:
+                return [cost * box]
+            baseline = self.others(cost, *draws)
+            return [(cost - baseline) * box + baseline]
+
+        return lift(weigh, [value, *scores])[0]
+
+    def others(self, cost: Any, axis: str, size: int) -> Array:
+        """The mean over the other draws, which is independent of this one."""
+        cost = jax.lax.stop_gradient(cost)
+        return (jax.lax.psum(cost, axis) - cost) / (size - 1)
+
+    def total_score(self, mask: int) -> Value:
+        """The sum of the log densities of several choices; sums over subsets are shared."""
+        missing = []
+        while mask and mask not in self._sums:
+            missing.append(mask)
+            mask &= ~(1 << (mask.bit_length() - 1))
+        total: Any = self._sums.get(mask)
+        for mask in reversed(missing):
+            score: Any = self.run.made[mask.bit_length() - 1].score
+            own = lift(lambda s: [jnp.sum(s)], [score])[0]
+            total = own if total is None else lift(lambda a, b: [a + b], [total, own])[0]
+            self._sums[mask] = total
+        return total
+
+    def control(self, i: int, value: Value) -> Array:
+        """A control term: zero in value and in mean, under any weights that sum to one."""
+        if _alone(self.analysis, i):
+            return jnp.sum(self.over_points(value, self.analysis.upstream[i]))
+        array = value.array[0] if value.slots else value.array
+        return jnp.sum(jnp.mean(array, axis=tuple(range(len(value.axes)))))
+
+    def over_points(self, value: Value, influence: Influence) -> Any:
+        """Sum a term over the points of the choices that influence it, by their weights."""
+        choices = sorted(influence.choices() & self.run.made.keys())
+        weighted = [i for i in choices if self.run.made[i].weight is not None]
+        shape = value.array.shape[value.leading :]
+        factors = [value]
+        for i in weighted:
+            weight: Any = self.run.made[i].weight
+            factors.append(self.placed(weight, i, influence, shape))
+        _, slots = union(factors)
+        if slots:
+            factors = [Value(spread(f, slots), f.axes, slots if f.slots else ()) for f in factors]
+            factors.append(self.slot_weights(slots, influence, shape, value.array.dtype))
+        if len(factors) == 1:
+            return value.array
+        return _contract(factors, shape)
+
+    def placed(self, weight: Value, i: int, influence: Influence, shape: Sequence[int]) -> Value:
+        """Weights with their batch axes where the term has them."""
+        places = influence.aligned.get(i, (None,) * len(self.analysis.choices[i].shape))
+        return lift(lambda w: [_placed(w, places, shape)], [weight])[0]
+
+    def slot_weights(self, slots: tuple[Slot, ...], influence, shape, dtype) -> Value:
+        """The weights of slots: the sample's own, then those of the perturbations."""
+        base = Value(jnp.ones((), dtype))
+        rows: dict[Slot, Value] = {}
+        for i in dict.fromkeys(i for i, _ in slots):
+            made: Any = self.run.made[i]
+            own = self.placed(made.base, i, influence, shape)
+            (base,) = lift(lambda a, b: [a * b], [base, own])
+            axis = len(made.slots.axes)
+            for j in range(made.slots.array.shape[axis]):
+                row = Value(jnp.take(made.slots.array, j, axis=axis), made.slots.axes)
+                rows[i, j + 1] = self.placed(row, i, influence, shape)
+        ordered = [base, *(rows[slot] for slot in slots)]
+        (stacked,) = lift(lambda *rows: [jnp.stack(jnp.broadcast_arrays(*rows))], ordered)
+        array = jnp.moveaxis(stacked.array, len(stacked.axes), 0)
+        return Value(array, stacked.axes, slots)
+
+
+def _mask(elements: Any) -> int:
+    mask = 0
+    for e in elements:
+        mask |= 1 << e
+    return mask
+
+
+def _placed(x: Any, places: Sequence[Any], shape: Sequence[int]) -> Array:
+    """Bring an array of a choice's batch shape to the shape of a term.
+
+    Aligned axes go where the term has them, cumulated where elements before or after count too;
+    mixed axes are summed over (weights have a length of one there).
+    """
+    kept = []
+    for axis, place in enumerate(places):
+        if place is None:
+            continue
+        if place[1] == "<":
+            x = jnp.cumsum(x, axis=axis)
+        elif place[1] == ">":
+            x = jnp.flip(jnp.cumsum(jnp.flip(x, axis), axis=axis), axis)
+        kept.append((place[0], axis))
+    mixed = tuple(a for a, p in enumerate(places) if p is None)
+    x = jnp.sum(x, axis=mixed, keepdims=True)
+    kept.sort()
+    x = jnp.transpose(x, [*(a for _, a in kept), *mixed])
+    target = [1] * len(shape)
+    for (k, _), size in zip(kept, x.shape, strict=False):
+        target[k] = size
+    return x.reshape(target)
+
+
+def _contract(factors: Sequence[Value], shape: Sequence[int]) -> Array:
+    """Multiply the factors and sum over all point axes and slots, in a good order."""
+    labels: dict[Any, int] = {}
+
+    def label(name: Any) -> int:
+        return labels.setdefault(name, len(labels))
+
+    out = [label(("axis", k)) for k in range(len(shape))]
+    slots = next((f.slots for f in factors if f.slots), ())
+    operands: list[Any] = []
+    for f in factors:
+        array = f.array
+        if f.slots and f.slots != slots:
+            raise AssertionError("all slots of a term are known to the term")
+        own = array.shape[f.leading :]
+        names = [label("slot")] * bool(f.slots) + [label(("point", a)) for a in f.axes]
+        # Axes of length one stretch; einsum would not let them.
+        used = [
+            k for k in range(len(own)) if own[k] == shape[k] and (own[k] != 1 or f is factors[0])
+        ]
+        squeezed = tuple(f.leading + k for k in range(len(own)) if k not in used)
+        operands += [jnp.squeeze(array, squeezed), names + [out[k] for k in used]]
+    return jnp.einsum(*operands, out, optimize="greedy", precision=jax.lax.Precision.HIGHEST)

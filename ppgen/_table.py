@@ -1,0 +1,83 @@
+"""Plain tables for a terminal, at most 100 columns wide."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Sequence
+
+WIDTH = 100
+_GAP = 2
+_ROWS = 24  # beyond which a table is elided in the middle
+_LEAST = 8
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, what: str) -> list[str]:
+    """Lines of an aligned table; what does not fit is shortened, the last column is wrapped.
+
+    Args:
+        header: titles of the columns.
+        rows: the cells.
+        what: what the rows are, for the line that stands for those left out.
+    """
+    left_out = len(rows) - _ROWS
+    shown = list(rows)
+    if left_out > 0:
+        shown = [*rows[: _ROWS - 4], *rows[-3:]]
+        left_out = len(rows) - len(shown)
+    widths = _fitted([max(map(len, column)) for column in zip(header, *shown, strict=True)])
+    lines = [_line(header, widths), "─" * (sum(widths) + _GAP * (len(widths) - 1))]
+    for i, row in enumerate(shown):
+        if left_out > 0 and i == _ROWS - 4:
+            lines.append(f"… {left_out:,} more {what} …")
+        cells = [shortened(cell, width) for cell, width in zip(row[:-1], widths, strict=False)]
+        last = textwrap.wrap(row[-1], widths[-1]) or [""]
+        lines.append(_line([*cells, last[0]], widths))
+        lines += [_line([""] * len(cells) + [part], widths) for part in last[1:]]
+    return lines
+
+
+def _fitted(widths: list[int]) -> list[int]:
+    """Take from the widest columns what is too much."""
+    widths = list(widths)
+    while sum(widths) + _GAP * (len(widths) - 1) > WIDTH and max(widths) > _LEAST:
+        widths[widths.index(max(widths))] -= 1
+    return widths
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+    return (" " * _GAP).join(padded).rstrip()
+
+
+def shortened(text: str, width: int) -> str:
+    """At most `width` characters, the missing ones as an ellipsis."""
+    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
+
+
+def abbreviated(name: str, width: int = 28) -> str:
+    """At most `width` characters of a name, whose end tells it from its neighbours."""
+    head = (width - 1) // 2
+    return name if len(name) <= width else f"{name[:head]}…{name[head + 1 - width :]}"
+
+
+def wrapped(text: str, *, first: str, rest: str) -> list[str]:
+    """Lines of running text with an indent."""
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=rest)
+
+
+def joined(names: Sequence[str], limit: int = 6) -> str:
+    """Names with commas, and how many there are if not all of them are shown."""
+    if len(names) <= limit:
+        return ", ".join(names)
+    return f"{', '.join(names[: limit - 2])}, … {names[-1]} ({len(names):,})"
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as people write it; nothing for a scalar."""
+    return "×".join(map(str, shape)) if shape else "·"
+
+
+def file_and_line(where: str) -> str:
+    """A file and line without the folders."""
+    return os.path.basename(where)

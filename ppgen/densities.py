@@ -1,0 +1,213 @@
+"""Log densities whose derivatives can be relied on.
+
+The same numbers as NumPyro's ``log_prob``, with the right derivative where NumPyro's formula has a
+kink that the density does not have: at logits of exactly zero (where networks start), and at the
+ends of the range of a probability, a rate or a Beta variable (where ``float32`` rounds to); and
+where NumPyro's own derivative rule is wrong (the bounds of ``DoublyTruncatedPowerLaw``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array, lax
+from jax.scipy.special import betaln, gammaln, xlog1py, xlogy
+from numpyro.distributions import Distribution
+from numpyro.distributions.util import clamp_probs
+
+from ppgen._distributions import rebuilt
+from ppgen._surrogate import with_derivative_of
+
+
+def log_prob(d: Distribution, value: Any) -> Array:
+    """Log density (in nats) of `value` under `d`, of shape `(*batch)`.
+
+    Equal to `d.log_prob(value)`. A distribution built on others (masked, expanded, a mixture, a
+    transform, zero-inflated) gets their corrected densities too.
+
+    Example:
+        >>> import jax, numpyro.distributions as dist
+        >>> float(jax.grad(lambda a: log_prob(dist.Bernoulli(logits=a), 1))(0.0))
+        0.5
+    """
+    # NumPyro checks a NumPy value against its support in NumPy, which fails on traced bounds.
+    return jnp.asarray(corrected(d).log_prob(jnp.asarray(value)))
+
+
+def corrected(d: Distribution) -> Distribution:
+    """`d`, with the distributions in it replaced whose `log_prob` has a wrong derivative."""
+    return rebuilt(d, _correct)
+
+
+def _correct(x: Any) -> Any:
+    # A subclass may have a density of its own: exact types, and those known to inherit it.
+    rule = _RULES.get(type(x))
+    return x if rule is None else _Corrected(x, rule)
+
+
+@final
+class _Corrected(Distribution):
+    """`base`, with another formula for its density."""
+
+    pytree_data_fields = ("base",)
+    pytree_aux_fields = ("rule",)
+
+    def __init__(self, base: Distribution, rule: Callable[[Any, Array], Array]) -> None:
+        self.base = base
+        self.rule = rule
+        # Arguments were validated when `base` was made, values are below.
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+
+    def __getattr__(self, name: str) -> Any:
+        # What a wrapper asks of its base besides densities: parameters, moments, `cdf`.
+        if name == "base" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.base, name)
+
+    @property
+    def support(self) -> Any:
+        return self.base.support
+
+    @property
+    def mean(self) -> Array:
+        return self.base.mean
+
+    @property
+    def variance(self) -> Array:
+        return self.base.variance
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        return jnp.asarray(self.base.sample(key, sample_shape))
+
+    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
+        log_density = self.rule(self.base, jnp.asarray(value))
+        if self.base._validate_args:
+            # As NumPyro does: a warning where it can, and a density of zero.
+            valid = self.base._validate_sample(value)
+            if self.rule is _bernoulli_logits:
+                # Never NaN, so that a sum does, whose derivative needs no mask: images have many
+                # Bernoulli pixels.
+                return log_density + jnp.where(valid, 0.0, -jnp.inf)
+            return jnp.where(valid, log_density, -jnp.inf)
+        return log_density
+
+
+def _bernoulli_logits(d: Any, value: Array) -> Array:
+    # Without validation, NumPyro's formula is linear in a value between 0 and 1.
+    if d._validate_args or not jnp.issubdtype(value.dtype, jnp.inexact):
+        # Of a float: `1 - 2 * value` wraps around in the unsigned integers of images.
+        value = value.astype(jnp.result_type(d.logits, 0.0))
+        return -jax.nn.softplus((1 - 2 * value) * d.logits)
+    finite = jnp.isfinite(d.logits)
+    logits = jnp.where(finite, d.logits, 0.0)
+    impossible = jnp.logical_xor(value, jnp.asarray(d.logits) > 0)
+    return jnp.where(
+        finite,
+        value * logits - jax.nn.softplus(logits),
+        jnp.where(impossible, -jnp.inf, 0.0),
+    )
+
+
+def _binomial_logits(d: Any, value: Array) -> Array:
+    n = jnp.asarray(d.total_count, jnp.result_type(float))
+    return value * d.logits - n * jax.nn.softplus(d.logits) + _log_choose(n, value)
+
+
+def _bernoulli_probs(d: Any, value: Array) -> Array:
+    value, probs = jnp.asarray(value, jnp.result_type(float)), _clamped(d.probs)
+    return xlogy(value, probs) + xlog1py(1 - value, -probs)
+
+
+def _binomial_probs(d: Any, value: Array) -> Array:
+    value, probs = jnp.asarray(value, jnp.result_type(float)), _clamped(d.probs)
+    n = jnp.asarray(d.total_count, value.dtype)
+    return xlogy(value, probs) + xlog1py(n - value, -probs) + _log_choose(n, value)
+
+
+def _geometric_probs(d: Any, value: Array) -> Array:
+    # At `probs=1` NumPyro has -inf for the only possible value.
+    probs = jnp.asarray(d.probs, jnp.result_type(float))
+    failures = jnp.where(value == 0, 0.0, value * jnp.log1p(-jnp.where(value == 0, 0.0, probs)))
+    return failures + jnp.log(probs)
+
+
+def _multinomial_probs(d: Any, value: Array) -> Array:
+    value = jnp.asarray(value, jnp.result_type(float))
+    n = jnp.asarray(d.total_count, value.dtype)
+    return gammaln(n + 1) + jnp.sum(_xlogy(value, d.probs) - gammaln(value + 1), axis=-1)
+
+
+def _poisson(d: Any, value: Array) -> Array:
+    if d.is_sparse:
+        return d.log_prob(value)
+    value = jnp.asarray(value, jnp.result_type(float))
+    rate = jnp.asarray(d.rate, value.dtype)
+    return _xlogy(value, rate) - gammaln(value + 1) - rate
+
+
+def _beta(d: Any, value: Array) -> Array:
+    a, b = d.concentration1, d.concentration0
+    # At 0 and 1 NumPyro drops the derivative by the concentrations. Such a value has been rounded:
+    # differentiate at the closest one that is not at the end.
+    dtype = jnp.result_type(value, a, b, 0.0)
+    value = jnp.asarray(value, dtype)
+    inner = jnp.clip(value, jnp.finfo(dtype).tiny, 1 - jnp.finfo(dtype).epsneg)
+    log_density = (a - 1) * jnp.log(inner) + (b - 1) * jnp.log1p(-inner) - betaln(a, b)
+    exact = xlogy(a - 1, value) + xlog1py(b - 1, -value) - betaln(a, b)
+    end = (value == 0) | (value == 1)
+    # Not `log_density + (exact - log_density)`, which rounds.
+    return with_derivative_of(log_density, jnp.where(end, exact, log_density))
+
+
+def _power_law(d: Any, value: Array) -> Array:
+    # NumPyro's own derivative rule has the wrong one by `low` and `high`, everywhere.
+    exponent = d.alpha + 1
+    bounded = jnp.asarray(d.low) > 0
+    low, high = jnp.log(jnp.where(bounded, d.low, d.high / 2)), jnp.log(d.high)
+    # The integral of exp(exponent * u) over u from log(low) to log(high).
+    log_normalizer = (
+        jnp.log(high - low) + exponent * (high + low) / 2 + _log_sinhc(exponent * (high - low) / 2)
+    )
+    from_zero = exponent * high - jnp.log(jnp.where(bounded, 1.0, exponent))
+    return d.alpha * jnp.log(value) - jnp.where(bounded, log_normalizer, from_zero)
+
+
+def _log_sinhc(z: Array) -> Array:
+    """`log(sinh(z) / z)`, smooth at zero."""
+    small = jnp.abs(z) < 0.1
+    series = z**2 / 6 - z**4 / 180 + z**6 / 2835
+    big = jnp.abs(jnp.where(small, 1.0, z))
+    return jnp.where(small, series, big + jnp.log(-jnp.expm1(-2 * big)) - jnp.log(2 * big))
+
+
+def _clamped(probs: Any) -> Array:
+    """Clamped to where logarithms are finite, but differentiated as if it were not."""
+    probs = jnp.asarray(probs, jnp.result_type(probs, 0.0))
+    return with_derivative_of(probs, lax.stop_gradient(clamp_probs(probs)))
+
+
+def _xlogy(x: Array, y: Array) -> Array:
+    """`x log y`, zero in value and derivative where `x` is, even at `y = 0`."""
+    return jnp.where(x == 0, 0.0, x * jnp.log(jnp.where(x == 0, 1.0, y)))
+
+
+def _log_choose(n: Array, k: Array) -> Array:
+    return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+
+
+_RULES: dict[type, Callable[[Any, Array], Array]] = {
+    dist.BernoulliLogits: _bernoulli_logits,
+    dist.BernoulliProbs: _bernoulli_probs,
+    dist.Beta: _beta,
+    dist.BetaProportion: _beta,
+    dist.BinomialLogits: _binomial_logits,
+    dist.BinomialProbs: _binomial_probs,
+    dist.DoublyTruncatedPowerLaw: _power_law,
+    dist.GeometricProbs: _geometric_probs,
+    dist.MultinomialProbs: _multinomial_probs,
+    dist.Poisson: _poisson,
+}

@@ -1,0 +1,69 @@
+"""The interface that every gradient estimator implements."""
+
+from abc import abstractmethod
+
+import equinox as eqx
+from jax import Array
+from numpyro.distributions import Distribution
+
+
+class Points(eqx.Module):
+    """A finite, signed, weighted set of points that stands for a distribution.
+
+    Batch elements are independent of each other: element `i` has its own points and weights.
+
+    Attributes:
+        value: the points, of shape `(*batch, *event)`, or `(S, *batch, *event)` where there are
+            weights.
+        weight: `(S, *batch)`, summing to one over `S` in value; `None` for a single point.
+        score: `(*batch)`, the log density (in nats) of a single *frozen* point as a function of
+            the parameters: its derivative is the score. `None` where the estimator uses none.
+        baseline: broadcastable to `(*batch)`, subtracted from the cost that the score multiplies.
+    """
+
+    value: Array
+    weight: Array | None = None
+    score: Array | None = None
+    baseline: Array | None = None
+
+
+class AbstractEstimator(eqx.Module):
+    """How one random choice is turned into something that can be differentiated.
+
+    An estimator replaces a distribution by a random, finite, signed, weighted set of points with
+    `E_key[sum_s w_s(theta) f(x_s)] = E[f(x)]`, and likewise for the derivatives, for every `f`.
+
+    Implementing an estimator:
+        - `differentiable`: true where the points move with the parameters and JAX is to
+          differentiate through them (pathwise). Otherwise they are frozen.
+        - `weighted`: true where `__call__` returns weights (several points).
+        - `biased`: true where the identity above does not hold; such an estimator is refused
+          without `allow_biased=True`.
+        - `first_order`: true where point 0 is the sample, with a weight of value one, and all
+          other weights have value zero and only a first derivative. Such sets combine additively
+          (k sites cost 1 + k evaluations, not 2^k), which is exact to first order only.
+        - `misfit(dist)`: `None`, or the reason why the estimator cannot serve this distribution.
+        - `__call__(key, dist)`: the points. `dist` has neither masks nor reinterpreted event
+          dimensions; every batch element is an independent choice. Use `ppgen.densities.log_prob`
+          for densities, freeze what must not be differentiated with `jax.lax.stop_gradient`.
+
+    Array-valued fields are traced: an estimator may hold a baseline that is being trained.
+    """
+
+    differentiable: eqx.AbstractClassVar[bool]
+    weighted: eqx.AbstractClassVar[bool]
+    biased: eqx.AbstractClassVar[bool]
+    first_order: eqx.AbstractClassVar[bool]
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the set is one point that JAX itself differentiates: no weight, no score."""
+        return self.differentiable and not self.weighted
+
+    @abstractmethod
+    def misfit(self, dist: Distribution) -> str | None:
+        """Why this estimator cannot serve `dist`, in words, or `None` where it can."""
+
+    @abstractmethod
+    def __call__(self, key: Array, dist: Distribution) -> Points:
+        """The weighted points that stand for `dist` in this run."""

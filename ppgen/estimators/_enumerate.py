@@ -1,0 +1,42 @@
+"""Exact enumeration."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jax import Array
+from numpyro.distributions import Distribution
+
+from ppgen.densities import log_prob
+from ppgen.estimators._base import AbstractEstimator, Points
+
+
+class Enumerate(AbstractEstimator):
+    """Sum over every value of a choice with finite support. *Exact*: no variance, every order.
+
+    The cost is evaluated once for all values, vectorised. Choices in a batch (a plate, a `vmap`)
+    cost their number of values, not its power, as long as each cost term depends on one element;
+    a term that mixes elements needs their joint support.
+
+    References:
+        Obermeyer et al., *Tensor Variable Elimination for Plated Factor Graphs*, ICML 2019.
+    """
+
+    differentiable: ClassVar[bool] = False
+    weighted: ClassVar[bool] = True
+    biased: ClassVar[bool] = False
+    first_order: ClassVar[bool] = False
+    fixed_points: ClassVar[bool] = True  # the support is the same for all parameters
+
+    def misfit(self, dist: Distribution) -> str | None:
+        """Only finite supports can be summed over."""
+        if getattr(dist, "has_enumerate_support", False):
+            return None
+        return f"{type(dist).__name__} has no finite support to enumerate"
+
+    def __call__(self, key: Array, dist: Distribution) -> Points:
+        """The whole support, weighted by its probabilities."""
+        support = dist.enumerate_support(expand=False)
+        value = jnp.broadcast_to(support, support.shape[:1] + dist.batch_shape + dist.event_shape)
+        return Points(value, weight=jnp.exp(log_prob(dist, value)))

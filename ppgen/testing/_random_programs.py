@@ -1,0 +1,216 @@
+"""Random small programs: choices in random control flow, and nonlinear costs of them."""
+
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false
+# pyright: reportOptionalMemberAccess=false, reportAssignmentType=false, reportReturnType=false
+# pyright: reportGeneralTypeIssues=false
+# (NumPyro annotates what distributions return more widely than what they do return.)
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from hypothesis import strategies as st
+from jax import Array
+from numpyro.distributions import Distribution
+
+from ppgen.estimators import AbstractEstimator
+from ppgen.testing._oracle import exact
+from ppgen.testing._strategies import sound_estimators
+
+_NODES, _TERMS = 24, 32
+
+# A distribution made from one number, and how many points the oracle gives it.
+_FAMILIES: dict[str, tuple[Callable[[Array], Distribution], int]] = {
+    "flip": (lambda x: dist.Bernoulli(logits=x), 2),
+    "flip_probs": (lambda x: dist.Bernoulli(jax.nn.sigmoid(2 * x)), 2),
+    "pick": (lambda x: dist.Categorical(logits=jnp.stack([0.0 * x, x, -x])), 3),
+    "binomial": (lambda x: dist.Binomial(2, logits=x), 3),
+    "count": (lambda x: dist.Poisson(jax.nn.sigmoid(x)), _TERMS),
+    "normal": (lambda x: dist.Normal(x, 0.5), _NODES),
+    "scaled_normal": (lambda x: dist.Normal(0.3, 0.4 + jax.nn.sigmoid(x)), _NODES),
+    "logistic": (lambda x: dist.Logistic(x, 0.4), _NODES),
+}
+
+_FUNCTIONS: dict[str, Callable[[Array, Array], Array]] = {
+    "sum": lambda x, y: x + 0.5 * y,
+    "product": lambda x, y: (x + 0.3) * (y - 0.2),
+    "square": lambda x, y: (x - 0.5 * y) ** 2,
+    "sin": lambda x, y: jnp.sin(x + y),
+    "tanh": lambda x, y: jnp.tanh(x) * y,
+    "softplus": lambda x, y: jax.nn.softplus(x - y),
+}
+
+# How often a choice is made in each, which decides the size of its grid.
+_FLOWS = {
+    "none": 1, "jit": 1, "remat": 1, "site": 1, "cond": 1, "switch": 1,
+    "scan": 2, "fori": 2, "vmap": 2, "map": 2, "plate": 2, "custom": 1,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One statement: a choice given an earlier variable, in some control flow.
+
+    Attributes:
+        family: which distribution.
+        parent: the index of the variable that it depends on.
+        flow: the control flow around it.
+        selector: the index of the variable that a `cond` or `switch` looks at: a discrete one.
+        estimator: its gradient estimator.
+    """
+
+    family: str
+    parent: int
+    flow: str
+    selector: int
+    estimator: AbstractEstimator
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomProgram:
+    """An objective `program(theta)`, as data, so that a counterexample can be read and shrunk.
+
+    Variables 0 and 1 are `theta`; statement `i` makes variable `2 + i`. The cost is the sum of
+    `costs`, each a function of two variables.
+
+    Attributes:
+        theta: where to evaluate it.
+        choices: its statements.
+        costs: names of functions, and the two variables that they take.
+    """
+
+    theta: tuple[float, float]
+    choices: tuple[Choice, ...]
+    costs: tuple[tuple[str, int, int], ...]
+
+    @property
+    def args(self) -> tuple[Array]:
+        """The arguments to test it at."""
+        return (jnp.array(self.theta),)
+
+    @property
+    def order(self) -> int:
+        """To which derivative its estimators are unbiased."""
+        return 1 if any(c.estimator.first_order for c in self.choices) else 2
+
+    @property
+    def exact(self) -> Callable[..., Array]:
+        """Its exact expectation, with grids of the size that the program was made for."""
+        return exact(self, nodes=_NODES, terms=_TERMS)
+
+    def __call__(self, theta: Array) -> Array:
+        """The cost of one run."""
+        env = [theta[0], theta[1]]
+        for i, choice in enumerate(self.choices):
+            env.append(_run(choice, env, f"z{i}"))
+        return sum(_FUNCTIONS[name](env[i], env[j]) for name, i, j in self.costs)
+
+
+def _run(choice: Choice, env: list[Array], name: str) -> Array:
+    from ppgen import draw
+
+    make, _ = _FAMILIES[choice.family]
+    x, infer = env[choice.parent], {"grad": choice.estimator}
+
+    def once(x: Array) -> Array:
+        value = draw(make(x), name=name, grad=choice.estimator)
+        return value.astype(x.dtype)
+
+    match choice.flow:
+        case "none":
+            return once(x)
+        case "jit":
+            return jax.jit(once)(x)
+        case "remat":
+            return jax.checkpoint(once)(x)
+        case "custom":
+            # Behind functions with derivative rules of their own.
+            return jax.nn.relu(once(x) + 1.0) + jax.scipy.special.xlogy(1.0, 1.0 + x**2)
+        case "site":
+            return numpyro.sample(name, make(x), infer=infer).astype(x.dtype)
+        case "cond":
+            return jax.lax.cond(env[choice.selector] > 0.5, once, jnp.sin, x)
+        case "switch":
+            branches = [once, lambda x: x**2, lambda x: jnp.cos(once(-x))]
+            index = jnp.clip(env[choice.selector], 0, 2).astype(int)
+            return jax.lax.switch(index, branches, x)
+        case "scan":
+            steps = jnp.array([1.0, -0.5])
+            last, seen = jax.lax.scan(lambda c, a: (jnp.tanh(once(c) - a), c * a), x, steps)
+            return last + jnp.sum(seen)
+        case "fori":
+            return jax.lax.fori_loop(0, 2, lambda _, c: 0.5 * c + jnp.sin(once(c)), x)
+        case "vmap":
+            z = jax.vmap(once)(x * jnp.array([1.0, -0.5]))
+            return jnp.sum(jnp.sin(z + x))
+        case "map":
+            return jnp.sum(jax.lax.map(once, x * jnp.array([1.0, -0.5])) ** 2)
+        case "plate":
+            with numpyro.plate(f"{name}_plate", 2):
+                z = numpyro.sample(name, make(x * jnp.array([1.0, -0.5])), infer=infer)
+            return jnp.sum((z - jnp.array([0.5, 1.0])) ** 2) + z[0] * z[1]
+    raise ValueError(f"unknown control flow {choice.flow!r}")
+
+
+@st.composite
+def programs(draw: Any, *, max_choices: int = 3, max_points: int = 10_000) -> RandomProgram:
+    """A random objective of two numbers, small enough for `ppgen.testing.exact`.
+
+    It chains two to `max_choices` choices (discrete and continuous, with any sound estimator each)
+    in `jit`, `cond`, `switch`, `scan`, `fori_loop`, `map`, `vmap`, `remat`, plates and functions
+    with their own derivatives, and adds up nonlinear costs of them.
+
+    Args:
+        draw: given by Hypothesis.
+        max_choices: the largest number of statements.
+        max_points: the largest number of points at which the oracle evaluates it.
+
+    Returns:
+        A strategy for objectives; see `RandomProgram` for their `args`, `order` and `exact`.
+
+    Example:
+        >>> from hypothesis import given
+        >>> from ppgen.testing import assert_unbiased, programs
+        >>> @given(programs())
+        ... def test_it(p):
+        ...     assert_unbiased(p, *p.args, order=p.order, exact=p.exact, detect=1.0)
+    """
+    tenths = st.integers(-10, 10).map(lambda i: i / 10)
+    theta = (draw(tenths), draw(tenths))
+    choices: list[Choice] = []
+    discrete: list[int] = []
+    points = 1
+    for _ in range(draw(st.integers(min(2, max_choices), max_choices))):
+        flows = [f for f in _FLOWS if discrete or f not in ("cond", "switch")]
+        flow = draw(st.sampled_from(flows))
+        repeats = 2 if flow == "switch" else _FLOWS[flow]
+        fitting = [f for f, (_, n) in _FAMILIES.items() if points * n**repeats <= max_points]
+        if not fitting:
+            break
+        family = draw(st.sampled_from(fitting))
+        make, size = _FAMILIES[family]
+        points *= size**repeats
+        index = 2 + len(choices)
+        choices.append(
+            Choice(
+                family,
+                draw(st.integers(0, index - 1)),
+                flow,
+                draw(st.sampled_from(discrete)) if discrete else 0,
+                draw(st.sampled_from(list(sound_estimators(make(jnp.zeros(()))).values()))),
+            )
+        )
+        if flow in ("none", "jit", "remat", "site") and size != _NODES:
+            discrete.append(index)
+    variables = st.integers(0, 1 + len(choices))
+    cost = st.tuples(st.sampled_from(sorted(_FUNCTIONS)), variables, variables)
+    costs = draw(st.lists(cost, min_size=1, max_size=3))
+    # Whatever else there is, the last variable is paid for.
+    last = (draw(st.sampled_from(sorted(_FUNCTIONS))), 1 + len(choices), draw(variables))
+    return RandomProgram(theta, tuple(choices), (*costs, last))

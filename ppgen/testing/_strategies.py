@@ -1,0 +1,143 @@
+"""Hypothesis strategies for distributions and for the estimators that are sound for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from hypothesis import strategies as st
+from jax import Array
+from numpyro.distributions import Distribution
+
+from ppgen.estimators import (
+    AbstractEstimator,
+    Enumerate,
+    MeasureValued,
+    MovingAverage,
+    Reparameterize,
+    ScoreFunction,
+)
+
+Strategy = st.SearchStrategy
+
+# Moderate numbers, in steps: neighbours of zero would test float arithmetic, not the estimators.
+_NUMBERS: Mapping[str, Strategy[float]] = {
+    "real": st.integers(-15, 15).map(lambda i: i / 10),
+    "positive": st.integers(4, 20).map(lambda i: i / 10),
+    "large": st.integers(20, 40).map(lambda i: i / 10),
+    "unit": st.integers(2, 8).map(lambda i: i / 10),
+}
+_VECTORS = {"simplex": "positive", "logits": "real", "positives": "positive", "reals": "real"}
+
+DISTRIBUTIONS: dict[str, tuple[Callable[..., Distribution], dict[str, str]]] = {
+    "BernoulliProbs": (dist.BernoulliProbs, {"probs": "unit"}),
+    "BernoulliLogits": (dist.BernoulliLogits, {"logits": "real"}),
+    "CategoricalProbs": (dist.CategoricalProbs, {"probs": "simplex"}),
+    "CategoricalLogits": (dist.CategoricalLogits, {"logits": "logits"}),
+    "BinomialProbs": (lambda probs: dist.BinomialProbs(probs, 3), {"probs": "unit"}),
+    "BinomialLogits": (lambda logits: dist.BinomialLogits(logits, 3), {"logits": "real"}),
+    "Poisson": (dist.Poisson, {"rate": "positive"}),
+    "GeometricProbs": (dist.GeometricProbs, {"probs": "unit"}),
+    "Normal": (dist.Normal, {"loc": "real", "scale": "positive"}),
+    "LogNormal": (
+        lambda loc, scale: dist.LogNormal(loc, scale / 4),
+        {"loc": "real", "scale": "positive"},
+    ),
+    "Laplace": (dist.Laplace, {"loc": "real", "scale": "positive"}),
+    "Logistic": (dist.Logistic, {"loc": "real", "scale": "positive"}),
+    "Gumbel": (dist.Gumbel, {"loc": "real", "scale": "positive"}),
+    "StudentT": (dist.StudentT, {"df": "large", "loc": "real", "scale": "positive"}),
+    "Exponential": (dist.Exponential, {"rate": "positive"}),
+    "HalfNormal": (dist.HalfNormal, {"scale": "positive"}),
+    "Gamma": (dist.Gamma, {"concentration": "positive", "rate": "positive"}),
+    "InverseGamma": (dist.InverseGamma, {"concentration": "large", "rate": "positive"}),
+    "Weibull": (dist.Weibull, {"scale": "positive", "concentration": "large"}),
+    "Beta": (dist.Beta, {"concentration1": "positive", "concentration0": "positive"}),
+    "Uniform": (
+        lambda low, width: dist.Uniform(low, low + width),
+        {"low": "real", "width": "positive"},
+    ),
+    "VonMises": (dist.VonMises, {"loc": "real", "concentration": "positive"}),
+    "Dirichlet": (dist.Dirichlet, {"concentration": "positives"}),
+    "MultivariateNormal": (
+        lambda loc, scale: dist.MultivariateNormal(loc, scale_tril=_triangular(scale)),
+        {"loc": "reals", "scale": "positives"},
+    ),
+    "MixtureSameFamily": (
+        lambda probs, loc: dist.MixtureSameFamily(
+            dist.Categorical(probs), dist.Normal(loc, jnp.ones_like(loc))
+        ),
+        {"probs": "simplex", "loc": "reals"},
+    ),
+}
+"""Families by name: how one is made, and what its parameters are. A new row is tested by itself."""
+
+ESTIMATORS: dict[str, AbstractEstimator] = {
+    "Reparameterize": Reparameterize(),
+    "ScoreFunction": ScoreFunction(),
+    "ScoreFunction, constant baseline": ScoreFunction(baseline=0.7),
+    "ScoreFunction, moving average": ScoreFunction(
+        baseline=MovingAverage(decay=0.5).update(0.3).update(1.1)
+    ),
+    "Enumerate": Enumerate(),
+    "MeasureValued": MeasureValued(),
+}
+"""Unbiased estimators by name, in every configuration that has code of its own."""
+
+
+def _triangular(scale: Array) -> Array:
+    eye = jnp.eye(scale.shape[-1])
+    return scale[..., None] * eye + 0.3 * jnp.tril(jnp.ones_like(eye), -1)
+
+
+@st.composite
+def distributions(
+    draw: Any,
+    families: Sequence[str] | None = None,
+    *,
+    batch_shapes: Sequence[tuple[int, ...]] = ((), (2,)),
+) -> Distribution:
+    """A NumPyro distribution with random valid parameters, discrete or continuous.
+
+    Args:
+        draw: given by Hypothesis.
+        families: names of `ppgen.testing.DISTRIBUTIONS`; by default all.
+        batch_shapes: batch shapes to choose from.
+
+    Returns:
+        A strategy for distributions.
+    """
+    name = draw(st.sampled_from(sorted(DISTRIBUTIONS) if families is None else list(families)))
+    make, parameters = DISTRIBUTIONS[name]
+    batch = draw(st.sampled_from(list(batch_shapes)))
+    length = draw(st.integers(2, 3)) if name != "MultivariateNormal" else 2
+    values = {}
+    for parameter, kind in parameters.items():
+        shape = (*batch, length) if kind in _VECTORS else batch
+        size = math.prod(shape)
+        number = _NUMBERS[_VECTORS.get(kind, kind)]
+        value = jnp.array(draw(st.lists(number, min_size=size, max_size=size)), float)
+        value = value.reshape(shape)
+        values[parameter] = value / value.sum(-1, keepdims=True) if kind == "simplex" else value
+    return make(**values)
+
+
+def sound_estimators(d: Distribution) -> dict[str, AbstractEstimator]:
+    """All estimators of `ppgen.testing.ESTIMATORS` that are unbiased for `d`, by name."""
+    return {name: e for name, e in ESTIMATORS.items() if not e.biased and e.misfit(d) is None}
+
+
+def estimators(d: Distribution) -> Strategy[AbstractEstimator]:
+    """Any estimator of `ppgen.testing.ESTIMATORS` that is unbiased for `d`.
+
+    Example:
+        >>> import numpyro.distributions as dist
+        >>> from hypothesis import given
+        >>> from ppgen.testing import estimators
+        >>> @given(estimators(dist.Poisson(3.0)))
+        ... def test_it(estimator): ...
+    """
+    return st.sampled_from(list(sound_estimators(d).values()))

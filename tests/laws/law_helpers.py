@@ -1,0 +1,44 @@
+"""What several laws share."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import HealthCheck, settings
+
+from ppgen.testing import exact
+
+# Fixed examples: a test that fails today fails tomorrow.
+few = settings(
+    max_examples=8,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def taylor(function, args, order):
+    """A function with the same value and derivatives as `function` at `args`, much cheaper.
+
+    So that the oracle runs once for all estimators of a program.
+    """
+    with jax.enable_x64(True):
+        point = np.asarray(args[0], np.float64)
+        value, gradient = jax.value_and_grad(function)(jnp.asarray(point))
+        hessian = jax.hessian(function)(jnp.asarray(point)) if order == 2 else np.zeros(())
+        value, gradient, hessian = (np.asarray(x) for x in (value, gradient, hessian))
+
+    def expansion(theta):
+        step = theta - point
+        quadratic = step @ hessian @ step / 2 if order == 2 else 0.0
+        return value + gradient @ step + quadratic
+
+    return expansion
+
+
+def truth(case):
+    """The exact expectation of a case of the registry, as a function of its argument."""
+    order = max(variant.order for variant in case.variants().values())
+    return taylor(case.exact or exact(case.function), case.args, order)

@@ -1,0 +1,75 @@
+"""Law 1: value, gradient and Hessian are unbiased, whatever the program and its estimators."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from law_helpers import few, truth
+
+import ppgen
+from ppgen._distributions import flatten
+from ppgen.testing import (
+    CASES,
+    DISTRIBUTIONS,
+    assert_unbiased,
+    distributions,
+    estimators,
+    exact,
+    programs,
+)
+
+# Runtime type checks draw random numbers, also inside of strategies.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the .random. module")
+
+VECTORS = ("Dirichlet", "MultivariateNormal")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_registry(name):
+    case = CASES[name]
+    expected = truth(case)
+    for variant in case.variants().values():
+        assert_unbiased(
+            variant.function,
+            *variant.args,
+            order=variant.order,
+            exact=expected,
+            samples=case.samples,
+            **variant.kwargs,
+        )
+
+
+@pytest.mark.slow
+@few
+@given(programs())
+def test_random_programs(program):
+    assert_unbiased(program, *program.args, order=program.order, exact=program.exact, detect=1.0)
+
+
+@st.composite
+def distributions_with_estimators(draw):
+    scalar = [name for name in DISTRIBUTIONS if name not in VECTORS]
+    d = draw(
+        st.one_of(
+            distributions(scalar),
+            distributions(VECTORS, batch_shapes=[()]),
+        )
+    )
+    return d, draw(estimators(d))
+
+
+@pytest.mark.slow
+@few
+@given(distributions_with_estimators())
+def test_random_distributions(pair):
+    d, estimator = pair
+    leaves, structure = flatten(d)
+
+    def f(leaves):
+        x = ppgen.draw(structure.build(leaves), grad=estimator)
+        # Bounded, so that heavy tails leave a variance.
+        return jnp.sum(jnp.sin(x) + 0.5 * jnp.tanh(x - 0.3))
+
+    assert_unbiased(f, leaves, order=1, exact=exact(f), samples=10_000, detect=1.0)
