@@ -170,7 +170,7 @@ CASES: dict[str, Case] = {
     "conditional program": _case(
         cases.conditional_program, (0.4, 0.7), {"b": _CATEGORICAL, "z": _NORMAL}, order=1
     ),
-    "iwae": _case(cases.iwae, (-1.0, 0.9), _CATEGORICAL, order=1),
+    "iwae": _case(cases.iwae, (-1.0, 0.9), _CATEGORICAL, order=1, samples=60_000),
     "factors": _case(cases.factors, (0.4, 0.9), _NORMAL, order=1),
     # Several draws, whose other costs are the baseline.
     "draws": _case(cases.chain, (0.4, -0.3), _FINITE[:1], order=1, kwargs={"draws": 4}),
