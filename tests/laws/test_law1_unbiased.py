@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from law_helpers import few, truth
 
@@ -13,6 +13,7 @@ from ppgen._distributions import flatten
 from ppgen.testing import (
     CASES,
     DISTRIBUTIONS,
+    UnderpoweredError,
     assert_unbiased,
     distributions,
     estimators,
@@ -41,11 +42,18 @@ def test_registry(name):
         )
 
 
-@pytest.mark.slow
+def check(f, *args, **options):
+    """A random objective, if its estimates are not too noisy to show a bias of its own size."""
+    try:
+        assert_unbiased(f, *args, detect=1.0, **options)
+    except UnderpoweredError:
+        reject()
+
+
 @few
 @given(programs())
 def test_random_programs(program):
-    assert_unbiased(program, *program.args, order=program.order, exact=program.exact, detect=1.0)
+    check(program, *program.args, order=program.order, exact=program.exact)
 
 
 @st.composite
@@ -60,7 +68,6 @@ def distributions_with_estimators(draw):
     return d, draw(estimators(d))
 
 
-@pytest.mark.slow
 @few
 @given(distributions_with_estimators())
 def test_random_distributions(pair):
@@ -72,4 +79,4 @@ def test_random_distributions(pair):
         # Bounded, so that heavy tails leave a variance.
         return jnp.sum(jnp.sin(x) + 0.5 * jnp.tanh(x - 0.3))
 
-    assert_unbiased(f, leaves, order=1, exact=exact(f), samples=10_000, detect=1.0)
+    check(f, leaves, order=1, exact=exact(f), samples=10_000)
