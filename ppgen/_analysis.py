@@ -47,14 +47,14 @@ class Choice:
         return "|".join(dict.fromkeys(spec.name for spec in self.specs))
 
     @property
-    def has_baseline(self) -> bool:
+    def controlled(self) -> bool:
         """Whether control terms come with it."""
-        return any(getattr(s.template, "baseline", None) is not None for s in self.specs)
+        return any(s.template.controlled for s in self.specs)
 
     @property
     def leave_one_out(self) -> bool:
         """Whether other draws may serve as its baseline."""
-        return any(getattr(s.template, "leave_one_out", False) for s in self.specs)
+        return any(s.template.leave_one_out for s in self.specs)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -147,4 +147,4 @@ def plain(eqn, operands: Sequence[Value], key: Array, index: int, joint: Sequenc
         key,
         [v.array for v in operands],
     )
-    return Value(jax.lax.stop_gradient(sample)), Made()
+    return Value(jax.lax.stop_gradient(sample).astype(spec.dtype)), Made()

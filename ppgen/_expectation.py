@@ -14,6 +14,7 @@ from jax import Array
 from ppgen import _jax
 from ppgen._analysis import Analysis, analyse
 from ppgen._costs import Terms
+from ppgen._draws import drawn_together
 from ppgen._errors import CostError, EstimatorError
 from ppgen._evaluate import Run, plain
 from ppgen._lower import lower, needs_lowering
@@ -117,7 +118,8 @@ class Prepared:
             joint=joint_axes(self.analysis, self.terms),
             live=self.terms.needed,
         )
-        run(self.jaxpr, [])
+        with drawn_together(draws):
+            run(self.jaxpr, [])
         return surrogates(self.jaxpr, self.analysis, self.terms, run, draws)
 
 

@@ -190,18 +190,24 @@ def define_primitive(
     return primitive
 
 
-def define_marker(name: str, transpose: Callable | None = None) -> Primitive:
+def define_marker(
+    name: str, transpose: Callable | None = None, jvp: Callable | None = None
+) -> Primitive:
     """An identity primitive that differentiates, batches and compiles to nothing.
 
     Args:
         name: how jaxprs print it.
+        jvp: its JVP rule, `(primals, tangents, **params) -> (primal, tangent)`, instead.
         transpose: its transpose rule, `(cotangent, x, **params) -> [cotangent]`; by default the
             identity.
     """
     primitive = core.Primitive(name)
     primitive.def_abstract_eval(lambda x, **_: x)
     primitive.def_impl(lambda x, **_: x)
-    ad.deflinear2(primitive, transpose or (lambda ct, x, **_: [ct]))
+    if jvp is None:
+        ad.deflinear2(primitive, transpose or (lambda ct, x, **_: [ct]))
+    else:
+        ad.primitive_jvps[primitive] = jvp
     batching.primitive_batchers[primitive] = lambda values, dims, **params: (
         primitive.bind(*values, **params),
         dims[0],

@@ -74,7 +74,7 @@ def surrogates(
 def _alone(analysis: Analysis, i: int) -> bool:
     """Whether a choice is an equation of its own, with elementwise control terms."""
     choice = analysis.choices[i]
-    return not choice.looped and not choice.together and choice.has_baseline
+    return not choice.looped and not choice.together and choice.controlled
 
 
 class _Weigher:

@@ -90,6 +90,11 @@ class ScoreFunction(AbstractEstimator):
         """Whether the other draws are its baseline, where there are any."""
         return self.baseline is None or isinstance(self.baseline, LeaveOneOut)
 
+    @property
+    def controlled(self) -> bool:
+        """Whether it has a baseline of its own."""
+        return not self.leave_one_out
+
     def misfit(self, dist: Distribution) -> str | None:
         """Every distribution with a density has a score."""
         return None
