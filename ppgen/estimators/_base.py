@@ -1,7 +1,5 @@
 """The interface that every gradient estimator implements."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import ClassVar
 
