@@ -28,7 +28,11 @@ from ppgen._programs import Trace as Trace
 from ppgen._programs import log_density as log_density
 from ppgen._programs import simulate as simulate
 from ppgen._with_estimators import with_estimators as with_estimators
+from ppgen.estimators import ARM as ARM
+from ppgen.estimators import REBAR as REBAR
+from ppgen.estimators import RELAX as RELAX
 from ppgen.estimators import AbstractEstimator as AbstractEstimator
+from ppgen.estimators import DisARM as DisARM
 from ppgen.estimators import Enumerate as Enumerate
 from ppgen.estimators import LeaveOneOut as LeaveOneOut
 from ppgen.estimators import MeasureValued as MeasureValued

@@ -13,6 +13,7 @@ from ppgen._discontinuity import discontinuity
 from ppgen._errors import BiasedEstimatorError, DiscontinuityError
 from ppgen._influence import NONE, Alignment, Influence, bits, join, mixing, propagate
 from ppgen._lower import CUSTOM, REMATS, choice_specs
+from ppgen._markov import sums_over_points
 from ppgen._primitives import (
     CALLS,
     DENSITY_SCOPE,
@@ -327,16 +328,25 @@ class _Walk:
                 return axis, mode
             return (time, toward) if mode in ("=", toward) else None
 
+        def summed(axis: int, mode: str) -> Alignment:
+            return axis, mode
+
         consts = list(ins[:num_consts])
         carry = list(ins[num_consts : num_consts + num_carry])
         xs = [i.move(enter) for i in ins[num_consts + num_carry :]]
         start = counter.next
+        # Where the state before a step is summed over, what the step returns depends on the choices
+        # of that step alone.
+        own = range(0)
+        if sums_over_points(eqn):
+            own = range(start, start + len(choices_of_equation(eqn)))
         while True:
             counter.next = start
             outs = self.inner(
                 eqn.params["jaxpr"], consts + carry + xs, counter, depth=depth + 1, checked=checked
             )
-            new = [join(c, o.move(carried)) for c, o in zip(carry, outs[:num_carry], strict=True)]
+            moved = [o.move(carried, own, summed) for o in outs[:num_carry]]
+            new = [join(c, o) for c, o in zip(carry, moved, strict=True)]
             if new == carry:
                 break
             carry = new

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from ppgen import _jax
 from ppgen._analysis import Analysis
 from ppgen._influence import Influence
+from ppgen._markov import sums_over_points
 from ppgen._primitives import needed
 
 _LINEAR = frozenset(
@@ -40,6 +41,8 @@ class Terms:
         producers = {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
         tail = self._linear_tail(jaxpr, producers)
         below: dict[_jax.Var, dict[_jax.Var, None]] = {}
+        # What a scan returns of pairs of steps is an expectation already: a term as it is.
+        self._final = {v for e in jaxpr.eqns if sums_over_points(e) for v in e.outvars}
 
         def terms_of(v: _jax.Var) -> dict[_jax.Var, None]:
             return below.get(v, {v: None})
@@ -52,7 +55,7 @@ class Terms:
                 for v in self._influenced(eqn):
                     found.update(terms_of(v))
                 own = _signature(analysis.of(out))
-                if any(_signature(analysis.of(v)) != own for v in found):
+                if any(v in self._final or _signature(analysis.of(v)) != own for v in found):
                     below[out] = found
         self.equations = []
         self.leaves: dict[_jax.Var, None] = {}

@@ -17,7 +17,9 @@ from ppgen._costs import Terms
 from ppgen._draws import drawn_together
 from ppgen._errors import CostError, EstimatorError
 from ppgen._evaluate import Run, plain
+from ppgen._fuse import fuse
 from ppgen._lower import lower, needs_lowering
+from ppgen._markov import asks_for_paths
 from ppgen._points import make
 from ppgen._stage import Staged, stage
 from ppgen._surrogates import joint_axes, surrogates
@@ -108,6 +110,7 @@ class Prepared:
     def __init__(self, staged: Staged, jaxpr: Any, analysis: Analysis) -> None:
         self.staged, self.jaxpr, self.analysis = staged, jaxpr, analysis
         self.terms = Terms(_jax.open_jaxpr(jaxpr)[0], analysis)
+        self.joint = joint_axes(analysis, self.terms)
 
     def run(self, key: Array, draws: tuple[str, int] | None) -> list[Any]:
         """One run: the surrogate of the cost, and the auxiliary outputs."""
@@ -115,8 +118,9 @@ class Prepared:
             key,
             make,
             first=self.analysis.first,
-            joint=joint_axes(self.analysis, self.terms),
+            joint=self.joint,
             live=self.terms.needed,
+            influence=self.analysis.of,
         )
         with drawn_together(draws):
             run(self.jaxpr, [])
@@ -144,10 +148,18 @@ def prepare(
         return (_checked(cost), aux) if has_aux else _checked(cost)
 
     staged = stage(cost_first)
-    jaxpr = lower(staged.jaxpr) if needs_lowering(staged.jaxpr) else staged.jaxpr
-    analysis = analyse(jaxpr, allow_biased=allow_biased, strict=strict)
-    _check_estimators(analysis, allow_biased, draws)
-    return Prepared(staged, jaxpr, analysis)
+    prepared = None
+    for unroll in (False, True):
+        jaxpr = staged.jaxpr
+        if needs_lowering(jaxpr):
+            jaxpr = lower(jaxpr, unroll=unroll)
+            jaxpr = jaxpr if unroll else fuse(jaxpr)
+        analysis = analyse(jaxpr, allow_biased=allow_biased, strict=strict)
+        _check_estimators(analysis, allow_biased, draws)
+        prepared = Prepared(staged, jaxpr, analysis)
+        if unroll or not asks_for_paths(jaxpr, analysis, prepared.terms, prepared.joint):
+            break
+    return prepared
 
 
 def _check_estimators(analysis: Analysis, allow_biased: bool, draws: int) -> None:
@@ -219,7 +231,7 @@ def seeded(thunk: Callable[[], Any], key: Array, params: str = "error") -> Any:
     key = _jax.typed_key(key)
     with _jax.varying_like(key):
         staged = stage(thunk, params=params)
-        jaxpr = lower(staged.jaxpr) if needs_lowering(staged.jaxpr) else staged.jaxpr
+        jaxpr = lower(staged.jaxpr, sampling=True) if needs_lowering(staged.jaxpr) else staged.jaxpr
     outs: list[Value] = Run(key, plain)(jaxpr, [])
     # A branch with choices that would stand for several points has an axis for its only one.
     return staged.unflatten([at_first_point(o) for o in outs])

@@ -78,12 +78,16 @@ def make(
             return [points.value, points.score, *_controls(points, lanes)]
 
         value, score, *control = lift(single, operands)
-        return value, Made(score=score, control=control[0] if control else None)
+        made = Made(control=control[0] if control else None)
+        return value, made if score.array is None else made._replace(score=score)
 
     def several(*operands):
         points = run(*operands)
         value = jnp.moveaxis(points.value, len(lanes), 0)
         weight = jnp.moveaxis(points.weight, len(lanes), 0)
+        if points.score is not None:
+            score = jnp.moveaxis(points.score, len(lanes), 0)
+            weight = _scored(weight, score, joint if estimator.together else ())
         if joint:
             value, weight = _combination(estimator)(value, weight, joint, spec)
         if estimator.pruned:
@@ -130,9 +134,19 @@ def _as_slots(value: Value, weight: Value, index: int, made: Made) -> tuple[Valu
     return Value(stacked, value.axes, slots), made._replace(base=base, slots=rest)
 
 
+def _scored(weight: Array, score: Array, joint: Sequence[int]) -> Array:
+    """Weights times the magic boxes of scores; elements that move together share them.
+
+    A point of them all has the product of their probabilities, and the mean of the factors.
+    """
+    axes = tuple(1 + k for k in joint)
+    weight = jnp.mean(weight, axis=axes, keepdims=True)
+    return weight * magic_box(jnp.sum(score, axis=axes, keepdims=True)).astype(weight.dtype)
+
+
 def _combination(estimator: AbstractEstimator) -> Callable:
     if not estimator.first_order:
-        return _product
+        return _unchanged if estimator.together else _product
     return _together if estimator.together else _one_at_a_time
 
 
@@ -159,6 +173,11 @@ def _one_at_a_time(value: Array, weight: Array, joint: Sequence[int], spec: Choi
     rest = jnp.moveaxis(w[1:], 1, 0).reshape(elements * (count - 1), *w.shape[2:])
     weights = jnp.concatenate([base[None], rest])[:, None]
     return [_ungrouped(points, joint, sizes), _ungrouped(weights, joint, [1] * len(joint))]
+
+
+def _unchanged(value: Array, weight: Array, joint: Sequence[int], spec: ChoiceSpec):
+    """All elements at once; their weights were made one with the scores."""
+    return [value, weight]
 
 
 def _together(value: Array, weight: Array, joint: Sequence[int], spec: ChoiceSpec):

@@ -13,6 +13,7 @@ from jax import Array
 
 from ppgen import _jax
 from ppgen._analysis import Analysis
+from ppgen._contract import contract, place
 from ppgen._costs import Terms
 from ppgen._evaluate import Run, checked
 from ppgen._influence import Influence, bits
@@ -77,6 +78,10 @@ def _alone(analysis: Analysis, i: int) -> bool:
     return not choice.looped and not choice.together and choice.controlled
 
 
+_ROWS = 1 << 30
+"""A point axis after those of all choices: the numbers of a choice's perturbations."""
+
+
 class _Weigher:
     def __init__(self, analysis: Analysis, run: Run, draws: tuple[str, int] | None) -> None:
         self.analysis, self.run, self.draws = analysis, run, draws
@@ -100,7 +105,7 @@ class _Weigher:
         for i, places in influence.aligned.items():
             score = self.run.made[i].score
             if score is not None:
-                scores += lift(lambda s, p=places: [_placed(s, p, shape)], [score])
+                scores += lift(lambda s, p=places: [place(s, p, shape)], [score])
         if not scores:
             return value
         draws = self.draws
@@ -149,38 +154,48 @@ class _Weigher:
         weighted = [i for i in choices if self.run.made[i].weight is not None]
         shape = value.array.shape[value.leading :]
         factors = [value]
+        taken: list[Any] = []
         for i in weighted:
             weight: Any = self.run.made[i].weight
-            factors.append(self.placed(weight, i, influence, shape))
+            # Choices of one scan share their joint weights.
+            if not any(weight is other for other in taken):
+                taken.append(weight)
+                factors.append(self.placed(weight, i, influence, shape))
         _, slots = union(factors)
         if slots:
             factors = [Value(spread(f, slots), f.axes, slots if f.slots else ()) for f in factors]
             factors.append(self.slot_weights(slots, influence, shape, value.array.dtype))
         if len(factors) == 1:
             return value.array
-        return _contract(factors, shape)
+        return contract(factors, shape)
 
     def placed(self, weight: Value, i: int, influence: Influence, shape: Sequence[int]) -> Value:
         """Weights with their batch axes where the term has them."""
         places = influence.aligned.get(i, (None,) * len(self.analysis.choices[i].shape))
-        return lift(lambda w: [_placed(w, places, shape)], [weight])[0]
+        return lift(lambda w: [place(w, places, shape)], [weight])[0]
 
     def slot_weights(self, slots: tuple[Slot, ...], influence, shape, dtype) -> Value:
         """The weights of slots: the sample's own, then those of the perturbations."""
         base = Value(jnp.ones((), dtype))
-        rows: dict[Slot, Value] = {}
+        rows = []
         for i in dict.fromkeys(i for i, _ in slots):
             made: Any = self.run.made[i]
             own = self.placed(made.base, i, influence, shape)
             (base,) = lift(lambda a, b: [a * b], [base, own])
-            axis = len(made.slots.axes)
-            for j in range(made.slots.array.shape[axis]):
-                row = Value(jnp.take(made.slots.array, j, axis=axis), made.slots.axes)
-                rows[i, j + 1] = self.placed(row, i, influence, shape)
-        ordered = [base, *(rows[slot] for slot in slots)]
-        (stacked,) = lift(lambda *rows: [jnp.stack(jnp.broadcast_arrays(*rows))], ordered)
-        array = jnp.moveaxis(stacked.array, len(stacked.axes), 0)
-        return Value(array, stacked.axes, slots)
+            each = Value(made.slots.array, (*made.slots.axes, _ROWS))
+            rows.append(self.placed(each, i, influence, shape))
+        parts = [Value(base.array[(slice(None),) * len(base.axes) + (None,)], (*base.axes, _ROWS))]
+        axes, _ = union(parts + rows)
+        # All with the same axes, and as long as each other but for the rows.
+        sizes = {a: p.array.shape[p.axes.index(a)] for p in parts + rows for a in p.axes}
+        everywhere = [Value(jnp.zeros(sizes[a]), (a,)) for a in axes if a != _ROWS]
+        full = [lift(lambda x, *_: [x], [p, *everywhere])[0].array for p in parts + rows]
+        n = len(axes)
+        common = jnp.broadcast_shapes(*(f.shape[n:] for f in full))
+        array = jnp.concatenate(
+            [jnp.broadcast_to(f, (*f.shape[:n], *common)) for f in full], axis=n - 1
+        )
+        return Value(jnp.moveaxis(array, n - 1, 0), axes[:-1], slots)
 
 
 def _mask(elements: Any) -> int:
@@ -188,53 +203,3 @@ def _mask(elements: Any) -> int:
     for e in elements:
         mask |= 1 << e
     return mask
-
-
-def _placed(x: Any, places: Sequence[Any], shape: Sequence[int]) -> Array:
-    """Bring an array of a choice's batch shape to the shape of a term.
-
-    Aligned axes go where the term has them, cumulated where elements before or after count too;
-    mixed axes are summed over (weights have a length of one there).
-    """
-    kept = []
-    for axis, place in enumerate(places):
-        if place is None:
-            continue
-        if place[1] == "<":
-            x = jnp.cumsum(x, axis=axis)
-        elif place[1] == ">":
-            x = jnp.flip(jnp.cumsum(jnp.flip(x, axis), axis=axis), axis)
-        kept.append((place[0], axis))
-    mixed = tuple(a for a, p in enumerate(places) if p is None)
-    x = jnp.sum(x, axis=mixed, keepdims=True)
-    kept.sort()
-    x = jnp.transpose(x, [*(a for _, a in kept), *mixed])
-    target = [1] * len(shape)
-    for (k, _), size in zip(kept, x.shape, strict=False):
-        target[k] = size
-    return x.reshape(target)
-
-
-def _contract(factors: Sequence[Value], shape: Sequence[int]) -> Array:
-    """Multiply the factors and sum over all point axes and slots, in a good order."""
-    labels: dict[Any, int] = {}
-
-    def label(name: Any) -> int:
-        return labels.setdefault(name, len(labels))
-
-    out = [label(("axis", k)) for k in range(len(shape))]
-    slots = next((f.slots for f in factors if f.slots), ())
-    operands: list[Any] = []
-    for f in factors:
-        array = f.array
-        if f.slots and f.slots != slots:
-            raise AssertionError("all slots of a term are known to the term")
-        own = array.shape[f.leading :]
-        names = [label("slot")] * bool(f.slots) + [label(("point", a)) for a in f.axes]
-        # Axes of length one stretch; einsum would not let them.
-        used = [
-            k for k in range(len(own)) if own[k] == shape[k] and (own[k] != 1 or f is factors[0])
-        ]
-        squeezed = tuple(f.leading + k for k in range(len(own)) if k not in used)
-        operands += [jnp.squeeze(array, squeezed), names + [out[k] for k in used]]
-    return jnp.einsum(*operands, out, optimize="greedy", precision=jax.lax.Precision.HIGHEST)
