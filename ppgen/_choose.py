@@ -106,6 +106,10 @@ def estimator_for(dist: Distribution, asked: Any, *, name: str, where: str) -> A
             break
     if asked is None:
         return _DEFAULTS[0] if has_pathwise_derivative(dist) else _DEFAULTS[1]
+    if asked == "auto":
+        from ppgen._auto import automatic_estimator
+
+        asked = automatic_estimator(name, dist)
     if not isinstance(asked, AbstractEstimator):
         raise EstimatorError(
             f"expected a gradient estimator, got {asked!r}",

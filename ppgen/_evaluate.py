@@ -13,8 +13,8 @@ from jax import Array
 from ppgen import _jax
 from ppgen._analysis import choices_of_equation
 from ppgen._errors import DensityError, EstimatorError
-from ppgen._lower import REMATS, _refuse
 from ppgen._influence import Influence
+from ppgen._lower import REMATS, _refuse
 from ppgen._markov import own_choices, sums_over_points
 from ppgen._markov_scan import markov_scan
 from ppgen._perturbed_scan import perturbed_scan

@@ -1,7 +1,7 @@
 """Fusing a scan over enumerated choices with the scans that read what it returned, step by step.
 
-An evidence bound makes its choices in the guide's scan and scores them in the model's. One scan over
-both sees each choice together with the one before it, which is all that elimination needs.
+An evidence bound makes its choices in the guide's scan and scores them in the model's. One scan
+over both sees each choice together with the one before it, which is all that elimination needs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ppgen._markov import markov, sums_over_points
 
 
 def fuse(jaxpr: Any) -> Any:
-    """The same program, each scan over enumerated choices fused with its readers where it can be."""
+    """The same program, scans over enumerated choices fused with their readers where they can."""
     while True:
         opened, _ = _jax.open_jaxpr(jaxpr)
         for pair in _pairs(opened):

@@ -14,7 +14,7 @@ from jax import Array
 from ppgen import _jax
 from ppgen._analysis import Analysis
 from ppgen._contract import contract, place
-from ppgen._costs import Terms
+from ppgen._costs import Terms, real_bind
 from ppgen._evaluate import Run, checked
 from ppgen._influence import Influence, bits
 from ppgen._surrogate import magic_box
@@ -54,7 +54,9 @@ def surrogates(
     """
     jaxpr, _ = _jax.open_jaxpr(jaxpr)
     weigher = _Weigher(analysis, run, draws)
-    weighed = {v: weigher.term(run.env[v], analysis.of(v)) for v in terms.leaves}
+    weighed = {
+        v: weigher.term(run.env[v], analysis.of(v), real=v in terms.summed) for v in terms.leaves
+    }
 
     def read(v: Any) -> Any:
         return weighed[v] if not isinstance(v, _jax.Literal) and v in weighed else run.read(v).array
@@ -62,7 +64,7 @@ def surrogates(
     for eqn in terms.equations:
         operands = [read(v) for v in eqn.invars]
         marker = eqn.primitive.name == "marker"
-        outs = [checked(eqn, operands[0])] if marker else _jax.bind(eqn, operands)
+        outs = [checked(eqn, operands[0])] if marker else real_bind(eqn, operands)
         for v, out in zip(eqn.outvars, outs, strict=True):
             weighed.setdefault(v, out)
     cost, *aux = (jnp.asarray(read(v)) for v in jaxpr.outvars)
@@ -88,10 +90,16 @@ class _Weigher:
         self.scored = _mask(i for i, m in run.made.items() if m.score is not None)
         self._sums: dict[int, Value] = {}
 
-    def term(self, value: Value, influence: Influence) -> Any:
-        """One term, weighted: the sum over its points, with unbiased derivatives."""
+    def term(self, value: Value, influence: Influence, *, real: bool) -> Any:
+        """One term, weighted: the sum over its points, with unbiased derivatives.
+
+        Args:
+            value: the term.
+            influence: what influences it.
+            real: whether it is part of a cost. Otherwise whole numbers stay what they are.
+        """
         if not jnp.issubdtype(value.array.dtype, jnp.inexact):
-            if not value.leading:
+            if not value.leading and not real:
                 return value.array
             value = Value(value.array.astype(float), value.axes, value.slots)
         return self.over_points(self.with_scores(value, influence), influence)

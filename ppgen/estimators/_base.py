@@ -19,6 +19,8 @@ class Points(eqx.Module):
         weight: `(S, *batch)`, summing to one over `S` in value; `None` for a single point.
         score: `(*batch)`, the log density (in nats) of a single *frozen* point as a function of
             the parameters: its derivative is the score. `None` where the estimator uses none.
+            With weights `(S, *batch)`: each weight is multiplied by a factor of value one with the
+            derivative of its score.
         baseline: broadcastable to `(*batch)`, subtracted from the cost that the score multiplies.
         control: a number, or broadcastable to `(*batch)`, whose mean and whose derivatives' means
             are zero: it is added to the cost, to lower the variance.
@@ -46,8 +48,10 @@ class AbstractEstimator(eqx.Module):
         - `first_order`: true where point 0 is the sample, with a weight of value one, and all
           other weights have value zero and only a first derivative. Such sets combine additively
           (k sites cost 1 + k evaluations, not 2^k), which is exact to first order only.
-        - `together` (default false), for first-order sets: where a cost mixes elements of a batch,
-          their points are exchanged all at once (DisARM), not one element at a time.
+        - `together` (default false): where a cost mixes elements of a batch, their points are
+          exchanged all at once (DisARM, REBAR), not one element at a time nor in all combinations.
+          Where the set is not of first order it has a `score`: scores add up over the elements, and
+          weights (which must be constants) are averaged.
         - `pruned` (default false), for first-order sets: evaluate the cost at only one of the other
           points, picked at random, with its weight multiplied accordingly.
         - `fixed_points` (default false): the points are the same whatever the parameters.
