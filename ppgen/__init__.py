@@ -17,6 +17,7 @@ try:
 except _PackageNotFoundError:  # a checkout on sys.path that nobody installed
     __version__ = "0+unknown"
 
+from ppgen._baseline_loss import baseline_loss as baseline_loss
 from ppgen._check import check as check
 from ppgen._choose import draw as draw
 from ppgen._errors import PpgenError as PpgenError

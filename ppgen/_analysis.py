@@ -399,6 +399,10 @@ def _of_distribution(eqn: _jax.Eqn, ins: Sequence[Influence]) -> Influence:
     lanes, mapped = eqn.params["lanes"], eqn.params["mapped"]
     n = spec.num_dist
     rest = [i.all_mixed() for i in ins[n:]]
+    if len(rest) == 1 and getattr(spec.template, "baseline", None) is not None:
+        # A baseline has an element for each of the batch.
+        elementwise = eqn.invars[n].aval.shape == lanes + spec.batch
+        rest = [ins[n]] if elementwise else rest
     if not any(i.aligned for i in ins[:n]):
         return join(*ins[:n], *rest)
     shape = jax.ShapeDtypeStruct(lanes + spec.shape, spec.dtype)

@@ -136,6 +136,11 @@ class Prepared:
 
     def run(self, key: Array, draws: tuple[str, int] | None) -> list[Any]:
         """One run: the surrogate of the cost, and the auxiliary outputs."""
+        run = self.evaluate(key, draws)
+        return surrogates(self.jaxpr, self.analysis, self.terms, run, draws)
+
+    def evaluate(self, key: Array, draws: tuple[str, int] | None) -> Run:
+        """One pass, up to the terms of the cost."""
         run = Run(
             key,
             make,
@@ -146,7 +151,7 @@ class Prepared:
         )
         with drawn_together(draws):
             run(self.jaxpr, [])
-        return surrogates(self.jaxpr, self.analysis, self.terms, run, draws)
+        return run
 
 
 def prepare(

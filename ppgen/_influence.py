@@ -149,10 +149,7 @@ def _shape(eqn: _jax.Eqn, i: int = 0) -> tuple[int, ...]:
 def _elementwise(eqn, ins):
     shape = eqn.outvars[0].aval.shape
     return join(
-        *(
-            i if not i.aligned or _shape(eqn, n) == shape else i.jumbled()
-            for n, i in enumerate(ins)
-        )
+        *(i if not i.aligned or _shape(eqn, n) == shape else i.jumbled() for n, i in enumerate(ins))
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -32,6 +33,7 @@ class Made(NamedTuple):
         base: weight of the sample of a first-order choice; or `None`.
         slots: its weights in the slots, `(S - 1, *batch)`; or `None`.
         control: elementwise terms of value zero that lower the variance; or `None`.
+        baseline: what is subtracted from the cost, shaped as the score; or `None`.
     """
 
     score: Value | None = None
@@ -39,6 +41,7 @@ class Made(NamedTuple):
     base: Value | None = None
     slots: Value | None = None
     control: Value | None = None
+    baseline: Value | None = None
 
 
 def make(
@@ -75,11 +78,18 @@ def make(
 
         def single(*operands):
             points = run(*operands)
-            return [points.value, points.score, *_controls(points, lanes)]
+            baseline = points.baseline
+            if baseline is not None:
+                baseline = jnp.broadcast_to(baseline, points.score.shape)
+            frozen = dataclasses.replace(points, baseline=jax.lax.stop_gradient(baseline))
+            return [points.value, points.score, baseline, *_controls(frozen, lanes)]
 
-        value, score, *control = lift(single, operands)
-        made = Made(control=control[0] if control else None)
-        return value, made if score.array is None else made._replace(score=score)
+        value, score, baseline, *control = lift(single, operands)
+        return value, Made(
+            score=None if score.array is None else score,
+            control=control[0] if control else None,
+            baseline=None if baseline.array is None else baseline,
+        )
 
     def several(*operands):
         points = run(*operands)

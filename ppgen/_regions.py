@@ -29,7 +29,7 @@ def scan_region(outer, eqn, values: Sequence[Value], key: Array, index: int) -> 
     """A scan whose choices are single points; their log densities are stacked along time."""
     body, length = eqn.params["jaxpr"], eqn.params["length"]
     num_consts, num_carry = _jax.scan_counts(eqn)
-    present: list[tuple[bool, bool]] = []
+    present: list[tuple[bool, ...]] = []
 
     def run(*arrays):
         consts, init = arrays[:num_consts], arrays[num_consts : num_consts + num_carry]
@@ -39,8 +39,9 @@ def scan_region(outer, eqn, values: Sequence[Value], key: Array, index: int) -> 
             inner = outer.inside(key)
             outs = [o.array for o in inner(body, [Value(a) for a in (*consts, *carry, *xs)])]
             made = [inner.made[i] for i in sorted(inner.made)]
-            present[:] = [(m.score is not None, m.control is not None) for m in made]
-            extra = [v.array for m in made for v in (m.score, m.control) if v is not None]
+            kept = [(m.score, m.control, m.baseline) for m in made]
+            present[:] = [tuple(v is not None for v in each) for each in kept]
+            extra = [v.array for each in kept for v in each if v is not None]
             return outs[:num_carry], (outs[num_carry:], extra)
 
         carry, (ys, extra) = jax.lax.scan(
@@ -57,10 +58,10 @@ def scan_region(outer, eqn, values: Sequence[Value], key: Array, index: int) -> 
     n = len(eqn.outvars)
     extra = iter(outs[n:])
     made = []
-    for has_score, has_control in present:
-        score = next(extra) if has_score else None
-        control = _summed(next(extra)) if has_control else None
-        made.append(Made(score=score, control=control))
+    for each in present:
+        score, control, baseline = (next(extra) if has else None for has in each)
+        control = None if control is None else _summed(control)
+        made.append(Made(score=score, control=control, baseline=baseline))
     return outs[:n], made
 
 
