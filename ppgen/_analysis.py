@@ -57,6 +57,11 @@ class Choice:
         """Whether other draws may serve as its baseline."""
         return any(s.template.leave_one_out for s in self.specs)
 
+    @property
+    def coupled(self) -> bool:
+        """Whether other draws depend on it."""
+        return any(s.template.coupled for s in self.specs)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pathwise:
@@ -221,7 +226,7 @@ class _Walk:
         places: list[Alignment] = [(-1 - d, "=") for d in range(depth)]
         places += [(k, "=") for k in range(len(lanes) + len(spec.batch))]
         own = Influence(0, {index: tuple(places)}) if places else Influence(1 << index)
-        if spec.template.differentiable:
+        if spec.template.differentiable and not getattr(spec.template, "assume_smooth", False):
             details = {"batch": lanes + spec.batch, "dist": spec.family, "smooth": False}
             details |= {"estimator": type(spec.template).__name__, "exogenous": False}
             number = self.mark(id(eqn), Pathwise(spec.name, spec.where, details))

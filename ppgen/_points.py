@@ -20,6 +20,8 @@ from ppgen._surrogate import magic_box
 from ppgen._weighted import Slot, Value, at_base, at_first_point, lift
 from ppgen.estimators._base import AbstractEstimator, Points
 
+_PRUNING = 0x9E3779B9  # apart from the small numbers by which estimators may split their key
+
 POINT_LIMIT = 1 << 20
 """Joint points of one choice beyond which it is refused."""
 
@@ -101,7 +103,7 @@ def make(
         if joint:
             value, weight = _combination(estimator)(value, weight, joint, spec)
         if estimator.pruned:
-            value, weight = _one_of(value, weight, jax.random.fold_in(key, 1))
+            value, weight = _one_of(value, weight, jax.random.fold_in(key, _PRUNING))
         return [value, weight, *_controls(points, lanes)]
 
     value, weight, *control = lift(several, operands)

@@ -117,8 +117,11 @@ class _Weigher:
         if not scores:
             return value
         draws = self.draws
-        leave_one_out = draws is not None and any(
-            self.analysis.choices[i].leave_one_out for i in influence.choices()
+        choices = {i: self.analysis.choices[i] for i in influence.choices()}
+        scored = [c for i, c in choices.items() if self.scored >> i & 1]
+        # One baseline serves all scores of the term, and has to be independent of each of them.
+        leave_one_out = draws is not None and (
+            any(c.leave_one_out for c in scored) and not any(c.coupled for c in scored)
         )
 
         def weigh(cost, *scores):

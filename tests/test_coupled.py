@@ -96,11 +96,6 @@ def test_the_other_draws_are_no_baseline(monkeypatch):
         assert_unbiased(f, theta, order=1, exact=exact, samples=5_000, detect=1.0, draws=2)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="a leave-one-out baseline of one site of a term is applied to the scores of all of them",
-)
 def test_beside_a_site_with_a_leave_one_out_baseline():
     def f(t):
         a = ppgen.draw(dist.Bernoulli(logits=t[0]), grad=ScoreFunction())

@@ -52,6 +52,8 @@ class AbstractEstimator(eqx.Module):
           exchanged all at once (DisARM, REBAR), not one element at a time nor in all combinations.
           Where the set is not of first order it has a `score`: scores add up over the elements, and
           weights (which must be constants) are averaged.
+        - `coupled` (default false): the points of one draw depend on those of the others, so that
+          no other draw's cost is a baseline for it.
         - `pruned` (default false), for first-order sets: evaluate the cost at only one of the other
           points, picked at random, with its weight multiplied accordingly.
         - `fixed_points` (default false): the points are the same whatever the parameters.
@@ -71,6 +73,7 @@ class AbstractEstimator(eqx.Module):
     biased: eqx.AbstractClassVar[bool]
     first_order: eqx.AbstractClassVar[bool]
     together: ClassVar[bool] = False
+    coupled: ClassVar[bool] = False
     fixed_points: ClassVar[bool] = False
     relaxed: ClassVar[bool] = False
 

@@ -29,7 +29,7 @@ class _Coupled(AbstractEstimator):
     first_order: ClassVar[bool] = False
     # Not while the program is staged: only the run knows of the other draws.
     in_place: ClassVar[bool] = False
-    # The cost of the other draws depends on this one.
+    coupled: ClassVar[bool] = True
     leave_one_out: ClassVar[bool] = False
 
     estimator: AbstractEstimator = Reparameterize()
