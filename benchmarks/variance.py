@@ -1,15 +1,15 @@
-"""Variance times time of a gradient: ppgen's estimators against NumPyro's and plain REINFORCE.
+"""Variance times time of a gradient: ppgen's estimators, NumPyro's, and plain REINFORCE.
 
-Five objectives. For each, every contender estimates the gradient of the same expectation by the same
-parameters. What counts is the variance of the gradient, summed over its entries, times the time that
-one gradient takes: the time that a given accuracy takes, up to a constant.
+Five objectives. For each, every contender estimates the gradient of the same expectation by the
+same parameters. What counts is the variance of the gradient, summed over its entries, times the
+time that one gradient takes: the time that a given accuracy takes, up to a constant.
 
     pip install funsor                       # for NumPyro's TraceEnum_ELBO
     python benchmarks/variance.py            # prints, and writes benchmarks/variance.md
     python benchmarks/variance.py --samples 200 --repetitions 5 --out /dev/null
 
-Plain REINFORCE is the estimator of GenJAX's `vi` without baselines: the whole cost times the score of
-all choices, written out here in a few lines. Rows say what was refused by whom, and why.
+Plain REINFORCE is the estimator of GenJAX's `vi` without baselines: the whole cost times the score
+of all choices, written out here in a few lines. Rows say what was refused by whom, and why.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from ppgen.inference import elbo
 
 
 class Task(NamedTuple):
-    """An evidence bound; `by_hand` is its exact gradient, where that can be written in a few lines."""
+    """An evidence bound; `by_hand` is its exact gradient, where that takes a few lines."""
 
     name: str
     model: Callable
@@ -307,6 +307,8 @@ def contenders(task: Task) -> dict[str, Callable]:
 
 
 class Result(NamedTuple):
+    """What was measured of one contender."""
+
     mean: np.ndarray
     variance: float
     error: float
@@ -417,9 +419,9 @@ def report(sections: list[str], options: Any) -> str:
 {jax.default_backend()} (load {os.getloadavg()[0]:.1f} at the end); Python \
 {platform.python_version()}, {versions}; seed {options.seed}. Command: `{command}`.
 
-Variances from {options.samples} gradients, summed over the entries, ± a standard error; zero where
-gradients differ by rounding only. Times are medians of {options.repetitions}, contenders interleaved
-in random order. "Mean − first" is the distance of the mean gradient from that of the first row of
+Variances from {options.samples} gradients, summed over the entries, ± a standard error; zero
+where gradients differ by rounding only. Times are medians of {options.repetitions}, contenders
+interleaved in random order. "Mean − first" is the distance of the mean gradient from that of the first row of
 ppgen: what a contender with variance v may show is about the root of v / {options.samples}.
 """
     return "\n".join([head, *(s + "\n" for s in sections)])

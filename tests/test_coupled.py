@@ -92,6 +92,7 @@ def test_the_other_draws_are_no_baseline(monkeypatch):
     theta = jnp.array(0.2)
     assert_unbiased(f, theta, order=1, exact=exact, samples=5_000, detect=1.0, draws=2)
     monkeypatch.setattr(Antithetic, "leave_one_out", True)
+    monkeypatch.setattr(Antithetic, "coupled", False)
     with pytest.raises(AssertionError, match="biased"):
         assert_unbiased(f, theta, order=1, exact=exact, samples=5_000, detect=1.0, draws=2)
 

@@ -158,6 +158,8 @@ def _has_derivative(estimator: AbstractEstimator, d: Distribution) -> bool:
         built = structure.build([new.get(i, x) for i, x in enumerate(leaves)])
         return jax.tree.leaves(estimator(jax.random.key(0), built))
 
+    if not moving:  # numbers, by which nobody differentiates
+        return True
     try:
         jax.eval_shape(jax.jacfwd(points), [jnp.asarray(leaves[i]) for i in moving])
     except DerivativeError:
