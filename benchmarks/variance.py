@@ -421,8 +421,8 @@ def report(sections: list[str], options: Any) -> str:
 
 Variances from {options.samples} gradients, summed over the entries, ± a standard error; zero
 where gradients differ by rounding only. Times are medians of {options.repetitions}, contenders
-interleaved in random order. "Mean − first" is the distance of the mean gradient from that of the first row of
-ppgen: what a contender with variance v may show is about the root of v / {options.samples}.
+interleaved in random order. "Mean − first" is the distance of the mean gradient from that of
+`ppgen, auto`: with a variance v it is about the root of v / {options.samples}, if unbiased.
 """
     return "\n".join([head, *(s + "\n" for s in sections)])
 

@@ -67,7 +67,7 @@ def baseline_loss(f: Callable[..., Any], *, draws: int = 1, has_aux: bool = Fals
 
 def _loss(prepared: Prepared, key: Array) -> Array:
     run = prepared.evaluate(key, None)
-    wanted = {i: m for i, m in run.made.items() if m.baseline is not None}
+    wanted: dict[int, Any] = {i: m for i, m in run.made.items() if m.baseline is not None}
     choices = prepared.analysis.choices
     plain = [i for i, m in wanted.items() if not m.score.leading and not choices[i].together]
     if len(plain) < len(wanted) or not wanted:

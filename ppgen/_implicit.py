@@ -1,5 +1,8 @@
 """Implicit reparameterisation: samples that follow their distribution function."""
 
+# pyright: reportArgumentType=false, reportOperatorIssue=false
+# (NumPyro annotates what distributions return more widely than what they do return.)
+
 from __future__ import annotations
 
 import math

@@ -49,10 +49,11 @@ def perturbed_scan(
 
             def one(eqn, operands, key, i, joint):
                 value, made = make(eqn, operands, key, i, joint)
+                weights: Any = made
                 if i not in weighted:
                     return value, made
-                bases.append(made.base.array)
-                others.append(made.slots.array)
+                bases.append(weights.base.array)
+                others.append(weights.slots.array)
                 now = (choice == i) & ((time == t) | (not alone[i]))
                 chosen = jnp.where(now, point, 0)
                 x = jax.lax.dynamic_index_in_dim(value.array, chosen, keepdims=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -122,7 +122,8 @@ def _controls(points: Points, lanes: Sequence[int]) -> list[Array]:
     """The control terms of a choice, elementwise where they are, as a list of one or none."""
     control = points.control
     if points.baseline is not None:
-        own = points.baseline * (1 - magic_box(points.score))
+        score: Any = points.score
+        own = points.baseline * (1 - magic_box(score))
         control = own if control is None else own + control
     return [] if control is None else [control]
 

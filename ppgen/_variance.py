@@ -216,14 +216,14 @@ def _label(choice: Choice) -> str:
     return str(choice)
 
 
-def _short(estimator: AbstractEstimator) -> str:
+def _short(estimator: Any) -> str:
     """The estimator as one writes it: the class and what is not by default."""
     given = []
     for field in dataclasses.fields(estimator):
         value = getattr(estimator, field.name)
         default = field.default
         if default is dataclasses.MISSING or not (value is default or _same(value, default)):
-            shown = _short(value) if isinstance(value, eqx.Module) else value
+            shown = _short(value) if dataclasses.is_dataclass(value) else value
             given.append(f"{field.name}={shown}")
     return f"{type(estimator).__name__}({', '.join(given)})"
 

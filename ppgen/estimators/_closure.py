@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -35,7 +35,7 @@ class Closure(eqx.Module):
 def with_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function as a pytree; an `eqx.Module` is one already."""
     if isinstance(function, eqx.Module):
-        return function
+        return cast(Any, function)
     return Closure(list(_arrays(function).values()), function)
 
 

@@ -67,7 +67,8 @@ class ControlVariate(AbstractEstimator):
             order: 1, or 2 for the square terms too.
         """
         expansion = Taylor(function, order)
-        return cls(estimator, expansion, expansion.mean)
+        make: Any = cls
+        return make(estimator, expansion, expansion.mean)
 
     @property
     def differentiable(self) -> bool:

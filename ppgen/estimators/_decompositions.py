@@ -161,7 +161,8 @@ def _normal(key: Array, d: Distribution, base: Any) -> Points:
 def _transformed(key: Array, d: Distribution, base: Any) -> Points:
     # What a function does to a measure it does to a difference of measures, if it is the same one.
     inner = base.base_dist.expand(d.batch_shape)
-    points = decomposition(inner)(key, inner, stripped(inner))
+    rule: Any = decomposition(inner)
+    points = rule(key, inner, stripped(inner))
     value = points.value
     for transform in _constant(base.transforms):
         value = transform(value)

@@ -84,8 +84,8 @@ DISTRIBUTIONS: dict[str, tuple[Callable[..., Distribution], dict[str, str]]] = {
 
 ESTIMATORS: dict[str, AbstractEstimator] = {
     "Reparameterize": Reparameterize(),
-    "Antithetic": Antithetic(),
-    "QuasiMonteCarlo": QuasiMonteCarlo(),
+    "Antithetic": Antithetic(),  # pyright: ignore[reportCallIssue]
+    "QuasiMonteCarlo": QuasiMonteCarlo(),  # pyright: ignore[reportCallIssue]
     "ScoreFunction": ScoreFunction(),
     "ScoreFunction, constant baseline": ScoreFunction(baseline=0.7),
     "ScoreFunction, moving average": ScoreFunction(
