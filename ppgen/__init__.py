@@ -17,6 +17,7 @@ try:
 except _PackageNotFoundError:  # a checkout on sys.path that nobody installed
     __version__ = "0+unknown"
 
+from ppgen._baseline_loss import baseline_loss as baseline_loss
 from ppgen._check import check as check
 from ppgen._choose import draw as draw
 from ppgen._errors import PpgenError as PpgenError
@@ -27,12 +28,24 @@ from ppgen._functional import init_params as init_params
 from ppgen._programs import Trace as Trace
 from ppgen._programs import log_density as log_density
 from ppgen._programs import simulate as simulate
+from ppgen._variance import variance as variance
 from ppgen._with_estimators import with_estimators as with_estimators
+from ppgen.estimators import ARM as ARM
+from ppgen.estimators import REBAR as REBAR
+from ppgen.estimators import RELAX as RELAX
 from ppgen.estimators import AbstractEstimator as AbstractEstimator
+from ppgen.estimators import Antithetic as Antithetic
+from ppgen.estimators import ControlVariate as ControlVariate
+from ppgen.estimators import DisARM as DisARM
 from ppgen.estimators import Enumerate as Enumerate
+from ppgen.estimators import GumbelSoftmax as GumbelSoftmax
 from ppgen.estimators import LeaveOneOut as LeaveOneOut
 from ppgen.estimators import MeasureValued as MeasureValued
 from ppgen.estimators import MovingAverage as MovingAverage
 from ppgen.estimators import Points as Points
+from ppgen.estimators import QuasiMonteCarlo as QuasiMonteCarlo
 from ppgen.estimators import Reparameterize as Reparameterize
 from ppgen.estimators import ScoreFunction as ScoreFunction
+from ppgen.estimators import StraightThrough as StraightThrough
+from ppgen.estimators import Taylor as Taylor
+from ppgen.estimators import UnorderedSet as UnorderedSet

@@ -13,6 +13,7 @@ from ppgen._discontinuity import discontinuity
 from ppgen._errors import BiasedEstimatorError, DiscontinuityError
 from ppgen._influence import NONE, Alignment, Influence, bits, join, mixing, propagate
 from ppgen._lower import CUSTOM, REMATS, choice_specs
+from ppgen._markov import sums_over_points
 from ppgen._primitives import (
     CALLS,
     DENSITY_SCOPE,
@@ -47,14 +48,19 @@ class Choice:
         return "|".join(dict.fromkeys(spec.name for spec in self.specs))
 
     @property
-    def has_baseline(self) -> bool:
+    def controlled(self) -> bool:
         """Whether control terms come with it."""
-        return any(getattr(s.template, "baseline", None) is not None for s in self.specs)
+        return any(s.template.controlled for s in self.specs)
 
     @property
     def leave_one_out(self) -> bool:
         """Whether other draws may serve as its baseline."""
-        return any(getattr(s.template, "leave_one_out", False) for s in self.specs)
+        return any(s.template.leave_one_out for s in self.specs)
+
+    @property
+    def coupled(self) -> bool:
+        """Whether other draws depend on it."""
+        return any(s.template.coupled for s in self.specs)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -220,7 +226,7 @@ class _Walk:
         places: list[Alignment] = [(-1 - d, "=") for d in range(depth)]
         places += [(k, "=") for k in range(len(lanes) + len(spec.batch))]
         own = Influence(0, {index: tuple(places)}) if places else Influence(1 << index)
-        if spec.template.differentiable:
+        if spec.template.differentiable and not getattr(spec.template, "assume_smooth", False):
             details = {"batch": lanes + spec.batch, "dist": spec.family, "smooth": False}
             details |= {"estimator": type(spec.template).__name__, "exogenous": False}
             number = self.mark(id(eqn), Pathwise(spec.name, spec.where, details))
@@ -327,16 +333,25 @@ class _Walk:
                 return axis, mode
             return (time, toward) if mode in ("=", toward) else None
 
+        def summed(axis: int, mode: str) -> Alignment:
+            return axis, mode
+
         consts = list(ins[:num_consts])
         carry = list(ins[num_consts : num_consts + num_carry])
         xs = [i.move(enter) for i in ins[num_consts + num_carry :]]
         start = counter.next
+        # Where the state before a step is summed over, what the step returns depends on the choices
+        # of that step alone.
+        own = range(0)
+        if sums_over_points(eqn):
+            own = range(start, start + len(choices_of_equation(eqn)))
         while True:
             counter.next = start
             outs = self.inner(
                 eqn.params["jaxpr"], consts + carry + xs, counter, depth=depth + 1, checked=checked
             )
-            new = [join(c, o.move(carried)) for c, o in zip(carry, outs[:num_carry], strict=True)]
+            moved = [o.move(carried, own, summed) for o in outs[:num_carry]]
+            new = [join(c, o) for c, o in zip(carry, moved, strict=True)]
             if new == carry:
                 break
             carry = new
@@ -389,6 +404,10 @@ def _of_distribution(eqn: _jax.Eqn, ins: Sequence[Influence]) -> Influence:
     lanes, mapped = eqn.params["lanes"], eqn.params["mapped"]
     n = spec.num_dist
     rest = [i.all_mixed() for i in ins[n:]]
+    if len(rest) == 1 and getattr(spec.template, "baseline", None) is not None:
+        # A baseline has an element for each of the batch.
+        elementwise = eqn.invars[n].aval.shape == lanes + spec.batch
+        rest = [ins[n]] if elementwise else rest
     if not any(i.aligned for i in ins[:n]):
         return join(*ins[:n], *rest)
     shape = jax.ShapeDtypeStruct(lanes + spec.shape, spec.dtype)

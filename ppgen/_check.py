@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -83,7 +84,11 @@ def _report(f: Callable, args: tuple, kwargs: dict, draws: int, has_aux: bool) -
             f"{joined([s.name for s in sites])} reaches {what} at {file_and_line(line)}"
             for what, line, sites in analysis.discontinuities
         )
-        found.append(Report(title, tuple(rows), terms, jumps, "", True))
+        picks = tuple(
+            f"{name}: {type(p.estimator).__name__}, because {p.reason}"
+            for name, p in prepared.automatic.picks.items()
+        )
+        found.append(Report(title, tuple(rows), terms, jumps, "", True, picks))
         if not jumps:
             # What only the evaluation finds: joint supports too large, estimators that fail.
             key = jax.eval_shape(lambda: jax.random.key(0))
@@ -104,6 +109,7 @@ def _report(f: Callable, args: tuple, kwargs: dict, draws: int, has_aux: bool) -
 
 
 def _title(f: Callable) -> str:
+    f = inspect.unwrap(f)
     name = getattr(f, "__qualname__", type(f).__name__).replace("<locals>.", "")
     code = getattr(f, "__code__", None)
     if code is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpyro
 from jax import Array
 from numpyro.distributions import Distribution, ExpandedDistribution
@@ -105,6 +106,10 @@ def estimator_for(dist: Distribution, asked: Any, *, name: str, where: str) -> A
             break
     if asked is None:
         return _DEFAULTS[0] if has_pathwise_derivative(dist) else _DEFAULTS[1]
+    if asked == "auto":
+        from ppgen._auto import automatic_estimator
+
+        asked = automatic_estimator(name, dist)
     if not isinstance(asked, AbstractEstimator):
         raise EstimatorError(
             f"expected a gradient estimator, got {asked!r}",
@@ -140,6 +145,7 @@ def describe_choice(
     leaves, structure = flatten(dist)
     estimator_leaves, rebuild = split_arrays(estimator)
     sample = sample_shape(dist, leaves)
+    relaxed = estimator.relaxed and not jnp.issubdtype(sample.dtype, jnp.inexact)
     spec = ChoiceSpec(
         name=name,
         where=where,
@@ -148,7 +154,7 @@ def describe_choice(
         estimator=rebuild,
         template=estimator,
         shape=sample.shape,
-        dtype=sample.dtype,
+        dtype=jnp.dtype(jnp.result_type(float)) if relaxed else sample.dtype,
         batch=tuple(dist.batch_shape),
         family=_family(dist),
         event=reinterpreted + dist.event_dim,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,13 @@ from jax import Array
 
 from ppgen import _jax
 from ppgen._analysis import choices_of_equation
-from ppgen._errors import DensityError
+from ppgen._errors import DensityError, EstimatorError
+from ppgen._influence import Influence
 from ppgen._lower import REMATS, _refuse
-from ppgen._points import Made
+from ppgen._markov import own_choices, sums_over_points
+from ppgen._markov_scan import markov_scan
+from ppgen._perturbed_scan import perturbed_scan
+from ppgen._points import POINT_LIMIT, Made, make
 from ppgen._primitives import CALLS, ChoiceSpec, is_random, over_lanes
 from ppgen._regions import cond_region, remat_region, scan_region, while_region
 from ppgen._weighted import Value, lift
@@ -37,6 +42,7 @@ class Run:
         first: Mapping[int, int] | None = None,
         joint: Mapping[int, Collection[int]] | None = None,
         live: frozenset[int] | None = None,
+        influence: Callable[[Any], Influence] | None = None,
     ) -> None:
         """Prepare a pass.
 
@@ -48,16 +54,22 @@ class Run:
             joint: for each choice, the batch axes that cannot be treated as independent; by
                 default all of them.
             live: ids of the top-level equations to evaluate; by default all of them.
+            influence: what is known to influence a variable.
         """
         self.key, self.make = key, make
-        self.first, self.joint, self.live = first, joint, live
+        self.first, self.joint, self.live, self.influence = first, joint, live, influence
         self.env: dict[_jax.Var, Value] = {}
         self.made: dict[int, Made] = {}
+        self.specs: dict[int, ChoiceSpec] = {}
         self._keys = self._choices = 0
 
     def read(self, v: Any) -> Value:
         """The value of a variable or literal."""
         return Value(v.val) if isinstance(v, _jax.Literal) else self.env[v]
+
+    def inside(self, key: Array, joint: Mapping[int, Collection[int]] | None = None) -> Run:
+        """A pass over a jaxpr that this one calls."""
+        return Run(key, self.make, joint=joint)
 
     def next_key(self) -> Array:
         """A key for the next random equation."""
@@ -81,13 +93,14 @@ class Run:
         name = eqn.primitive.name
         if name == "marker":
             return [Value(checked(eqn, values[0].array), *values[0][1:])]
+        _check_joint_points(eqn, values, self.specs)
         if not is_random(eqn):
             return lift(lambda *arrays: _jax.bind(eqn, arrays), values)
         with _jax.at_line_of(eqn):
             if name == "fresh_key":
                 return [Value(_fresh_key(self.next_key(), eqn))]
             if name in CALLS:
-                inner = Run(self.next_key(), self.make)
+                inner = self.inside(self.next_key())
                 return inner(_jax.subjaxprs(eqn)[0], values)
             made = choices_of_equation(eqn)
             index = self._choices if self.first is None else self.first.get(id(eqn), 0)
@@ -95,19 +108,48 @@ class Run:
             if name == "random_choice":
                 axes = range(len(made[0].shape))
                 joint = axes if self.joint is None else self.joint.get(index, ())
+                self.specs[index] = made[0].specs[0]
                 value, result = self.make(eqn, values, self.next_key(), index, tuple(joint))
                 self.made[index] = result
                 return [value]
             rule = _REGIONS.get(name)
             if rule is None:
                 _refuse(eqn, [])
-            outs, results = rule(Run, eqn, values, self.next_key(), self.make, index)
+            outs, results = rule(self, eqn, values, self.next_key(), index)
             self.made.update({index + i: result for i, result in enumerate(results)})
             return outs
 
 
+def _check_joint_points(
+    eqn: _jax.Eqn, values: Sequence[Value], specs: Mapping[int, ChoiceSpec]
+) -> None:
+    """Refuse a function of more joint values than a machine holds, before it is compiled."""
+    sizes = {a: v.array.shape[k + bool(v.slots)] for v in values for k, a in enumerate(v.axes)}
+    if math.prod(sizes.values()) <= POINT_LIMIT:
+        return
+    found = [specs[a] for a in sizes if a in specs]
+    names = list(dict.fromkeys(repr(s.name) for s in found))
+    shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    values_of = " x ".join(map(str, dict.fromkeys(sizes.values())))
+    raise EstimatorError(
+        f"a value computed at {_jax.where(eqn)} depends jointly on {len(sizes)} enumerated choices "
+        f"({shown}) of {values_of} values each: more than {POINT_LIMIT:,} joint values",
+        site=found[-1].name if found else None,
+        where=found[-1].where if found else None,
+        instead="a cost that is a sum of terms with few of them each, or ScoreFunction() at some",
+    )
+
+
+def _scan_region(run: Run, eqn: _jax.Eqn, values: Sequence[Value], key: Array, index: int):
+    if run.make is make and sums_over_points(eqn):
+        return markov_scan(run, eqn, values, key, index)
+    if run.make is make and any(s.template.weighted for s in own_choices(eqn.params["jaxpr"])):
+        return perturbed_scan(run, eqn, values, key, index)
+    return scan_region(run, eqn, values, key, index)
+
+
 _REGIONS = {
-    "scan": scan_region,
+    "scan": _scan_region,
     "cond": cond_region,
     "while": while_region,
     **dict.fromkeys(REMATS, remat_region),
@@ -147,4 +189,4 @@ def plain(eqn, operands: Sequence[Value], key: Array, index: int, joint: Sequenc
         key,
         [v.array for v in operands],
     )
-    return Value(jax.lax.stop_gradient(sample)), Made()
+    return Value(jax.lax.stop_gradient(sample).astype(spec.dtype)), Made()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,14 @@ from jax import Array
 
 from ppgen import _jax
 from ppgen._analysis import Analysis, analyse
+from ppgen._auto import EVALUATIONS, Automatic, picking
 from ppgen._costs import Terms
-from ppgen._errors import CostError, EstimatorError
+from ppgen._draws import drawn_together
+from ppgen._errors import ControlFlowError, CostError, EstimatorError
 from ppgen._evaluate import Run, plain
+from ppgen._fuse import fuse
 from ppgen._lower import lower, needs_lowering
+from ppgen._markov import asks_for_paths
 from ppgen._points import make
 from ppgen._stage import Staged, stage
 from ppgen._surrogates import joint_axes, surrogates
@@ -104,21 +109,49 @@ def expectation(
 class Prepared:
     """A staged, lowered and analysed cost: everything that does not depend on the key."""
 
-    def __init__(self, staged: Staged, jaxpr: Any, analysis: Analysis) -> None:
+    def __init__(
+        self, staged: Staged, jaxpr: Any, analysis: Analysis, automatic: Automatic
+    ) -> None:
         self.staged, self.jaxpr, self.analysis = staged, jaxpr, analysis
+        self.automatic = automatic
         self.terms = Terms(_jax.open_jaxpr(jaxpr)[0], analysis)
+        self.joint = joint_axes(analysis, self.terms)
+
+    def size(self) -> int:
+        """How many numbers a run computes, loops included: what estimators are compared by.
+
+        Raises:
+            EstimatorError: a joint support that no machine holds.
+        """
+
+        def numbers(jaxpr: Any) -> int:
+            total = 0
+            for eqn in _jax.open_jaxpr(jaxpr)[0].eqns:
+                inner = sum(map(numbers, _jax.subjaxprs(eqn)))
+                own = sum(math.prod(getattr(v.aval, "shape", ())) for v in eqn.outvars)
+                total += inner * eqn.params.get("length", 1) if inner else own
+            return total
+
+        return numbers(jax.make_jaxpr(lambda key: self.run(key, None))(jax.random.key(0)))
 
     def run(self, key: Array, draws: tuple[str, int] | None) -> list[Any]:
         """One run: the surrogate of the cost, and the auxiliary outputs."""
+        run = self.evaluate(key, draws)
+        return surrogates(self.jaxpr, self.analysis, self.terms, run, draws)
+
+    def evaluate(self, key: Array, draws: tuple[str, int] | None) -> Run:
+        """One pass, up to the terms of the cost."""
         run = Run(
             key,
             make,
             first=self.analysis.first,
-            joint=joint_axes(self.analysis, self.terms),
+            joint=self.joint,
             live=self.terms.needed,
+            influence=self.analysis.of,
         )
-        run(self.jaxpr, [])
-        return surrogates(self.jaxpr, self.analysis, self.terms, run, draws)
+        with drawn_together(draws):
+            run(self.jaxpr, [])
+        return run
 
 
 def prepare(
@@ -141,11 +174,50 @@ def prepare(
         cost, aux = out if has_aux else (out, None)
         return (_checked(cost), aux) if has_aux else _checked(cost)
 
-    staged = stage(cost_first)
-    jaxpr = lower(staged.jaxpr) if needs_lowering(staged.jaxpr) else staged.jaxpr
-    analysis = analyse(jaxpr, allow_biased=allow_biased, strict=strict)
-    _check_estimators(analysis, allow_biased, draws)
-    return Prepared(staged, jaxpr, analysis)
+    automatic = Automatic()
+    prepared = _analysed(cost_first, automatic, allow_biased, draws, strict, first=True)
+    if not automatic.facts:
+        return prepared
+    automatic.pick(prepared, draws)
+    budget = EVALUATIONS * prepared.size()
+    while True:
+        prepared = _analysed(cost_first, automatic, allow_biased, draws, strict, first=False)
+        try:
+            if prepared.size() <= budget:
+                return prepared
+        except (EstimatorError, ControlFlowError):
+            if not automatic.demote(prepared, draws):
+                raise
+        else:
+            if not automatic.demote(prepared, draws):
+                return prepared
+
+
+def _analysed(
+    thunk: Callable[[], Any],
+    automatic: Automatic,
+    allow_biased: bool,
+    draws: int,
+    strict: bool,
+    *,
+    first: bool,
+) -> Prepared:
+    with picking(automatic):
+        staged = stage(thunk)
+    # What sites begin with that are to be picked for may be unsound: the analysis says where.
+    strict = strict and not (first and automatic.facts)
+    prepared = None
+    for unroll in (False, True):
+        jaxpr = staged.jaxpr
+        if needs_lowering(jaxpr):
+            jaxpr = lower(jaxpr, unroll=unroll)
+            jaxpr = jaxpr if unroll else fuse(jaxpr)
+        analysis = analyse(jaxpr, allow_biased=allow_biased, strict=strict)
+        _check_estimators(analysis, allow_biased, draws)
+        prepared = Prepared(staged, jaxpr, analysis, automatic)
+        if unroll or not asks_for_paths(jaxpr, analysis, prepared.terms, prepared.joint):
+            break
+    return prepared
 
 
 def _check_estimators(analysis: Analysis, allow_biased: bool, draws: int) -> None:
@@ -217,7 +289,7 @@ def seeded(thunk: Callable[[], Any], key: Array, params: str = "error") -> Any:
     key = _jax.typed_key(key)
     with _jax.varying_like(key):
         staged = stage(thunk, params=params)
-        jaxpr = lower(staged.jaxpr) if needs_lowering(staged.jaxpr) else staged.jaxpr
+        jaxpr = lower(staged.jaxpr, sampling=True) if needs_lowering(staged.jaxpr) else staged.jaxpr
     outs: list[Value] = Run(key, plain)(jaxpr, [])
     # A branch with choices that would stand for several points has an axis for its only one.
     return staged.unflatten([at_first_point(o) for o in outs])

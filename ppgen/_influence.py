@@ -10,7 +10,7 @@ enumeration in plates gain from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
 from ppgen import _jax
@@ -41,13 +41,29 @@ class Influence(NamedTuple):
             return self
         return Influence(self.mixed | _set_of(self.aligned), {}, self.pathwise)
 
-    def move(self, axis: Callable[[int, str], Alignment]) -> Influence:
-        """The influence after each aligned axis went where `axis` says."""
+    def jumbled(self) -> Influence:
+        """The influence on what may depend on any element; the steps of loops around stay apart."""
+        return self.move(lambda axis, mode: (axis, mode) if axis < 0 else None)
+
+    def move(
+        self,
+        axis: Callable[[int, str], Alignment],
+        special: Collection[int] = (),
+        special_axis: Callable[[int, str], Alignment] | None = None,
+    ) -> Influence:
+        """The influence after each aligned axis went where `axis` says.
+
+        Args:
+            axis: where an axis goes.
+            special: choices whose axes go where `special_axis` says instead.
+            special_axis: where those go.
+        """
         if not self.aligned:
             return self
         mixed, aligned = self.mixed, {}
         for choice, places in self.aligned.items():
-            new = tuple(None if p is None else axis(*p) for p in places)
+            to = special_axis if special_axis is not None and choice in special else axis
+            new = tuple(None if p is None else to(*p) for p in places)
             if any(new):
                 aligned[choice] = new
             else:
@@ -133,10 +149,7 @@ def _shape(eqn: _jax.Eqn, i: int = 0) -> tuple[int, ...]:
 def _elementwise(eqn, ins):
     shape = eqn.outvars[0].aval.shape
     return join(
-        *(
-            i if not i.aligned or _shape(eqn, n) == shape else i.all_mixed()
-            for n, i in enumerate(ins)
-        )
+        *(i if not i.aligned or _shape(eqn, n) == shape else i.jumbled() for n, i in enumerate(ins))
     )
 
 
@@ -162,7 +175,7 @@ def _broadcast(eqn, ins):
     shape, new = _shape(eqn), eqn.params["shape"]
     # Stretching an axis of length one leaves every element depending on the one there was.
     moved = _kept(lambda k: where[k] if shape[k] == new[where[k]] else None, ins[0])
-    return join(moved, *(i.all_mixed() for i in ins[1:]))
+    return join(moved, *(i.jumbled() for i in ins[1:]))
 
 
 def _reshape(eqn, ins):
@@ -200,18 +213,18 @@ def _same_size(eqn, ins):
     """Axes that keep their length keep their alignment (slices, pads); indices mix."""
     old, new = _shape(eqn), eqn.outvars[0].aval.shape
     moved = _kept(lambda k: k if old[k] == new[k] else None, ins[0])
-    return join(moved, *(i.all_mixed() for i in ins[1:]))
+    return join(moved, *(i.jumbled() for i in ins[1:]))
 
 
 def _pad(eqn, ins):
     padded = [k for k, p in enumerate(eqn.params["padding_config"]) if tuple(p) != (0, 0, 0)]
-    return join(_kept(_without(padded, keep_rank=True), ins[0]), ins[1].all_mixed())
+    return join(_kept(_without(padded, keep_rank=True), ins[0]), ins[1].jumbled())
 
 
 def _dynamic_update_slice(eqn, ins):
     whole, part = _shape(eqn, 0), _shape(eqn, 1)
     moved = [_kept(lambda k: k if whole[k] == part[k] else None, i) for i in ins[:2]]
-    return join(*moved, *(i.all_mixed() for i in ins[2:]))
+    return join(*moved, *(i.jumbled() for i in ins[2:]))
 
 
 def _concatenate(eqn, ins):
@@ -268,7 +281,7 @@ def _conv(eqn, ins):
     plain = eqn.params["batch_group_count"] == 1
     batch, out = numbers.lhs_spec[0], numbers.out_spec[0]
     lhs = _kept(lambda k: out if k == batch and plain else None, ins[0])
-    return join(lhs, ins[1].all_mixed())
+    return join(lhs, ins[1].jumbled())
 
 
 def _gather(eqn, ins):
@@ -298,13 +311,13 @@ def _matrix(eqn, ins):
         rank = len(v.aval.shape)
         batch = min(len(_shape(eqn, n)) for n in range(len(eqn.invars))) - 2
         moved = [_kept(lambda k, b=batch: k if k < b else None, i) for i in ins]
-        outs.append(join(*moved) if rank >= batch else join(*(i.all_mixed() for i in ins)))
+        outs.append(join(*moved) if rank >= batch else join(*(i.jumbled() for i in ins)))
     return outs
 
 
 def mixing(eqn: _jax.Eqn, ins: Sequence[Influence]) -> list[Influence]:
     """The rule that is always sound: everything depends on everything."""
-    return [join(*(i.all_mixed() for i in ins))] * len(eqn.outvars)
+    return [join(*(i.jumbled() for i in ins))] * len(eqn.outvars)
 
 
 _ELEMENTWISE = """

@@ -190,18 +190,24 @@ def define_primitive(
     return primitive
 
 
-def define_marker(name: str, transpose: Callable | None = None) -> Primitive:
+def define_marker(
+    name: str, transpose: Callable | None = None, jvp: Callable | None = None
+) -> Primitive:
     """An identity primitive that differentiates, batches and compiles to nothing.
 
     Args:
         name: how jaxprs print it.
+        jvp: its JVP rule, `(primals, tangents, **params) -> (primal, tangent)`, instead.
         transpose: its transpose rule, `(cotangent, x, **params) -> [cotangent]`; by default the
             identity.
     """
     primitive = core.Primitive(name)
     primitive.def_abstract_eval(lambda x, **_: x)
     primitive.def_impl(lambda x, **_: x)
-    ad.deflinear2(primitive, transpose or (lambda ct, x, **_: [ct]))
+    if jvp is None:
+        ad.deflinear2(primitive, transpose or (lambda ct, x, **_: [ct]))
+    else:
+        ad.primitive_jvps[primitive] = jvp
     batching.primitive_batchers[primitive] = lambda values, dims, **params: (
         primitive.bind(*values, **params),
         dims[0],
@@ -240,4 +246,57 @@ def define_elementwise(name: str, value: Callable, derivative: Callable) -> Prim
     batching.defvectorized(primitive)
     ad.primitive_jvps[primitive] = derivative
     mlir.register_lowering(primitive, mlir.lower_fun(value, multiple_results=False))
+    return primitive
+
+
+def define_follower(name: str, derivative: Callable) -> Primitive:
+    """The identity in its first operand, which moves with the others by a rule of its own.
+
+    `primitive.bind(x, *parameters, functions=fs)` is `x`. Each of `fs` maps `(x, *parameters)` to
+    an array shaped as `x`; under `vmap` they are mapped too. The rule sees the primitive's *own
+    output* in place of `x`, so that it is differentiated in turn, to any order.
+
+    Args:
+        name: how jaxprs print it.
+        derivative: `(functions, parameters, tangents) -> tangent`, called with the functions
+            restricted to the parameters that move.
+    """
+    primitive = core.Primitive(name)
+    primitive.def_abstract_eval(lambda x, *_, **__: x)
+    primitive.def_impl(lambda x, *_, **__: x)
+    mlir.register_lowering(primitive, lambda ctx, x, *_, **__: [x])
+
+    def jvp(primals, tangents, *, functions):
+        x = primitive.bind(*primals, functions=functions)
+        parameters = primals[1:]
+        moving = [i for i, t in enumerate(tangents[1:]) if type(t) is not ad.Zero]
+        moving = [i for i in moving if jax.numpy.issubdtype(parameters[i].dtype, jax.numpy.inexact)]
+        if not moving:
+            return x, ad.Zero.from_primal_value(x)
+
+        def restricted(fn):
+            def of_moving(*moved):
+                full = dict(enumerate(parameters)) | dict(zip(moving, moved, strict=True))
+                return fn(x, *full.values())
+
+            return of_moving
+
+        return x, derivative(
+            [restricted(fn) for fn in functions],
+            [parameters[i] for i in moving],
+            [tangents[1 + i] for i in moving],
+        )
+
+    def batch(values, dims, *, functions):
+        size = next(v.shape[d] for v, d in zip(values, dims, strict=True) if d is not None)
+        x, *parameters = values
+        if dims[0] is None:
+            x = jax.numpy.broadcast_to(x, (size, *x.shape))
+        else:
+            x = jax.numpy.moveaxis(x, dims[0], 0)
+        mapped = tuple(jax.vmap(fn, (0, *dims[1:]), axis_size=size) for fn in functions)
+        return primitive.bind(x, *parameters, functions=mapped), 0
+
+    ad.primitive_jvps[primitive] = jvp
+    batching.primitive_batchers[primitive] = batch
     return primitive

@@ -2,12 +2,13 @@
 
 Sites become random choices, calls are inlined, a cost that is accumulated in the carry of a scan
 becomes a stacked output (so that each of its terms is seen), and a scan over choices that stand for
-several points is unrolled. Everything else is staged again as it was.
+several points is unrolled where it has to be. Everything else is staged again as it was.
 """
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from ppgen import _jax
 from ppgen._choose import bind_choice
 from ppgen._errors import ControlFlowError
+from ppgen._markov import markov, one_at_a_time
 from ppgen._primitives import CALLS, ChoiceSpec, equations, is_random, over_lanes
 
 UNROLL_LIMIT = 200_000
@@ -44,9 +46,34 @@ def needs_lowering(jaxpr: Any) -> bool:
     return any(e.primitive.name in ("sample_site", "random_choice") for e in equations(jaxpr))
 
 
-def lower(jaxpr: Any) -> Any:
-    """The lowered program, as a closed jaxpr without inputs."""
-    return jax.make_jaxpr(lambda: _run(jaxpr, ()))()
+def lower(jaxpr: Any, *, unroll: bool = False, sampling: bool = False) -> Any:
+    """The lowered program, as a closed jaxpr without inputs.
+
+    Args:
+        jaxpr: the staged program.
+        unroll: unroll every scan over choices that stand for several points.
+        sampling: unroll none, because every choice will be a single sample.
+    """
+    token = _scans.set("sampling" if sampling else "unroll" if unroll else "top")
+    try:
+        return jax.make_jaxpr(lambda: _run(jaxpr, ()))()
+    finally:
+        _scans.reset(token)
+
+
+# How scans over choices that stand for several points are lowered: kept where their structure
+# allows it, at the top level of the program only, or "unroll", or kept as for "sampling".
+_scans: contextvars.ContextVar = contextvars.ContextVar("ppgen_scans", default="unroll")
+
+
+@contextlib.contextmanager
+def _inside():
+    """Within a branch or loop, whose evaluation has no place for what such scans return."""
+    token = _scans.set("sampling" if _scans.get() == "sampling" else "unroll")
+    try:
+        yield
+    finally:
+        _scans.reset(token)
 
 
 def _run(jaxpr: Any, args: Sequence[Any], *, own_lines: bool = True) -> list[Any]:
@@ -63,7 +90,8 @@ def _run(jaxpr: Any, args: Sequence[Any], *, own_lines: bool = True) -> list[Any
         elif name in ("random_choice", "fresh_key") or not is_random(eqn):
             out = _jax.bind(eqn, values, own_line=own_lines)
         else:
-            with _jax.at_line_of(eqn):
+            inside = _inside() if name not in ("sample_site", "scan") else contextlib.nullcontext()
+            with _jax.at_line_of(eqn), inside:
                 out = _RULES.get(name, _refuse)(eqn, values)
         env.update(zip(eqn.outvars, out, strict=True))
     return [v.val if isinstance(v, _jax.Literal) else env[v] for v in jaxpr.outvars]
@@ -100,7 +128,7 @@ def _while(eqn: _jax.Eqn, values: list[Any]) -> list[Any]:
     cond, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
     n, m = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     several = [s for s in choice_specs(body) if s.template.weighted]
-    if several:
+    if several and _scans.get() != "sampling":
         raise ControlFlowError(
             f"{type(several[0].template).__name__}() stands for several points, each of which may "
             "leave the while_loop at another step",
@@ -130,18 +158,51 @@ def _scan(eqn: _jax.Eqn, values: list[Any]) -> list[Any]:
     consts = values[:num_consts]
     init, xs = values[num_consts : num_consts + num_carry], values[num_consts + num_carry :]
     several = [s for s in choice_specs(body) if s.template.weighted]
-    if several:
+    if several and not _is_kept(eqn, values):
         size = length * sum(1 for _ in equations(body))
         if size > UNROLL_LIMIT:
             raise ControlFlowError(
-                f"{type(several[0].template).__name__}() in a scan is unrolled, which would take "
-                f"{size:,} equations",
+                f"{type(several[0].template).__name__}() in a scan whose steps do not only depend "
+                f"on the step before: it would be unrolled, into {size:,} equations, and sum over "
+                f"the joint values of up to {length} steps",
                 site=several[0].name,
                 where=several[0].where,
-                instead="ScoreFunction() at this site",
+                instead="ScoreFunction() at this site, or a body that carries the last choices "
+                "and nothing else that depends on a choice",
             )
         return _unrolled(body, length, reverse, consts, init, xs)
 
+    with _inside():
+        return _loop(eqn, values)
+
+
+def _is_kept(eqn: _jax.Eqn, values: list[Any]) -> bool:
+    """Whether a scan over choices that stand for several points is evaluated as a loop."""
+    mode = _scans.get()
+    if mode != "top":
+        return mode == "sampling"
+    num_consts, num_carry = _jax.scan_counts(eqn)
+    with _inside():
+        try:
+            body = _jax.open_jaxpr(jax.make_jaxpr(_body(eqn, values))(*_one_step(eqn, values)))[0]
+        except ControlFlowError:
+            return False
+    return one_at_a_time(body) or markov(body, 0, num_carry) is not None
+
+
+def _one_step(eqn: _jax.Eqn, values: list[Any]) -> tuple[list[Any], list[Any]]:
+    """What one step gets, as shapes."""
+    num_consts, num_carry = _jax.scan_counts(eqn)
+    avals = [v.aval for v in _jax.open_jaxpr(eqn.params["jaxpr"])[0].invars[num_consts:]]
+    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals]
+    return shapes[:num_carry], shapes[num_carry:]
+
+
+def _body(eqn: _jax.Eqn, values: list[Any]) -> Any:
+    """The body as a function of carry and input, with what it only adds to stacked instead."""
+    body = eqn.params["jaxpr"]
+    num_consts, num_carry = _jax.scan_counts(eqn)
+    consts = values[:num_consts]
     accumulators = _accumulators(body, num_consts, num_carry) if choice_specs(body) else []
 
     def step(carry, xs):
@@ -152,30 +213,24 @@ def _scan(eqn: _jax.Eqn, values: list[Any]) -> list[Any]:
         ]
         return new, (out[num_carry:], terms)
 
-    if not accumulators:
-        carry, ys = jax.lax.scan(
-            lambda carry, xs: _split(_run(body, [*consts, *carry, *xs]), num_carry),
-            init,
-            xs,
-            length=length,
-            reverse=reverse,
-            unroll=eqn.params["unroll"],
-        )
-        return [*carry, *ys]
+    return step
+
+
+def _loop(eqn: _jax.Eqn, values: list[Any]) -> list[Any]:
+    body, length, reverse = (eqn.params[k] for k in ("jaxpr", "length", "reverse"))
+    num_consts, num_carry = _jax.scan_counts(eqn)
+    init, xs = values[num_consts : num_consts + num_carry], values[num_consts + num_carry :]
+    accumulators = _accumulators(body, num_consts, num_carry) if choice_specs(body) else []
 
     # With the accumulator held at zero, what the body adds to it is what it returns.
     zeros = [jnp.zeros_like(c) if i in accumulators else c for i, c in enumerate(init)]
     carry, (ys, terms) = jax.lax.scan(
-        step, zeros, xs, length=length, reverse=reverse, unroll=eqn.params["unroll"]
+        _body(eqn, values), zeros, xs, length=length, reverse=reverse, unroll=eqn.params["unroll"]
     )
     carry = list(carry)
     for i, stacked in zip(accumulators, terms, strict=True):
         carry[i] = init[i] + jnp.sum(stacked, axis=0, dtype=stacked.dtype)
     return [*carry, *ys]
-
-
-def _split(values: list[Any], n: int) -> tuple[list[Any], list[Any]]:
-    return values[:n], values[n:]
 
 
 def _accumulators(body: Any, num_consts: int, num_carry: int) -> list[int]:

@@ -8,7 +8,7 @@ at what a distribution is built on.
 from __future__ import annotations
 
 import numpyro.distributions as dist
-from numpyro.distributions import Distribution
+from numpyro.distributions import Distribution, constraints, transforms
 
 # Sampled by a differentiable function of their parameters, although NumPyro declares them not, or
 # not entirely. Each is tested against the derivative of an expectation.
@@ -18,16 +18,44 @@ _ALSO = (
     dist.Levy,
     dist.WishartCholesky,
 )
-# A choice among components is discrete, whatever the components are. Rejection sampling of angles
-# is not differentiable.
+# A choice between an atom and the rest is discrete, and rejection sampling of angles is not
+# differentiable.
 _NEVER = (
     dist.HurdleProbs,
-    dist.MixtureGeneral,
-    dist.MixtureSameFamily,
     dist.SineBivariateVonMises,
     dist.SineSkewed,
-    dist.VonMises,
     dist.ZeroInflatedProbs,
+)
+# Sampled without a derivative: their samples follow the distribution function, where it is known.
+# A mixture chooses a component, and von Mises variables are made by rejection.
+IMPLICIT = (dist.MixtureGeneral, dist.MixtureSameFamily, dist.VonMises)
+# Scalar families whose distribution function JAX differentiates by the value and all parameters.
+# (Not Beta and StudentT: JAX has no derivative of the incomplete beta function by its parameters.)
+# Exact types, since a subclass may sample otherwise.
+_KNOWN_CDF = (
+    dist.AsymmetricLaplace,
+    dist.Cauchy,
+    dist.Chi2,
+    dist.Exponential,
+    dist.Gamma,
+    dist.Gompertz,
+    dist.Gumbel,
+    dist.HalfCauchy,
+    dist.HalfNormal,
+    dist.Laplace,
+    dist.Logistic,
+    dist.Normal,
+    dist.SoftLaplace,
+    dist.VonMises,
+    dist.Weibull,
+)
+_TRANSFORMED = (dist.InverseGamma, dist.LogNormal, dist.TransformedDistribution)
+_MONOTONE = (
+    transforms.AffineTransform,
+    transforms.ExpTransform,
+    transforms.PowerTransform,
+    transforms.SigmoidTransform,
+    transforms.SoftplusTransform,
 )
 # Sampled through the base distribution (or its parameters), and no less differentiable than it.
 _WRAPPERS = (
@@ -63,6 +91,8 @@ def has_pathwise_derivative(d: Distribution) -> bool:
         return _declares(d)
     if isinstance(d, _NEVER):
         return False
+    if type(d) in IMPLICIT:
+        return has_known_cdf(d)
     if isinstance(d, _WRAPPERS):
         return has_pathwise_derivative(d.base_dist)
     if isinstance(d, dist.EulerMaruyama):
@@ -70,6 +100,34 @@ def has_pathwise_derivative(d: Distribution) -> bool:
     if isinstance(d, dist.GaussianCopula):
         return has_pathwise_derivative(d.marginal_dist)
     return isinstance(d, _ALSO) or _covers(d)
+
+
+def has_known_cdf(d: Distribution) -> bool:
+    """Whether `d` is scalar, with a distribution function that has all derivatives.
+
+    A mixture has one if its components do, all of them positive on one and the same support: over
+    a gap, or at the end of one component inside of another, samples jump.
+    """
+    if type(d) is dist.MixtureSameFamily:
+        return has_known_cdf(d.component_distribution)
+    if type(d) is dist.MixtureGeneral:
+        parts = d.component_distributions
+        supports = {_fixed_support(p) for p in parts}
+        return all(map(has_known_cdf, parts)) and len(supports) == 1 and None not in supports
+    if isinstance(d, dist.ExpandedDistribution):
+        return has_known_cdf(d.base_dist)
+    if type(d) in _TRANSFORMED:
+        return has_known_cdf(d.base_dist) and all(type(t) in _MONOTONE for t in d.transforms)
+    return type(d) in _KNOWN_CDF
+
+
+def _fixed_support(d: Distribution) -> str | None:
+    """The name of a support that does not depend on parameters, up to its ends."""
+    support = d.support
+    if not isinstance(support, constraints.ParameterFreeConstraint):
+        return None
+    name = type(support).__name__
+    return "_Positive" if name in ("_Nonnegative", "_SoftplusPositive") else name
 
 
 def _covers(d: Distribution) -> bool:

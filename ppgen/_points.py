@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -17,6 +18,9 @@ from ppgen._errors import EstimatorError
 from ppgen._primitives import ChoiceSpec, over_lanes
 from ppgen._surrogate import magic_box
 from ppgen._weighted import Slot, Value, at_base, at_first_point, lift
+from ppgen.estimators._base import AbstractEstimator, Points
+
+_PRUNING = 0x9E3779B9  # apart from the small numbers by which estimators may split their key
 
 POINT_LIMIT = 1 << 20
 """Joint points of one choice beyond which it is refused."""
@@ -31,6 +35,7 @@ class Made(NamedTuple):
         base: weight of the sample of a first-order choice; or `None`.
         slots: its weights in the slots, `(S - 1, *batch)`; or `None`.
         control: elementwise terms of value zero that lower the variance; or `None`.
+        baseline: what is subtracted from the cost, shaped as the score; or `None`.
     """
 
     score: Value | None = None
@@ -38,6 +43,7 @@ class Made(NamedTuple):
     base: Value | None = None
     slots: Value | None = None
     control: Value | None = None
+    baseline: Value | None = None
 
 
 def make(
@@ -71,40 +77,58 @@ def make(
         return over_lanes(one, lanes, mapped, key, operands)
 
     if not estimator.weighted:
-        has_baseline = []
 
         def single(*operands):
             points = run(*operands)
-            score = points.score
-            if points.baseline is None:
-                return [points.value, score]
-            has_baseline.append(True)
-            control = points.baseline * (1 - magic_box(score))
-            return [points.value, score, control]
+            baseline = points.baseline
+            if baseline is not None:
+                baseline = jnp.broadcast_to(baseline, points.score.shape)
+            frozen = dataclasses.replace(points, baseline=jax.lax.stop_gradient(baseline))
+            return [points.value, points.score, baseline, *_controls(frozen, lanes)]
 
-        value, *rest = lift(single, operands)
-        return value, Made(score=rest[0], control=rest[1] if has_baseline else None)
+        value, score, baseline, *control = lift(single, operands)
+        return value, Made(
+            score=None if score.array is None else score,
+            control=control[0] if control else None,
+            baseline=None if baseline.array is None else baseline,
+        )
 
     def several(*operands):
         points = run(*operands)
         value = jnp.moveaxis(points.value, len(lanes), 0)
         weight = jnp.moveaxis(points.weight, len(lanes), 0)
-        if not joint:
-            return [value, weight]
-        combine = _one_at_a_time if estimator.first_order else _product
-        return combine(value, weight, joint, spec)
+        if points.score is not None:
+            score = jnp.moveaxis(points.score, len(lanes), 0)
+            weight = _scored(weight, score, joint if estimator.together else ())
+        if joint:
+            value, weight = _combination(estimator)(value, weight, joint, spec)
+        if estimator.pruned:
+            value, weight = _one_of(value, weight, jax.random.fold_in(key, _PRUNING))
+        return [value, weight, *_controls(points, lanes)]
 
-    value, weight = lift(several, operands)
+    value, weight, *control = lift(several, operands)
+    made = Made(control=control[0] if control else None)
     if estimator.first_order:
-        return _as_slots(value, weight, index)
+        return _as_slots(value, weight, index, made)
     own = (*weight.axes, index)
-    if getattr(estimator, "fixed_points", False):
+    made = made._replace(weight=Value(weight.array, own, weight.slots))
+    if estimator.fixed_points:
         fixed = several(*(at_first_point(v) for v in operands))[0]
-        return Value(fixed, (index,)), Made(weight=Value(weight.array, own, weight.slots))
-    return Value(value.array, own, value.slots), Made(weight=Value(weight.array, own, weight.slots))
+        return Value(fixed, (index,)), made
+    return Value(value.array, own, value.slots), made
 
 
-def _as_slots(value: Value, weight: Value, index: int) -> tuple[Value, Made]:
+def _controls(points: Points, lanes: Sequence[int]) -> list[Array]:
+    """The control terms of a choice, elementwise where they are, as a list of one or none."""
+    control = points.control
+    if points.baseline is not None:
+        score: Any = points.score
+        own = points.baseline * (1 - magic_box(score))
+        control = own if control is None else own + control
+    return [] if control is None else [control]
+
+
+def _as_slots(value: Value, weight: Value, index: int, made: Made) -> tuple[Value, Made]:
     """Keep the sample in slot 0 and in every other slot, and the perturbed points in new slots."""
     weight = at_base(weight)
     axis = len(weight.axes)
@@ -120,7 +144,23 @@ def _as_slots(value: Value, weight: Value, index: int) -> tuple[Value, Made]:
         stacked = stacked[jnp.array(order)]
     base = Value(jnp.take(weight.array, 0, axis=axis), weight.axes)
     rest = Value(jnp.take(weight.array, jnp.arange(1, count), axis=axis), weight.axes)
-    return Value(stacked, value.axes, slots), Made(base=base, slots=rest)
+    return Value(stacked, value.axes, slots), made._replace(base=base, slots=rest)
+
+
+def _scored(weight: Array, score: Array, joint: Sequence[int]) -> Array:
+    """Weights times the magic boxes of scores; elements that move together share them.
+
+    A point of them all has the product of their probabilities, and the mean of the factors.
+    """
+    axes = tuple(1 + k for k in joint)
+    weight = jnp.mean(weight, axis=axes, keepdims=True)
+    return weight * magic_box(jnp.sum(score, axis=axes, keepdims=True)).astype(weight.dtype)
+
+
+def _combination(estimator: AbstractEstimator) -> Callable:
+    if not estimator.first_order:
+        return _unchanged if estimator.together else _product
+    return _together if estimator.together else _one_at_a_time
 
 
 def _grouped(x: Array, joint: Sequence[int]) -> Array:
@@ -146,6 +186,32 @@ def _one_at_a_time(value: Array, weight: Array, joint: Sequence[int], spec: Choi
     rest = jnp.moveaxis(w[1:], 1, 0).reshape(elements * (count - 1), *w.shape[2:])
     weights = jnp.concatenate([base[None], rest])[:, None]
     return [_ungrouped(points, joint, sizes), _ungrouped(weights, joint, [1] * len(joint))]
+
+
+def _unchanged(value: Array, weight: Array, joint: Sequence[int], spec: ChoiceSpec):
+    """All elements at once; their weights were made one with the scores."""
+    return [value, weight]
+
+
+def _together(value: Array, weight: Array, joint: Sequence[int], spec: ChoiceSpec):
+    """Exchange the points of all elements at once; their weights of first order add up."""
+    base = 1 + jnp.sum(weight[:1] - 1, axis=[1 + k for k in joint], keepdims=True)
+    rest = jnp.sum(weight[1:], axis=[1 + k for k in joint], keepdims=True)
+    return [value, jnp.concatenate([base, rest])]
+
+
+def _one_of(value: Array, weight: Array, key: Array) -> tuple[Array, Array]:
+    """Keep the sample and one other point, at random: weights of first order, same mean.
+
+    What is not evaluated is as if it had cost what the sample costs, so its weight goes there.
+    """
+    others = weight.shape[0] - 1
+    if others < 2:
+        return value, weight
+    j = jax.random.randint(key, (), 1, others + 1)
+    (point, w) = (jax.lax.dynamic_index_in_dim(x, j, keepdims=True) for x in (value, weight))
+    base = weight[:1] + jnp.sum(weight[1:], axis=0, keepdims=True) - others * w
+    return jnp.concatenate([value[:1], point]), jnp.concatenate([base, others * w])
 
 
 def _product(value: Array, weight: Array, joint: Sequence[int], spec: ChoiceSpec):

@@ -25,22 +25,23 @@ from ppgen._weighted import Value, lift, union
 Result = tuple[list[Value], list[Made]]
 
 
-def scan_region(run_type, eqn, values: Sequence[Value], key: Array, make, index: int) -> Result:
+def scan_region(outer, eqn, values: Sequence[Value], key: Array, index: int) -> Result:
     """A scan whose choices are single points; their log densities are stacked along time."""
     body, length = eqn.params["jaxpr"], eqn.params["length"]
     num_consts, num_carry = _jax.scan_counts(eqn)
-    present: list[tuple[bool, bool]] = []
+    present: list[tuple[bool, ...]] = []
 
     def run(*arrays):
         consts, init = arrays[:num_consts], arrays[num_consts : num_consts + num_carry]
 
         def step(carry, xs):
             key, xs = xs
-            inner = run_type(key, make)
+            inner = outer.inside(key)
             outs = [o.array for o in inner(body, [Value(a) for a in (*consts, *carry, *xs)])]
             made = [inner.made[i] for i in sorted(inner.made)]
-            present[:] = [(m.score is not None, m.control is not None) for m in made]
-            extra = [v.array for m in made for v in (m.score, m.control) if v is not None]
+            kept = [(m.score, m.control, m.baseline) for m in made]
+            present[:] = [tuple(v is not None for v in each) for each in kept]
+            extra = [v.array for each in kept for v in each if v is not None]
             return outs[:num_carry], (outs[num_carry:], extra)
 
         carry, (ys, extra) = jax.lax.scan(
@@ -57,10 +58,10 @@ def scan_region(run_type, eqn, values: Sequence[Value], key: Array, make, index:
     n = len(eqn.outvars)
     extra = iter(outs[n:])
     made = []
-    for has_score, has_control in present:
-        score = next(extra) if has_score else None
-        control = _summed(next(extra)) if has_control else None
-        made.append(Made(score=score, control=control))
+    for each in present:
+        score, control, baseline = (next(extra) if has else None for has in each)
+        control = None if control is None else _summed(control)
+        made.append(Made(score=score, control=control, baseline=baseline))
     return outs[:n], made
 
 
@@ -68,7 +69,7 @@ def _summed(value: Value) -> Value:
     return Value(jnp.sum(value.array, axis=value.leading), value.axes, value.slots)
 
 
-def while_region(run_type, eqn, values: Sequence[Value], key: Array, make, index: int) -> Result:
+def while_region(outer, eqn, values: Sequence[Value], key: Array, index: int) -> Result:
     """A while loop: single points only, differentiable in forward mode, as `while_loop` is."""
     cond, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
     n, m = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
@@ -83,7 +84,7 @@ def while_region(run_type, eqn, values: Sequence[Value], key: Array, make, index
 
         def step(state):
             carry, i, score, control = state
-            inner = run_type(jax.random.fold_in(key, i), make)
+            inner = outer.inside(jax.random.fold_in(key, i))
             outs = inner(body, [Value(a) for a in (*body_consts, *carry)])
             new_score, new_control = _totals(inner.made.values(), score.dtype)
             return [o.array for o in outs], i + 1, score + new_score, control + new_control
@@ -131,10 +132,10 @@ def _totals(made: Any, dtype: Any) -> tuple[Array, Array]:
     return score, control
 
 
-def remat_region(run_type, eqn, values: Sequence[Value], key: Array, make, index: int) -> Result:
+def remat_region(outer, eqn, values: Sequence[Value], key: Array, index: int) -> Result:
     """A rematerialised function with choices in it."""
     several = any(s.template.weighted for s in choice_specs(_jax.subjaxprs(eqn)[0]))
-    branch = _branch(run_type, _jax.subjaxprs(eqn)[0], key, make, several)
+    branch = _branch(outer, _jax.subjaxprs(eqn)[0], key, several)
 
     def run(*arrays):
         return jax.checkpoint(
@@ -145,13 +146,13 @@ def remat_region(run_type, eqn, values: Sequence[Value], key: Array, make, index
     return _finish(lift(run, values), len(eqn.outvars), scored, several, index)
 
 
-def cond_region(run_type, eqn, values: Sequence[Value], key: Array, make, index: int) -> Result:
+def cond_region(outer, eqn, values: Sequence[Value], key: Array, index: int) -> Result:
     """A cond or switch: only the taken branch runs, and its choices come out as one."""
     jaxprs = eqn.params["branches"]
     specs = [s for jaxpr in jaxprs for s in choice_specs(jaxpr)]
     several = any(s.template.weighted for s in specs)
     # One key serves all branches: only one of them runs.
-    branches = [_branch(run_type, jaxpr, key, make, several) for jaxpr in jaxprs]
+    branches = [_branch(outer, jaxpr, key, several) for jaxpr in jaxprs]
 
     def run(which, *operands):
         chosen = branches
@@ -164,11 +165,11 @@ def cond_region(run_type, eqn, values: Sequence[Value], key: Array, make, index:
     return _finish(lift(run, values), len(eqn.outvars), bool(specs), several, index)
 
 
-def _branch(run_type, jaxpr: Any, key: Array, make, several: bool):
+def _branch(outer, jaxpr: Any, key: Array, several: bool):
     """A region as a function of arrays: its outputs, its weights or log density, its control."""
 
     def branch(*operands):
-        inner = run_type(key, make)
+        inner = outer.inside(key)
         outs = inner(jaxpr, [Value(a) for a in operands])
         dtype = jnp.result_type(float)
         if not several:

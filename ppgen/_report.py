@@ -63,6 +63,7 @@ class Report:
         discontinuities: what reparameterised choices reach, and where, in words.
         verdict: in a line, what holds of its derivatives.
         ok: whether `expectation` accepts it.
+        picks: what "auto" picked, and why, in words.
     """
 
     title: str
@@ -71,6 +72,7 @@ class Report:
     discontinuities: tuple[str, ...]
     verdict: str
     ok: bool
+    picks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"ppgen.check  {self.title}", ""]
@@ -94,6 +96,10 @@ class Report:
             lines.append("no random choices")
         if self.terms:
             lines += ["", *self._term_table()]
+        if self.picks:
+            lines += ["", "picked automatically"]
+            for text in self.picks:
+                lines += wrapped(text, first="  ", rest="    ")
         if self.discontinuities:
             lines += ["", f"discontinuities ({len(self.discontinuities)})"]
             for text in self.discontinuities:

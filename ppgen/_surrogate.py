@@ -74,6 +74,25 @@ _sealed_p = _jax.define_elementwise("sealed", lambda x: x, _refuse)
 _sealed_one_p = _jax.define_elementwise("sealed_one", jnp.ones_like, _refuse)
 
 
+def without_derivative(x: Array, message: str, instead: str) -> Array:
+    """`x`, which must not be differentiated.
+
+    Raises:
+        DerivativeError: when it is, with this message.
+    """
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        return x
+    return _undifferentiable_p.bind(x, error=DerivativeError(message, instead=instead))
+
+
+def _raise_error(primals, tangents, *, error):
+    raise error
+
+
+_undifferentiable_p = _jax.define_marker("undifferentiable", jvp=_raise_error)
+
+
 def with_derivative_of(x: Array, value: Array) -> Array:
     """`value`, differentiated as `x` (which must be finite), to any order."""
     return jax.lax.stop_gradient(value) + (x - jax.lax.stop_gradient(x))

@@ -13,7 +13,8 @@ from jax import Array
 
 from ppgen import _jax
 from ppgen._analysis import Analysis
-from ppgen._costs import Terms
+from ppgen._contract import contract, place
+from ppgen._costs import Terms, real_bind
 from ppgen._evaluate import Run, checked
 from ppgen._influence import Influence, bits
 from ppgen._surrogate import magic_box
@@ -53,7 +54,9 @@ def surrogates(
     """
     jaxpr, _ = _jax.open_jaxpr(jaxpr)
     weigher = _Weigher(analysis, run, draws)
-    weighed = {v: weigher.term(run.env[v], analysis.of(v)) for v in terms.leaves}
+    weighed = {
+        v: weigher.term(run.env[v], analysis.of(v), real=v in terms.summed) for v in terms.leaves
+    }
 
     def read(v: Any) -> Any:
         return weighed[v] if not isinstance(v, _jax.Literal) and v in weighed else run.read(v).array
@@ -61,7 +64,7 @@ def surrogates(
     for eqn in terms.equations:
         operands = [read(v) for v in eqn.invars]
         marker = eqn.primitive.name == "marker"
-        outs = [checked(eqn, operands[0])] if marker else _jax.bind(eqn, operands)
+        outs = [checked(eqn, operands[0])] if marker else real_bind(eqn, operands)
         for v, out in zip(eqn.outvars, outs, strict=True):
             weighed.setdefault(v, out)
     cost, *aux = (jnp.asarray(read(v)) for v in jaxpr.outvars)
@@ -74,7 +77,11 @@ def surrogates(
 def _alone(analysis: Analysis, i: int) -> bool:
     """Whether a choice is an equation of its own, with elementwise control terms."""
     choice = analysis.choices[i]
-    return not choice.looped and not choice.together and choice.has_baseline
+    return not choice.looped and not choice.together and choice.controlled
+
+
+_ROWS = 1 << 30
+"""A point axis after those of all choices: the numbers of a choice's perturbations."""
 
 
 class _Weigher:
@@ -83,10 +90,16 @@ class _Weigher:
         self.scored = _mask(i for i, m in run.made.items() if m.score is not None)
         self._sums: dict[int, Value] = {}
 
-    def term(self, value: Value, influence: Influence) -> Any:
-        """One term, weighted: the sum over its points, with unbiased derivatives."""
+    def term(self, value: Value, influence: Influence, *, real: bool) -> Any:
+        """One term, weighted: the sum over its points, with unbiased derivatives.
+
+        Args:
+            value: the term.
+            influence: what influences it.
+            real: whether it is part of a cost. Otherwise whole numbers stay what they are.
+        """
         if not jnp.issubdtype(value.array.dtype, jnp.inexact):
-            if not value.leading:
+            if not value.leading and not real:
                 return value.array
             value = Value(value.array.astype(float), value.axes, value.slots)
         return self.over_points(self.with_scores(value, influence), influence)
@@ -100,12 +113,15 @@ class _Weigher:
         for i, places in influence.aligned.items():
             score = self.run.made[i].score
             if score is not None:
-                scores += lift(lambda s, p=places: [_placed(s, p, shape)], [score])
+                scores += lift(lambda s, p=places: [place(s, p, shape)], [score])
         if not scores:
             return value
         draws = self.draws
-        leave_one_out = draws is not None and any(
-            self.analysis.choices[i].leave_one_out for i in influence.choices()
+        choices = {i: self.analysis.choices[i] for i in influence.choices()}
+        scored = [c for i, c in choices.items() if self.scored >> i & 1]
+        # One baseline serves all scores of the term, and has to be independent of each of them.
+        leave_one_out = draws is not None and (
+            any(c.leave_one_out for c in scored) and not any(c.coupled for c in scored)
         )
 
         def weigh(cost, *scores):
@@ -149,38 +165,48 @@ class _Weigher:
         weighted = [i for i in choices if self.run.made[i].weight is not None]
         shape = value.array.shape[value.leading :]
         factors = [value]
+        taken: list[Any] = []
         for i in weighted:
             weight: Any = self.run.made[i].weight
-            factors.append(self.placed(weight, i, influence, shape))
+            # Choices of one scan share their joint weights.
+            if not any(weight is other for other in taken):
+                taken.append(weight)
+                factors.append(self.placed(weight, i, influence, shape))
         _, slots = union(factors)
         if slots:
             factors = [Value(spread(f, slots), f.axes, slots if f.slots else ()) for f in factors]
             factors.append(self.slot_weights(slots, influence, shape, value.array.dtype))
         if len(factors) == 1:
             return value.array
-        return _contract(factors, shape)
+        return contract(factors, shape)
 
     def placed(self, weight: Value, i: int, influence: Influence, shape: Sequence[int]) -> Value:
         """Weights with their batch axes where the term has them."""
         places = influence.aligned.get(i, (None,) * len(self.analysis.choices[i].shape))
-        return lift(lambda w: [_placed(w, places, shape)], [weight])[0]
+        return lift(lambda w: [place(w, places, shape)], [weight])[0]
 
     def slot_weights(self, slots: tuple[Slot, ...], influence, shape, dtype) -> Value:
         """The weights of slots: the sample's own, then those of the perturbations."""
         base = Value(jnp.ones((), dtype))
-        rows: dict[Slot, Value] = {}
+        rows = []
         for i in dict.fromkeys(i for i, _ in slots):
             made: Any = self.run.made[i]
             own = self.placed(made.base, i, influence, shape)
             (base,) = lift(lambda a, b: [a * b], [base, own])
-            axis = len(made.slots.axes)
-            for j in range(made.slots.array.shape[axis]):
-                row = Value(jnp.take(made.slots.array, j, axis=axis), made.slots.axes)
-                rows[i, j + 1] = self.placed(row, i, influence, shape)
-        ordered = [base, *(rows[slot] for slot in slots)]
-        (stacked,) = lift(lambda *rows: [jnp.stack(jnp.broadcast_arrays(*rows))], ordered)
-        array = jnp.moveaxis(stacked.array, len(stacked.axes), 0)
-        return Value(array, stacked.axes, slots)
+            each = Value(made.slots.array, (*made.slots.axes, _ROWS))
+            rows.append(self.placed(each, i, influence, shape))
+        parts = [Value(base.array[(slice(None),) * len(base.axes) + (None,)], (*base.axes, _ROWS))]
+        axes, _ = union(parts + rows)
+        # All with the same axes, and as long as each other but for the rows.
+        sizes = {a: p.array.shape[p.axes.index(a)] for p in parts + rows for a in p.axes}
+        everywhere = [Value(jnp.zeros(sizes[a]), (a,)) for a in axes if a != _ROWS]
+        full = [lift(lambda x, *_: [x], [p, *everywhere])[0].array for p in parts + rows]
+        n = len(axes)
+        common = jnp.broadcast_shapes(*(f.shape[n:] for f in full))
+        array = jnp.concatenate(
+            [jnp.broadcast_to(f, (*f.shape[:n], *common)) for f in full], axis=n - 1
+        )
+        return Value(jnp.moveaxis(array, n - 1, 0), axes[:-1], slots)
 
 
 def _mask(elements: Any) -> int:
@@ -188,53 +214,3 @@ def _mask(elements: Any) -> int:
     for e in elements:
         mask |= 1 << e
     return mask
-
-
-def _placed(x: Any, places: Sequence[Any], shape: Sequence[int]) -> Array:
-    """Bring an array of a choice's batch shape to the shape of a term.
-
-    Aligned axes go where the term has them, cumulated where elements before or after count too;
-    mixed axes are summed over (weights have a length of one there).
-    """
-    kept = []
-    for axis, place in enumerate(places):
-        if place is None:
-            continue
-        if place[1] == "<":
-            x = jnp.cumsum(x, axis=axis)
-        elif place[1] == ">":
-            x = jnp.flip(jnp.cumsum(jnp.flip(x, axis), axis=axis), axis)
-        kept.append((place[0], axis))
-    mixed = tuple(a for a, p in enumerate(places) if p is None)
-    x = jnp.sum(x, axis=mixed, keepdims=True)
-    kept.sort()
-    x = jnp.transpose(x, [*(a for _, a in kept), *mixed])
-    target = [1] * len(shape)
-    for (k, _), size in zip(kept, x.shape, strict=False):
-        target[k] = size
-    return x.reshape(target)
-
-
-def _contract(factors: Sequence[Value], shape: Sequence[int]) -> Array:
-    """Multiply the factors and sum over all point axes and slots, in a good order."""
-    labels: dict[Any, int] = {}
-
-    def label(name: Any) -> int:
-        return labels.setdefault(name, len(labels))
-
-    out = [label(("axis", k)) for k in range(len(shape))]
-    slots = next((f.slots for f in factors if f.slots), ())
-    operands: list[Any] = []
-    for f in factors:
-        array = f.array
-        if f.slots and f.slots != slots:
-            raise AssertionError("all slots of a term are known to the term")
-        own = array.shape[f.leading :]
-        names = [label("slot")] * bool(f.slots) + [label(("point", a)) for a in f.axes]
-        # Axes of length one stretch; einsum would not let them.
-        used = [
-            k for k in range(len(own)) if own[k] == shape[k] and (own[k] != 1 or f is factors[0])
-        ]
-        squeezed = tuple(f.leading + k for k in range(len(own)) if k not in used)
-        operands += [jnp.squeeze(array, squeezed), names + [out[k] for k in used]]
-    return jnp.einsum(*operands, out, optimize="greedy", precision=jax.lax.Precision.HIGHEST)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from ppgen._choose import estimators_by_name
 from ppgen._errors import EstimatorError
@@ -13,7 +13,8 @@ from ppgen.estimators import AbstractEstimator
 
 
 def with_estimators(
-    program: Callable[..., Any], estimators: Mapping[str, AbstractEstimator]
+    program: Callable[..., Any],
+    estimators: Mapping[str, AbstractEstimator | Literal["auto"]] | Literal["auto"],
 ) -> Callable[..., Any]:
     """The same program with other gradient estimators: the same expectation, another variance.
 
@@ -21,7 +22,11 @@ def with_estimators(
         program: a program, or any function that draws (an objective, for example).
         estimators: estimators by site name. Names may be globs (`"z_*"`); the first that matches
             counts. They take precedence over `infer={"grad": ...}` and `draw(..., grad=...)`, and
-            those of an inner `with_estimators` over those of an outer one.
+            those of an inner `with_estimators` over those of an outer one. `"auto"` instead of an
+            estimator, or of all of them, picks by rule: `Reparameterize` where it is sound,
+            `Enumerate` where it is cheap, else `DisARM` for flips, `MeasureValued` where it is
+            cheap, else `ScoreFunction`, with a leave-one-out baseline where `draws > 1`.
+            `ppgen.check` says what was picked and why.
 
     Returns:
         A function of the same arguments.
@@ -37,15 +42,17 @@ def with_estimators(
         >>> float(jax.grad(ppgen.expectation(exact), argnums=1)(jax.random.key(0), 0.3))
         1.0
     """
+    if isinstance(estimators, str):
+        estimators = {"*": estimators}
     for name, estimator in estimators.items():
-        if not isinstance(estimator, AbstractEstimator):
+        if estimator != "auto" and not isinstance(estimator, AbstractEstimator):
             raise EstimatorError(
                 f"expected a gradient estimator, got {estimator!r}",
                 site=name,
-                instead="an instance, such as ppgen.Enumerate()",
+                instead='an instance, such as ppgen.Enumerate(), or "auto"',
             )
 
-    def rule(name: str) -> AbstractEstimator | None:
+    def rule(name: str) -> AbstractEstimator | str | None:
         for pattern, estimator in estimators.items():
             if fnmatch.fnmatchcase(name, pattern):
                 return estimator

@@ -35,7 +35,7 @@ ZOO = {
     "independent_bernoulli": (lambda t: distrax.Independent(distrax.Bernoulli(t), 1), False, True),
     "mixture": (
         lambda t: distrax.MixtureSameFamily(distrax.Categorical(logits=t), distrax.Normal(t, t)),
-        False,
+        True,
         True,
     ),
     "mixture_uniform": (

@@ -12,6 +12,7 @@ from numpyro.distributions import constraints, transforms
 
 from ppgen._pathwise import has_pathwise_derivative
 from ppgen.densities import log_prob
+from ppgen.estimators import Reparameterize
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def samples_and_derivatives(make, theta, n):
 
     def one(key):
         def cost_and_sample(theta):
-            x = make(*theta).sample(key)
+            x = Reparameterize()(key, make(*theta)).value
             return cost(x), x
 
         derivatives, x = jax.grad(cost_and_sample, has_aux=True)(theta)

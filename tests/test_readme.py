@@ -25,7 +25,7 @@ def test_code_blocks_run(capsys):
     capsys.readouterr()
 
     def cube(theta):
-        return ppgen.draw(dist.Normal(theta, 1.0), grad=scope["Antithetic"]()) ** 3
+        return ppgen.draw(dist.Normal(theta, 1.0), grad=scope["Mirrored"]()) ** 3
 
     assert_unbiased(cube, 1.0, order=1)
 

@@ -204,7 +204,7 @@ def test_biased_estimators_are_asked_for_by_name(estimator):
     "estimator, make",
     [
         (Reparameterize(), lambda t: dist.Bernoulli(t)),
-        (Reparameterize(), lambda t: dist.VonMises(t, 1.0)),
+        (Reparameterize(), lambda t: dist.ZeroInflatedPoisson(0.3, t)),
         (Reparameterize(), lambda t: dist.Categorical(jnp.ones(3) / 3)),
         (Enumerate(), lambda t: dist.Normal(t, 1.0)),
         (Enumerate(), lambda t: dist.Poisson(t)),

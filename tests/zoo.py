@@ -84,6 +84,12 @@ PATHWISE: dict[str, tuple[Make, tuple[float, ...]]] = {
         lambda m, r, c: dist.MatrixNormal(m * np.ones((2, 2)), r * L, c * L),
         (0.2, 1.0, 0.8),
     ),
+    "MixtureSameFamily": (
+        lambda a, m: dist.MixtureSameFamily(
+            dist.Categorical(logits=a * jnp.arange(2.0)), dist.Normal(m * ONES, 1.0)
+        ),
+        (0.3, 0.2),
+    ),
     "MultivariateNormal": (
         lambda m, s: dist.MultivariateNormal(m * ONES, scale_tril=s * L),
         (0.2, 0.8),
@@ -107,6 +113,7 @@ PATHWISE: dict[str, tuple[Make, tuple[float, ...]]] = {
         ),
         (0.2, 1.2),
     ),
+    "VonMises": (dist.VonMises, (0.3, 1.2)),
     "Weibull": (dist.Weibull, (1.2, 1.5)),
     "WishartCholesky": (lambda c, s: dist.WishartCholesky(c, scale_tril=s * L), (4.0, 0.8)),
     "ZeroSumNormal": (lambda s: dist.ZeroSumNormal(s, (3,)), (1.2,)),
@@ -192,12 +199,6 @@ NOT_PATHWISE: dict[str, tuple[Make, tuple[float, ...]]] = {
         ),
         (0.3, 0.2),
     ),
-    "MixtureSameFamily": (
-        lambda a, m: dist.MixtureSameFamily(
-            dist.Categorical(logits=a * jnp.arange(2.0)), dist.Normal(m * ONES, 1.0)
-        ),
-        (0.3, 0.2),
-    ),
     "MultinomialLogits": (
         lambda a: dist.Multinomial(3, logits=a * jnp.arange(2.0), total_count_max=3),
         (0.3,),
@@ -227,7 +228,6 @@ NOT_PATHWISE: dict[str, tuple[Make, tuple[float, ...]]] = {
         ),
         (0.3,),
     ),
-    "VonMises": (dist.VonMises, (0.3, 1.2)),
     "ZeroInflatedLogits": (
         lambda a, r: dist.ZeroInflatedDistribution(dist.Poisson(r), gate_logits=a),
         (0.3, 2.0),

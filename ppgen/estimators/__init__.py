@@ -2,9 +2,20 @@
 
 from ppgen.estimators._base import AbstractEstimator as AbstractEstimator
 from ppgen.estimators._base import Points as Points
+from ppgen.estimators._control_variate import ControlVariate as ControlVariate
+from ppgen.estimators._control_variate import Taylor as Taylor
+from ppgen.estimators._coupled import Antithetic as Antithetic
+from ppgen.estimators._coupled import QuasiMonteCarlo as QuasiMonteCarlo
+from ppgen.estimators._disarm import ARM as ARM
+from ppgen.estimators._disarm import DisARM as DisARM
 from ppgen.estimators._enumerate import Enumerate as Enumerate
 from ppgen.estimators._measure_valued import MeasureValued as MeasureValued
+from ppgen.estimators._rebar import REBAR as REBAR
+from ppgen.estimators._relax import RELAX as RELAX
+from ppgen.estimators._relaxations import GumbelSoftmax as GumbelSoftmax
+from ppgen.estimators._relaxations import StraightThrough as StraightThrough
 from ppgen.estimators._reparameterize import Reparameterize as Reparameterize
 from ppgen.estimators._score_function import LeaveOneOut as LeaveOneOut
 from ppgen.estimators._score_function import MovingAverage as MovingAverage
 from ppgen.estimators._score_function import ScoreFunction as ScoreFunction
+from ppgen.estimators._unordered_set import UnorderedSet as UnorderedSet

@@ -1,6 +1,7 @@
 """The interface that every gradient estimator implements."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import equinox as eqx
 from jax import Array
@@ -18,13 +19,18 @@ class Points(eqx.Module):
         weight: `(S, *batch)`, summing to one over `S` in value; `None` for a single point.
         score: `(*batch)`, the log density (in nats) of a single *frozen* point as a function of
             the parameters: its derivative is the score. `None` where the estimator uses none.
+            With weights `(S, *batch)`: each weight is multiplied by a factor of value one with the
+            derivative of its score.
         baseline: broadcastable to `(*batch)`, subtracted from the cost that the score multiplies.
+        control: a number, or broadcastable to `(*batch)`, whose mean and whose derivatives' means
+            are zero: it is added to the cost, to lower the variance.
     """
 
     value: Array
     weight: Array | None = None
     score: Array | None = None
     baseline: Array | None = None
+    control: Array | None = None
 
 
 class AbstractEstimator(eqx.Module):
@@ -42,6 +48,18 @@ class AbstractEstimator(eqx.Module):
         - `first_order`: true where point 0 is the sample, with a weight of value one, and all
           other weights have value zero and only a first derivative. Such sets combine additively
           (k sites cost 1 + k evaluations, not 2^k), which is exact to first order only.
+        - `together` (default false): where a cost mixes elements of a batch, their points are
+          exchanged all at once (DisARM, REBAR), not one element at a time nor in all combinations.
+          Where the set is not of first order it has a `score`: scores add up over the elements, and
+          weights (which must be constants) are averaged.
+        - `coupled` (default false): the points of one draw depend on those of the others, so that
+          no other draw's cost is a baseline for it.
+        - `pruned` (default false), for first-order sets: evaluate the cost at only one of the other
+          points, picked at random, with its weight multiplied accordingly.
+        - `fixed_points` (default false): the points are the same whatever the parameters.
+        - `relaxed` (default false): the points of a discrete distribution are floats, so that they
+          may lie between its values.
+        - `controlled` (default false): `control` or `baseline` comes with the points.
         - `misfit(dist)`: `None`, or the reason why the estimator cannot serve this distribution.
         - `__call__(key, dist)`: the points. `dist` has neither masks nor reinterpreted event
           dimensions; every batch element is an independent choice. Use `ppgen.densities.log_prob`
@@ -54,6 +72,25 @@ class AbstractEstimator(eqx.Module):
     weighted: eqx.AbstractClassVar[bool]
     biased: eqx.AbstractClassVar[bool]
     first_order: eqx.AbstractClassVar[bool]
+    together: ClassVar[bool] = False
+    coupled: ClassVar[bool] = False
+    fixed_points: ClassVar[bool] = False
+    relaxed: ClassVar[bool] = False
+
+    @property
+    def pruned(self) -> bool:
+        """Whether only one of the other points is evaluated, picked at random."""
+        return False
+
+    @property
+    def controlled(self) -> bool:
+        """Whether control terms come with the points."""
+        return False
+
+    @property
+    def leave_one_out(self) -> bool:
+        """Whether the mean cost of other draws may serve as a baseline."""
+        return False
 
     @property
     def in_place(self) -> bool:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
-from numpyro.distributions import Distribution
+from numpyro.distributions import (
+    CategoricalLogits,
+    CategoricalProbs,
+    Distribution,
+    ExpandedDistribution,
+)
 
 from ppgen.densities import log_prob
 from ppgen.estimators._base import AbstractEstimator, Points
@@ -39,4 +44,14 @@ class Enumerate(AbstractEstimator):
         """The whole support, weighted by its probabilities."""
         support = dist.enumerate_support(expand=False)
         value = jnp.broadcast_to(support, support.shape[:1] + dist.batch_shape + dist.event_shape)
-        return Points(value, weight=jnp.exp(log_prob(dist, value)))
+        return Points(value, weight=_probabilities(dist, value))
+
+
+def _probabilities(d: Distribution, value: Array) -> Array:
+    """Of every value: `(S, *batch)`."""
+    base = d.base_dist if isinstance(d, ExpandedDistribution) else d
+    if isinstance(base, (CategoricalProbs, CategoricalLogits)):
+        # They are there already, and a density would gather each from a copy of all of them.
+        probs: Any = base.probs
+        return jnp.moveaxis(jnp.broadcast_to(probs, (*d.batch_shape, value.shape[0])), -1, 0)
+    return jnp.exp(log_prob(d, value))

@@ -71,7 +71,8 @@ class ScoreFunction(AbstractEstimator):
         baseline: `None` (leave-one-out where `draws > 1`, else none), a number or array
             broadcastable to the batch shape (`0.0` for none at all), a `MovingAverage`, or
             `LeaveOneOut()`, which insists on `draws > 1`. It may depend on anything but the
-            choice itself and what follows from it.
+            choice itself and what follows from it: the output of a network of the choice's inputs,
+            which `ppgen.baseline_loss` trains.
 
     References:
         Williams, *Simple Statistical Gradient-Following Algorithms*, Machine Learning 8, 1992.
@@ -90,6 +91,11 @@ class ScoreFunction(AbstractEstimator):
         """Whether the other draws are its baseline, where there are any."""
         return self.baseline is None or isinstance(self.baseline, LeaveOneOut)
 
+    @property
+    def controlled(self) -> bool:
+        """Whether it has a baseline of its own."""
+        return not self.leave_one_out
+
     def misfit(self, dist: Distribution) -> str | None:
         """Every distribution with a density has a score."""
         return None
@@ -102,5 +108,4 @@ class ScoreFunction(AbstractEstimator):
             baseline = baseline.value
         if baseline is None or isinstance(baseline, LeaveOneOut):
             return Points(value, score=log_prob(dist, value))
-        baseline = jax.lax.stop_gradient(jnp.asarray(baseline))
-        return Points(value, score=log_prob(dist, value), baseline=baseline)
+        return Points(value, score=log_prob(dist, value), baseline=jnp.asarray(baseline))

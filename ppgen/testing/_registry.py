@@ -22,6 +22,7 @@ _PATHWISE = ("Reparameterize", "ScoreFunction")
 _NORMAL = (*_PATHWISE, "MeasureValued")
 _FINITE = ("ScoreFunction", "Enumerate")
 _CATEGORICAL = (*_FINITE, "MeasureValued")
+_PRUNED = "MeasureValued, pruned"
 _BASELINES = (
     *_CATEGORICAL,
     "ScoreFunction, constant baseline",
@@ -116,7 +117,7 @@ CASES: dict[str, Case] = {
     "flip": _case(cases.flip, (0.3, -0.4), _BASELINES),
     "logits": _case(cases.logits, (0.0, 0.0), _CATEGORICAL),
     "categorical": _case(cases.categorical, (0.3, -0.2, 0.0), _CATEGORICAL, samples=40_000),
-    "binomial": _case(cases.binomial, (0.3, 0.2), _FINITE, samples=60_000),
+    "binomial": _case(cases.binomial, (0.3, 0.2), _CATEGORICAL, samples=60_000),
     "poisson": _case(cases.poisson, (0.4, 1.2), ("ScoreFunction", "MeasureValued")),
     "normal": _case(cases.normal, (0.5, -0.6), _NORMAL, samples=100_000),
     "step": _case(cases.step, (1.2, -0.3), _NORMAL[1:], exact=cases.step_exact, samples=110_000),
@@ -134,7 +135,10 @@ CASES: dict[str, Case] = {
     "elementwise": _case(cases.elementwise, (0.4, -0.3), _CATEGORICAL),
     "mixing": _case(cases.mixing, (0.4, -0.3), _CATEGORICAL),
     "nested plates": _case(
-        cases.nested_plates, (0.4, -0.3), {"a": _CATEGORICAL, "b": _CATEGORICAL[::-1]}, order=1
+        cases.nested_plates,
+        (0.4, -0.3),
+        {"a": (*_CATEGORICAL, "DisARM"), "b": (*_CATEGORICAL[::-1], "ARM")},
+        order=1,
     ),
     "lanes": _case(
         cases.lanes, (0.8, 0.3), {"x": _NORMAL, "b": _CATEGORICAL}, order=1, samples=60_000
@@ -146,7 +150,11 @@ CASES: dict[str, Case] = {
         cases.branch, (0.3, 0.4), {"b": _CATEGORICAL, "z": _CATEGORICAL[::-1]}, order=1
     ),
     "switch": _case(
-        cases.switch, (0.3, 0.6), {"k": _CATEGORICAL, "x*": _NORMAL}, order=1, samples=50_000
+        cases.switch,
+        (0.3, 0.6),
+        {"k": (*_CATEGORICAL, _PRUNED), "x*": (*_NORMAL, _PRUNED)},
+        order=1,
+        samples=50_000,
     ),
     "scan": _case(cases.scan, (0.6, -0.3), _CATEGORICAL),
     "random walk": _case(cases.random_walk, (0.4, -0.5), _NORMAL, order=1, samples=60_000),
@@ -174,5 +182,12 @@ CASES: dict[str, Case] = {
     "factors": _case(cases.factors, (0.4, 0.9), _NORMAL, order=1),
     # Several draws, whose other costs are the baseline.
     "draws": _case(cases.chain, (0.4, -0.3), _FINITE[:1], order=1, kwargs={"draws": 4}),
+    "coupled draws": _case(
+        cases.normal,
+        (0.5, -0.6),
+        ("Antithetic", "QuasiMonteCarlo"),
+        samples=20_000,
+        kwargs={"draws": 4},
+    ),
 }
 """Cases by name. A new row is tested by itself."""

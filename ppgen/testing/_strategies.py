@@ -6,17 +6,24 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from hypothesis import strategies as st
 from jax import Array
 from numpyro.distributions import Distribution
 
+from ppgen._distributions import flatten
+from ppgen._errors import DerivativeError
 from ppgen.estimators import (
+    ARM,
     AbstractEstimator,
+    Antithetic,
+    DisARM,
     Enumerate,
     MeasureValued,
     MovingAverage,
+    QuasiMonteCarlo,
     Reparameterize,
     ScoreFunction,
 )
@@ -77,6 +84,8 @@ DISTRIBUTIONS: dict[str, tuple[Callable[..., Distribution], dict[str, str]]] = {
 
 ESTIMATORS: dict[str, AbstractEstimator] = {
     "Reparameterize": Reparameterize(),
+    "Antithetic": Antithetic(),  # pyright: ignore[reportCallIssue]
+    "QuasiMonteCarlo": QuasiMonteCarlo(),  # pyright: ignore[reportCallIssue]
     "ScoreFunction": ScoreFunction(),
     "ScoreFunction, constant baseline": ScoreFunction(baseline=0.7),
     "ScoreFunction, moving average": ScoreFunction(
@@ -84,6 +93,9 @@ ESTIMATORS: dict[str, AbstractEstimator] = {
     ),
     "Enumerate": Enumerate(),
     "MeasureValued": MeasureValued(),
+    "MeasureValued, pruned": MeasureValued(prune=True),
+    "DisARM": DisARM(),
+    "ARM": ARM(),
 }
 """Unbiased estimators by name, in every configuration that has code of its own."""
 
@@ -126,8 +138,33 @@ def distributions(
 
 
 def sound_estimators(d: Distribution) -> dict[str, AbstractEstimator]:
-    """All estimators of `ppgen.testing.ESTIMATORS` that are unbiased for `d`, by name."""
-    return {name: e for name, e in ESTIMATORS.items() if not e.biased and e.misfit(d) is None}
+    """All estimators of `ppgen.testing.ESTIMATORS` that are unbiased for `d`, by name.
+
+    In all its parameters: not `MeasureValued()` for Gamma, which refuses the concentration.
+    """
+    return {
+        name: e
+        for name, e in ESTIMATORS.items()
+        if not e.biased and e.misfit(d) is None and _has_derivative(e, d)
+    }
+
+
+def _has_derivative(estimator: AbstractEstimator, d: Distribution) -> bool:
+    leaves, structure = flatten(d)
+    moving = [i for i, x in enumerate(leaves) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+
+    def points(parameters: list[Array]) -> list[Array]:
+        new = dict(zip(moving, parameters, strict=True))
+        built = structure.build([new.get(i, x) for i, x in enumerate(leaves)])
+        return jax.tree.leaves(estimator(jax.random.key(0), built))
+
+    if not moving:  # numbers, by which nobody differentiates
+        return True
+    try:
+        jax.eval_shape(jax.jacfwd(points), [jnp.asarray(leaves[i]) for i in moving])
+    except DerivativeError:
+        return False
+    return True
 
 
 def estimators(d: Distribution) -> Strategy[AbstractEstimator]:

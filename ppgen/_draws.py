@@ -1,0 +1,52 @@
+"""What the runs of `expectation(..., draws=K)` know of each other."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from typing import NamedTuple
+
+import jax
+from jax import Array
+
+_draws: contextvars.ContextVar = contextvars.ContextVar("ppgen_draws", default=None)
+
+
+class Coupling(NamedTuple):
+    """The place of one run among the draws that are made together.
+
+    Attributes:
+        key: a key that all of them share.
+        index: which of them this is.
+        size: how many there are.
+    """
+
+    key: Array
+    index: Array | int
+    size: int
+
+
+@contextlib.contextmanager
+def drawn_together(draws: tuple[str, int] | None):
+    """Within, choices may be coupled over the mapped axis of this name and size."""
+    token = _draws.set(draws)
+    try:
+        yield
+    finally:
+        _draws.reset(token)
+
+
+def coupling(key: Array) -> Coupling:
+    """The coupling of the draws at a choice, from the choice's own key.
+
+    The shared key is that of the first draw, so that no draw needs a second one. Outside of
+    `draws=K` there is a single draw.
+    """
+    draws = _draws.get()
+    if draws is None:
+        return Coupling(key, 0, 1)
+    axis, size = draws
+    own = jax.random.key_data(key)
+    first = jax.lax.all_gather(own, axis)[0]
+    shared = jax.random.wrap_key_data(first, impl=jax.random.key_impl(key))
+    return Coupling(shared, jax.lax.axis_index(axis), size)
