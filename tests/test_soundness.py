@@ -14,6 +14,7 @@ from numpyro.contrib.control_flow import scan as numpyro_scan
 
 import ppgen
 from ppgen import Enumerate, MeasureValued, Points, Reparameterize, ScoreFunction
+from ppgen.testing import assert_unbiased
 
 KEY = jax.random.key(0)
 
@@ -495,3 +496,32 @@ def test_handlers_without_meaning_around_control_flow():
         assert "Write instead" in str(error)
     else:
         assert np.allclose(result["z"], trace["z"]["value"])
+
+
+# --- a support that moves -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: dist.Uniform(t, 2.0),
+        lambda t: dist.Uniform(-1.0, t + 1.0),
+        lambda t: dist.Pareto(t + 1.0, 3.0),
+        lambda t: dist.TruncatedNormal(0.0, 1.0, low=t),
+    ],
+)
+def test_score_of_a_support_that_moves_is_refused(make):
+    def f(t):
+        return ppgen.draw(make(t), grad=ppgen.ScoreFunction()) ** 2
+
+    with pytest.raises(ppgen.PpgenError, match="bound of its support(.|\n)*Reparameterize"):
+        jax.grad(ppgen.expectation(f), 1)(jax.random.key(0), 0.3)
+
+
+def test_score_of_a_support_that_stays_is_not():
+    def f(t):
+        x = ppgen.draw(dist.Uniform(-1.0, 1.0), grad=ppgen.ScoreFunction())
+        y = ppgen.draw(dist.TruncatedNormal(t, 1.0, low=0.0), grad=ppgen.ScoreFunction())
+        return (x + t) ** 2 + jnp.sin(y)
+
+    assert_unbiased(f, jnp.array(0.4), order=1, samples=20_000, detect=0.5)

@@ -13,6 +13,7 @@ from numpyro.distributions import Distribution
 
 from ppgen._draws import Coupling, coupling
 from ppgen._errors import EstimatorError
+from ppgen._moving_support import with_fixed_support
 from ppgen._quantiles import from_uniforms, has_quantiles, uniform, uniforms_needed
 from ppgen._sobol import MAX_DIMENSIONS, scrambled_sobol
 from ppgen.densities import log_prob
@@ -74,7 +75,7 @@ class _Coupled(AbstractEstimator):
             # It has no score; zero stands for that wherever choices are made in the run.
             return Points(value, score=jnp.zeros(dist.batch_shape, u.dtype))
         value, baseline = jax.lax.stop_gradient((value, _baseline(self.estimator)))
-        return Points(value, score=log_prob(dist, value), baseline=baseline)
+        return Points(value, score=log_prob(with_fixed_support(dist), value), baseline=baseline)
 
 
 def _baseline(estimator: AbstractEstimator) -> Array | None:

@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 
+from ppgen._moving_support import with_fixed_support
 from ppgen.densities import log_prob
 from ppgen.estimators._base import AbstractEstimator, Points
 
@@ -74,6 +75,10 @@ class ScoreFunction(AbstractEstimator):
             choice itself and what follows from it: the output of a network of the choice's inputs,
             which `ppgen.baseline_loss` trains.
 
+    Raises:
+        DerivativeError: on differentiation by a bound of the support (of a Uniform, say), where
+            the score misses a term.
+
     References:
         Williams, *Simple Statistical Gradient-Following Algorithms*, Machine Learning 8, 1992.
         Schulman et al., *Gradient Estimation Using Stochastic Computation Graphs*, NeurIPS 2015.
@@ -107,5 +112,7 @@ class ScoreFunction(AbstractEstimator):
         if isinstance(baseline, MovingAverage):
             baseline = baseline.value
         if baseline is None or isinstance(baseline, LeaveOneOut):
-            return Points(value, score=log_prob(dist, value))
-        return Points(value, score=log_prob(dist, value), baseline=jnp.asarray(baseline))
+            return Points(value, score=log_prob(with_fixed_support(dist), value))
+        return Points(
+            value, score=log_prob(with_fixed_support(dist), value), baseline=jnp.asarray(baseline)
+        )
