@@ -328,7 +328,8 @@ def measure(task: Task, options: Any) -> dict[str, Result]:
         except Exception as error:
             # Which of many libraries' errors it is does not matter: the row says it.
             compiled.pop(name, None)
-            refused[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:90]}"
+            why = " ".join(str(error).split())
+            refused[name] = f"{type(error).__name__}: {why[:90]}"
     times: dict[str, list[float]] = {name: [] for name in compiled}
     order = np.random.default_rng(options.seed)
     for _ in range(options.repetitions):
