@@ -6,7 +6,7 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-from typing import Any, Final
+from typing import Any
 
 import jax
 from numpyro.distributions import Distribution
@@ -20,9 +20,6 @@ from ppgen.estimators import (
     Reparameterize,
     ScoreFunction,
 )
-
-AUTO: Final = "auto"
-"""What stands for an estimator until the program has been analysed."""
 
 JOINT_VALUES = 1024
 """Joint values of one choice's elements up to which it is enumerated."""
@@ -104,7 +101,7 @@ class Automatic:
                 facts, name in jumps, elements.get(name, 1), steps.get(name, 1), draws
             )
 
-    def demote(self, prepared: Any, draws: int) -> bool:
+    def demote(self, draws: int) -> bool:
         """Replace the enumerated site with the most values; false where none is left."""
         found = [n for n, p in self.picks.items() if isinstance(p.estimator, Enumerate)]
         if not found:

@@ -186,10 +186,10 @@ def prepare(
             if prepared.size() <= budget:
                 return prepared
         except (EstimatorError, ControlFlowError):
-            if not automatic.demote(prepared, draws):
+            if not automatic.demote(draws):
                 raise
         else:
-            if not automatic.demote(prepared, draws):
+            if not automatic.demote(draws):
                 return prepared
 
 

@@ -24,6 +24,7 @@ from ppgen._contract import contract, place
 from ppgen._influence import NONE
 from ppgen._markov import markov
 from ppgen._points import Made
+from ppgen._regions import joint_within_step
 from ppgen._weighted import Value, lift
 
 _OLD = -1  # the point axis of the state before a step; those of its choices count from zero
@@ -47,7 +48,7 @@ def markov_scan(
     state = sorted(structure.state)
     count = len(choices_of_equation(eqn))
     influences = [outer.influence(v) if outer.influence else NONE for v in eqn.outvars]
-    joint = {i: _inner(outer.joint, index + i) for i in range(count)}
+    joint = joint_within_step(outer.joint, index, count)
     axes_of: list[tuple[int, ...]] = []
 
     def run(*arrays):
@@ -143,8 +144,3 @@ def _probe(evaluate: Any, key: Array, init: list[Any], xs: list[Any], state: Seq
 
 def _own(value: Value, axes: Sequence[int], index: int) -> Value:
     return Value(value.array, (*value.axes, *(index + a for a in axes)), value.slots)
-
-
-def _inner(joint: Any, i: int) -> list[int]:
-    """The joint batch axes of a choice, within a step."""
-    return [a - 1 for a in joint.get(i, ()) if a > 0]

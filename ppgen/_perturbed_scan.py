@@ -18,6 +18,7 @@ from ppgen import _jax
 from ppgen._analysis import Choice, choices_of_equation
 from ppgen._errors import EstimatorError
 from ppgen._points import POINT_LIMIT, Made, make
+from ppgen._regions import joint_within_step, kept_of_step, made_in_loop
 from ppgen._weighted import Slot, Value, at_base, lift, union
 
 
@@ -34,11 +35,9 @@ def perturbed_scan(
     num_consts, num_carry = _jax.scan_counts(eqn)
     choices = choices_of_equation(eqn)
     weighted = [i for i, c in enumerate(choices) if c.specs[0].template.weighted]
-    joint = {
-        i: [a - 1 for a in outer.joint.get(index + i, ()) if a > 0] for i in range(len(choices))
-    }
+    joint = joint_within_step(outer.joint, index, len(choices))
     alone = {i: 0 in outer.joint.get(index + i, ()) for i in weighted}
-    present: list[tuple[bool, bool]] = []
+    present: list[tuple[bool, ...]] = []
 
     def step_of(consts, perturbed):
         choice, time, point = perturbed
@@ -62,9 +61,7 @@ def perturbed_scan(
             inner = outer.inside(key, joint)
             inner.make = one
             outs = [o.array for o in inner(body, [Value(a) for a in (*consts, *carry, *xs)])]
-            made = [inner.made[i] for i in range(len(choices))]
-            present[:] = [(m.score is not None, m.control is not None) for m in made]
-            extra = [v.array for m in made for v in (m.score, m.control) if v is not None]
+            present[:], extra = kept_of_step([inner.made[i] for i in range(len(choices))])
             return outs[:num_carry], (outs[num_carry:], extra, bases, others)
 
         return step
@@ -100,13 +97,7 @@ def perturbed_scan(
 
     found = lift(run, [*values, *perturbed])
     outs, rest = found[: len(eqn.outvars)], iter(found[len(eqn.outvars) :])
-    made = []
-    for has_score, has_control in present:
-        score = next(rest) if has_score else None
-        control = next(rest) if has_control else None
-        if control is not None:
-            control = Value(jnp.sum(control.array, axis=control.leading), *control[1:])
-        made.append(Made(score=score, control=control))
+    made = made_in_loop(present, rest)
     bases = [at_base(next(rest)) for _ in weighted]
     others = [at_base(next(rest)) for _ in weighted]
     for i, base, other in zip(weighted, bases, others, strict=True):

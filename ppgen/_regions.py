@@ -8,7 +8,7 @@ region, however many of them follow each other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -39,9 +39,7 @@ def scan_region(outer, eqn, values: Sequence[Value], key: Array, index: int) -> 
             inner = outer.inside(key)
             outs = [o.array for o in inner(body, [Value(a) for a in (*consts, *carry, *xs)])]
             made = [inner.made[i] for i in sorted(inner.made)]
-            kept = [(m.score, m.control, m.baseline) for m in made]
-            present[:] = [tuple(v is not None for v in each) for each in kept]
-            extra = [v.array for each in kept for v in each if v is not None]
+            present[:], extra = kept_of_step(made)
             return outs[:num_carry], (outs[num_carry:], extra)
 
         carry, (ys, extra) = jax.lax.scan(
@@ -56,13 +54,29 @@ def scan_region(outer, eqn, values: Sequence[Value], key: Array, index: int) -> 
 
     outs = lift(run, values)
     n = len(eqn.outvars)
-    extra = iter(outs[n:])
+    return outs[:n], made_in_loop(present, iter(outs[n:]))
+
+
+def kept_of_step(made: Sequence[Made]) -> tuple[list[tuple[bool, ...]], list[Array]]:
+    """What a loop keeps of the choices of a step, and of each choice which of it there is."""
+    kept = [(m.score, m.control, m.baseline) for m in made]
+    present = [tuple(v is not None for v in each) for each in kept]
+    return present, [v.array for each in kept for v in each if v is not None]
+
+
+def made_in_loop(present: Sequence[tuple[bool, ...]], stacked: Iterator[Value]) -> list[Made]:
+    """The choices of a loop, from what was kept of its steps."""
     made = []
     for each in present:
-        score, control, baseline = (next(extra) if has else None for has in each)
+        score, control, baseline = (next(stacked) if has else None for has in each)
         control = None if control is None else _summed(control)
         made.append(Made(score=score, control=control, baseline=baseline))
-    return outs[:n], made
+    return made
+
+
+def joint_within_step(joint: Mapping[int, Collection[int]], index: int, count: int):
+    """The joint batch axes of the choices of a scan as its body sees them, without time."""
+    return {i: [a - 1 for a in joint.get(index + i, ()) if a > 0] for i in range(count)}
 
 
 def _summed(value: Value) -> Value:
