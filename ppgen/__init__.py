@@ -17,6 +17,7 @@ try:
 except _PackageNotFoundError:  # a checkout on sys.path that nobody installed
     __version__ = "0+unknown"
 
+from ppgen._analytic_kl import analytic_kl as analytic_kl
 from ppgen._baseline_loss import baseline_loss as baseline_loss
 from ppgen._check import check as check
 from ppgen._choose import draw as draw
@@ -25,9 +26,15 @@ from ppgen._expectation import expectation as expectation
 from ppgen._expectation import seed as seed
 from ppgen._functional import functional as functional
 from ppgen._functional import init_params as init_params
+from ppgen._importance import Importance as Importance
+from ppgen._importance import importance as importance
+from ppgen._marginal import marginal as marginal
+from ppgen._normalize import normalize as normalize
 from ppgen._programs import Trace as Trace
+from ppgen._programs import assess as assess
 from ppgen._programs import log_density as log_density
 from ppgen._programs import simulate as simulate
+from ppgen._tilt import tilt as tilt
 from ppgen._variance import variance as variance
 from ppgen._with_estimators import with_estimators as with_estimators
 from ppgen.estimators import ARM as ARM

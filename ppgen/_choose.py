@@ -65,7 +65,7 @@ def user_line() -> str:
 def fresh_key(where: str | None = None) -> Array:
     """A typed PRNG key that nothing else in the program gets."""
     dtype = _key_dtype(_jax.default_key_type())
-    return fresh_key_p.bind(lanes=(), dtype=dtype, looped=_in_loop(), where=where or user_line())
+    return fresh_key_p.bind(lanes=(), dtype=dtype, looped=in_loop(), where=where or user_line())
 
 
 @functools.cache
@@ -74,7 +74,7 @@ def _key_dtype(impl: str) -> Any:
         return jax.eval_shape(lambda: jax.random.key(0, impl=impl)).dtype
 
 
-def _in_loop() -> bool:
+def in_loop() -> bool:
     return _jax.in_loop(lambda code: code.co_filename == _STAGE and code.co_name == "flat")
 
 
@@ -159,7 +159,7 @@ def describe_choice(
         family=_family(dist),
         event=reinterpreted + dist.event_dim,
         default=any(estimator is default for default in _DEFAULTS),
-        looped=_in_loop(),
+        looped=in_loop(),
     )
     return spec, leaves, estimator_leaves
 

@@ -167,8 +167,9 @@ def define_primitive(
     batch: Callable,
     impl: Callable,
     differentiate: Callable | None = None,
+    multiple_results: bool = False,
 ) -> Primitive:
-    """A single-result primitive that always takes part in `vmap`, mapped operands or not.
+    """A primitive that always takes part in `vmap`, mapped operands or not.
 
     Args:
         name: how jaxprs print it.
@@ -177,8 +178,10 @@ def define_primitive(
             around it, so that each lane can have randomness of its own.
         impl: what happens when it is evaluated outside of staging.
         differentiate: its JVP rule, called where an operand has a tangent.
+        multiple_results: whether it has a list of results; `dim` is then that of each of them.
     """
     primitive = core.Primitive(name)
+    primitive.multiple_results = multiple_results
     primitive.def_abstract_eval(abstract)
     primitive.def_impl(impl)
     mlir.register_lowering(primitive, lambda *_, **params: impl(**params))

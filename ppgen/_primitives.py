@@ -1,11 +1,12 @@
-"""The four primitives that a staged program is written in.
+"""The five primitives that a staged program is written in.
 
 - `fresh_key`: a PRNG key that nobody else gets.
 - `random_choice`: a random choice whose estimator needs more than a differentiable sample.
 - `sample_site`: a NumPyro site of a program: latent or observed, with its mask and scale.
+- `estimated_program`: a program within another whose density is estimated.
 - `marker`: an identity that names a value for the soundness pass and the reports.
 
-Under `vmap` each of the first three gains a *lane* axis, mapped operands or not, so that every lane
+Under `vmap` each of the first four gains a *lane* axis, mapped operands or not, so that every lane
 has its own randomness. Distributions are not batched themselves (a vmapped NumPyro distribution
 would keep a stale batch shape): the lanes are put back by `jax.vmap` where one is evaluated.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +66,22 @@ class ChoiceSpec:
     looped: bool = False
 
 
+class Plate(NamedTuple):
+    """A plate around a site.
+
+    Attributes:
+        name: its name.
+        dim: its axis among those of the site's log density, counted from the right: negative.
+        size: how many elements of it are there.
+        scale: of how many elements each of them stands: more than one where it is subsampled.
+    """
+
+    name: str
+    dim: int
+    size: int
+    scale: float
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class SiteSpec:
     """What is static about a site of a program.
@@ -83,6 +100,7 @@ class SiteSpec:
         has_scale: whether the last operand is a scale.
         auxiliary: whether the model may lack this site of a guide.
         support: the constraint that the values satisfy.
+        plates: the plates around it, outermost first.
     """
 
     choice: ChoiceSpec
@@ -95,6 +113,31 @@ class SiteSpec:
     has_scale: bool
     auxiliary: bool
     support: Any
+    plates: tuple[Plate, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EstimatedSpec:
+    """What is static about a program whose density is estimated, as `marginal` makes one.
+
+    The results are the values of its sites, and then what the program returns.
+
+    Attributes:
+        name: its sites, joined: the name of its log density.
+        where: the user's file and line.
+        sites: the sites that it has for the program around it, by name.
+        results: shape and dtype of each result, without lanes.
+        evaluate: `(operands, values of the latent sites or None) -> (results, log density)`, of one
+            lane; it draws. A result that the given values do not determine is `None`.
+        looped: whether it was called in the body of a loop.
+    """
+
+    name: str
+    where: str
+    sites: dict[str, SiteSpec]
+    results: tuple[Any, ...]
+    evaluate: Callable[[Sequence[Array], dict[str, Array] | None], tuple[list[Any], Array]]
+    looped: bool = False
 
 
 def over_lanes(
@@ -147,8 +190,9 @@ def _outside(what: str) -> Callable:
 
 def _no_derivative(primals, tangents, **params):
     choice = getattr(params["spec"], "choice", params["spec"])
+    through = type(choice.template).__name__ + "()" if hasattr(choice, "template") else choice.name
     raise DerivativeError(
-        f"a derivative was taken inside the program, through {type(choice.template).__name__}()",
+        f"a derivative was taken inside the program, through {through}",
         site=choice.name,
         where=choice.where,
         instead="jax.grad(ppgen.expectation(f), ...) outside of f, or Reparameterize() here",
@@ -187,6 +231,24 @@ site_p = _jax.define_primitive(
     differentiate=_no_derivative,
 )
 
+estimated_p = _jax.define_primitive(
+    "estimated_program",
+    abstract=lambda *_, spec, lanes, mapped: [
+        _jax.random_value(lanes + x.shape, x.dtype) for x in spec.results
+    ],
+    batch=lambda size, values, dims, **params: _all_in_front(
+        _batch_lanes(estimated_p.bind, size, values, dims, params)[0]
+    ),
+    impl=_outside("a program"),
+    differentiate=_no_derivative,
+    multiple_results=True,
+)
+
+
+def _all_in_front(outs: list[Array]) -> tuple[list[Array], list[int]]:
+    return outs, [0] * len(outs)
+
+
 marker_p = _jax.define_marker("marker")
 
 
@@ -198,7 +260,7 @@ def mark(value: Any, kind: str, name: str, where: str, **details: Any) -> Array:
 CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
 """Names of the primitives that call a jaxpr as it is."""
 
-RANDOM = frozenset({"fresh_key", "random_choice", "sample_site"})
+RANDOM = frozenset({"fresh_key", "random_choice", "sample_site", "estimated_program"})
 """Names of the primitives that need a key."""
 
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from ppgen._errors import ChoiceMismatchError
-from ppgen._primitives import SiteSpec, mark
-from ppgen._sites import Sites, run_sites, site_specs
+from ppgen._primitives import Plate, SiteSpec, mark
+from ppgen._sites import Given, run_sites, site_specs
 from ppgen._stage import Staged, stage
 from ppgen._supports import Support, agree
 
@@ -26,12 +26,16 @@ class SiteFacts(NamedTuple):
         auxiliary: whether the model may lack it.
         has_density: false for the indices of a subsampled plate.
         where: the user's file and line.
+        plates: the plates around it, outermost first.
+        pathwise: whether it is drawn with a pathwise derivative.
     """
 
     support: Support
     auxiliary: bool
     has_density: bool
     where: str
+    plates: tuple[Plate, ...]
+    pathwise: bool
 
 
 class Trace(eqx.Module):
@@ -43,14 +47,20 @@ class Trace(eqx.Module):
             axis.
         log_density: log density of `choices` in nats, observed sites and factors included; a
             scalar.
-        value: what the program returned.
+        value: what the program returned; `None` in place of what a marginal program integrated out.
+        log_probs: the terms of `log_density` by site, observed ones included, masked and scaled:
+            one for each element of the site's batch shape. Sites that only have a density together
+            have one under their joined names.
         sites: static facts about each site of `choices`.
+        plates: the plates around each term of `log_probs`, outermost first.
     """
 
     choices: dict[str, Array]
     log_density: Array
     value: Any
+    log_probs: dict[str, Array] = eqx.field(repr=False)
     sites: tuple[tuple[str, SiteFacts], ...] = eqx.field(static=True, repr=False)
+    plates: tuple[tuple[str, tuple[Plate, ...]], ...] = eqx.field(static=True, repr=False)
 
     def __getitem__(self, name: str) -> Array:
         """The value of the site `name`."""
@@ -82,16 +92,72 @@ def simulate(program: Program) -> Callable[..., Trace]:
     """
 
     def run(*args: Any, **kwargs: Any) -> Trace:
-        staged = stage(lambda: program(*args, **kwargs))
-        outs, sites = run_sites(staged.jaxpr, (), {})
-        facts = tuple(
-            (name, SiteFacts(s.support, s.auxiliary, s.density is not None, s.choice.where))
-            for name, s in site_specs(staged.jaxpr).items()
-            if name in sites.choices
-        )
-        return Trace(sites.choices, _total(staged, sites), staged.unflatten(outs), facts)
+        staged = stage(lambda: program(*args, **kwargs), recorded=True)
+        return traced(staged, Given({}))
 
     return run
+
+
+def assess(program: Program) -> Callable[..., Trace]:
+    """Run a program on given choices, and keep everything.
+
+    Args:
+        program: any callable that uses NumPyro effects.
+
+    Returns:
+        A function `(choices, *args) -> Trace`, with `choices` as for `log_density`.
+
+    Raises:
+        ChoiceMismatchError: a latent site without a value, a value without a site, or supports
+            that differ.
+
+    Example:
+        >>> import numpyro, numpyro.distributions as dist, ppgen
+        >>> def program():
+        ...     x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+        ...     numpyro.sample("y", dist.Normal(x, 1.0), obs=2.0)
+        >>> trace = ppgen.assess(program)({"x": 0.0})
+        >>> {name: round(float(lp), 4) for name, lp in trace.log_probs.items()}
+        {'x': -0.9189, 'y': -2.9189}
+    """
+
+    def run(choices: Mapping[str, Any] | Trace, *args: Any, **kwargs: Any) -> Trace:
+        staged = stage(lambda: program(*args, **kwargs), recorded=True)
+        return traced(staged, Given(matched(choices, site_specs(staged.jaxpr))))
+
+    return run
+
+
+def traced(staged: Staged, given: Given) -> Trace:
+    """The trace of one run of a staged program."""
+    specs = site_specs(staged.jaxpr)
+    outs, sites = run_sites(staged.jaxpr, (), given)
+    facts = tuple(
+        (
+            name,
+            SiteFacts(
+                support=s.support,
+                auxiliary=s.auxiliary,
+                has_density=s.density is not None,
+                where=s.choice.where,
+                plates=s.plates,
+                pathwise=s.choice.template is not None and s.choice.template.in_place,
+            ),
+        )
+        for name, s in specs.items()
+        if name in sites.choices
+    )
+    where = {name: specs[name].choice.where for name in specs}
+    log_probs = {n: mark(lp, "log_prob", n, where.get(n, "")) for n, lp in sites.log_probs.items()}
+    terms = [jnp.sum(lp) for lp in log_probs.values()]
+    return Trace(
+        choices=sites.choices,
+        log_density=sum(terms[1:], terms[0]) if terms else jnp.zeros(()),
+        value=staged.unflatten(outs),
+        log_probs=log_probs,
+        sites=facts,
+        plates=tuple((n, specs[n].plates if n in specs else ()) for n in sites.log_probs),
+    )
 
 
 def log_density(program: Program) -> Callable[..., Array]:
@@ -117,27 +183,21 @@ def log_density(program: Program) -> Callable[..., Array]:
         >>> round(float(ppgen.log_density(program)({"x": 0.0})), 4)
         -0.9189
     """
+    scored = assess(program)
 
     def score(choices: Mapping[str, Any] | Trace, *args: Any, **kwargs: Any) -> Array:
-        staged = stage(lambda: program(*args, **kwargs))
-        specs = site_specs(staged.jaxpr)
-        given = _matched(choices, specs)
-        _, sites = run_sites(staged.jaxpr, (), given)
-        return _total(staged, sites)
+        return scored(choices, *args, **kwargs).log_density
 
     return score
 
 
-def _total(staged: Staged, sites: Sites) -> Array:
-    specs = site_specs(staged.jaxpr)
-    terms = []
-    for name, logp in sites.log_probs.items():
-        where = specs[name].choice.where if name in specs else ""
-        terms.append(jnp.sum(mark(logp, "log_prob", name, where)))
-    return sum(terms[1:], terms[0]) if terms else jnp.zeros(())
+def matched(choices: Mapping[str, Any] | Trace, specs: dict[str, SiteSpec]) -> dict[str, Any]:
+    """The values in `choices` of a program's latent sites.
 
-
-def _matched(choices: Mapping[str, Any] | Trace, specs: dict[str, SiteSpec]) -> dict[str, Any]:
+    Raises:
+        ChoiceMismatchError: a latent site without a value, a value without a site, or supports
+            that differ.
+    """
     given = dict(choices.choices if isinstance(choices, Trace) else choices)
     sources = dict(choices.sites) if isinstance(choices, Trace) else {}
     latent = {name: spec for name, spec in specs.items() if not spec.observed}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from numpyro.distributions import Distribution
 
 from ppgen import _jax
 from ppgen._choose import bind_choice
 from ppgen._errors import ControlFlowError, SiteError
-from ppgen._primitives import DENSITY_SCOPE, SiteSpec, equations, over_lanes
+from ppgen._primitives import DENSITY_SCOPE, EstimatedSpec, SiteSpec, equations, over_lanes
 from ppgen.densities import log_prob
 
 
@@ -34,33 +36,59 @@ def site_specs(jaxpr: Any) -> dict[str, SiteSpec]:
     for eqn in equations(jaxpr):
         if eqn.primitive.name == "sample_site":
             found.setdefault(eqn.params["spec"].choice.name, eqn.params["spec"])
+        elif eqn.primitive.name == "estimated_program":
+            for name, spec in eqn.params["spec"].sites.items():
+                found.setdefault(name, spec)
     return found
 
 
 def has_sites(eqn: _jax.Eqn) -> bool:
     """Whether an equation is a site or calls a jaxpr that has one."""
-    return eqn.primitive.name == "sample_site" or any(
-        site_specs(inner) for inner in _jax.subjaxprs(eqn)
+    return eqn.primitive.name in ("sample_site", "estimated_program") or any(
+        has_sites(e) for inner in _jax.subjaxprs(eqn) for e in _jax.open_jaxpr(inner)[0].eqns
     )
 
 
-def run_sites(jaxpr: Any, args: Sequence[Any], given: Mapping[str, Any]) -> tuple[list, Sites]:
+class Given(NamedTuple):
+    """What a program is run on.
+
+    Attributes:
+        values: values of latent sites; the others are drawn.
+        unscored: latent sites without a log density, because the program itself proposes them: the
+            log densities that there are then sum up to a log weight.
+        seen: takes the distributions, specs and operands of latent sites, but of those in
+            loops, branches and mapped functions.
+    """
+
+    values: Mapping[str, Any]
+    unscored: frozenset[str] = frozenset()
+    seen: dict[str, tuple[Distribution, SiteSpec, list[Any]]] | None = None
+
+
+def run_sites(
+    jaxpr: Any, args: Sequence[Any], given: Given, consts: Sequence[Any] | None = None
+) -> tuple[list, Sites]:
     """Run a staged program.
 
     Args:
         jaxpr: closed jaxpr.
         args: its inputs.
-        given: values of latent sites; the others are drawn.
+        given: values of latent sites.
+        consts: the jaxpr's constants, instead of those that it holds.
 
     Returns:
-        The outputs of the jaxpr, and its sites.
+        The outputs of the jaxpr, and its sites. An output is `None` that depends on what a program
+        with an estimated density integrates out, where it was given values.
     """
-    jaxpr, consts = _jax.open_jaxpr(jaxpr)
-    env: dict[_jax.Var, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+    jaxpr, own = _jax.open_jaxpr(jaxpr)
+    env: dict[_jax.Var, Any] = dict(
+        zip(jaxpr.constvars, own if consts is None else consts, strict=True)
+    )
     env.update(zip(jaxpr.invars, args, strict=True))
     sites = Sites({}, {})
     for eqn in jaxpr.eqns:
         values = [v.val if isinstance(v, _jax.Literal) else env[v] for v in eqn.invars]
+        _check_determined(values, jaxpr)
         if has_sites(eqn):
             with _jax.at_line_of(eqn):
                 rule = _RULES.get(eqn.primitive.name, _refuse)
@@ -71,6 +99,22 @@ def run_sites(jaxpr: Any, args: Sequence[Any], given: Mapping[str, Any]) -> tupl
         env.update(zip(eqn.outvars, out, strict=True))
     outs = [v.val if isinstance(v, _jax.Literal) else env[v] for v in jaxpr.outvars]
     return outs, sites
+
+
+def _check_determined(values: Sequence[Any], jaxpr: Any) -> None:
+    """Refuse to go on with a value that was integrated out."""
+    if not any(v is None for v in values):
+        return
+    spec = next(
+        e.params["spec"] for e in equations(jaxpr) if e.primitive.name == "estimated_program"
+    )
+    raise SiteError(
+        "what this program returns depends on sites that it integrates out, which have no values "
+        "where its density is asked for",
+        site=spec.name,
+        where=spec.where,
+        instead="a return value that depends on kept sites only, or more names in `keep`",
+    )
 
 
 def _merge(into: Sites, new: Sites) -> None:
@@ -85,7 +129,7 @@ def _merge(into: Sites, new: Sites) -> None:
     into.log_probs.update(new.log_probs)
 
 
-def _site(eqn: _jax.Eqn, operands: list[Any], given: Mapping[str, Any]):
+def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
     spec: SiteSpec = eqn.params["spec"]
     lanes, mapped = eqn.params["lanes"], eqn.params["mapped"]
     name, where = spec.choice.name, spec.choice.where
@@ -96,8 +140,8 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Mapping[str, Any]):
             lambda _, ops: ops[0], lanes, mapped[end : end + 1], None, operands[end : end + 1]
         )
         end += 1
-    elif name in given:
-        value = jnp.asarray(given[name])
+    elif name in given.values:
+        value = jnp.asarray(given.values[name])
         expected = lanes + spec.choice.shape
         if value.shape != expected:
             raise SiteError(
@@ -123,6 +167,16 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Mapping[str, Any]):
             logp = jnp.where(rest[0], logp, jnp.zeros((), logp.dtype))
         return logp * rest[-1] if spec.has_scale else logp
 
+    if latent and name in given.unscored:
+        if not (spec.has_mask or spec.has_scale):
+            return [value], Sites(choices, {})
+        # A mask or a scale is no part of what the site was drawn from.
+        scaled = density
+
+        def density(_, operands, value):
+            own = log_prob(spec.density.build(operands[: spec.num_leaves]), value)
+            return scaled(_, operands, value) - own
+
     own = [*range(spec.num_leaves), *range(end, len(operands))]
     with jax.named_scope(DENSITY_SCOPE):
         logp = over_lanes(
@@ -133,26 +187,64 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Mapping[str, Any]):
             [operands[i] for i in own],
             value,
         )
+    if given.seen is not None and latent and not lanes:
+        given.seen[name] = (spec.density.build(operands[: spec.num_leaves]), spec, operands)
     return [value], Sites(choices, {name: logp})
 
 
-def _call(eqn: _jax.Eqn, values: list[Any], given: Mapping[str, Any]):
+def _call(eqn: _jax.Eqn, values: list[Any], given: Given):
     return run_sites(_jax.subjaxprs(eqn)[0], values, given)
 
 
-def _remat(eqn: _jax.Eqn, values: list[Any], given: Mapping[str, Any]):
-    run = jax.checkpoint(
-        lambda values, given: run_sites(_jax.subjaxprs(eqn)[0], values, given),
-        prevent_cse=eqn.params["prevent_cse"],
-        policy=eqn.params["policy"],
-    )
-    return run(values, dict(given))
+def _estimated(eqn: _jax.Eqn, operands: list[Any], given: Given):
+    spec: EstimatedSpec = eqn.params["spec"]
+    lanes, mapped = eqn.params["lanes"], eqn.params["mapped"]
+    latent = [name for name, site in spec.sites.items() if not site.observed]
+    known = {name: jnp.asarray(given.values[name]) for name in latent if name in given.values}
+    unscored = given.unscored.intersection(latent)
+    for some in (known, unscored):
+        if some and len(some) < len(latent):
+            raise SiteError(
+                f"{sorted(some)} are to have values of their own, apart from the other sites of a "
+                f"program whose sites {latent} have one density",
+                site=spec.name,
+                where=spec.where,
+                instead="all of them or none: in `keep`, in a proposal, or in `choices`",
+            )
+    simulated = bool(latent) and not known
+    determined = []
+
+    def lane(_, operands, values):
+        results, density = spec.evaluate(operands, None if simulated else values)
+        determined[:] = [x is not None for x in results]
+        return [x for x in results if x is not None], density
+
+    found, density = over_lanes(lane, lanes, mapped, None, operands, known)
+    left = iter(found)
+    results = [next(left) if d else None for d in determined]
+    values = dict(zip(spec.sites, results, strict=False))
+    choices = {name: values[name] for name in latent}
+    if unscored:
+        return results, Sites(choices, {})
+    return results, Sites(choices, {spec.name: density})
 
 
-def _scan(eqn: _jax.Eqn, values: list[Any], given: Mapping[str, Any]):
+def _remat(eqn: _jax.Eqn, values: list[Any], given: Given):
+    inner = _jax.subjaxprs(eqn)[0]
+
+    def body(values, known):
+        outs, sites = run_sites(inner, values, given._replace(values=known, seen=None))
+        _check_determined(outs, inner)
+        return outs, sites
+
+    run = jax.checkpoint(body, prevent_cse=eqn.params["prevent_cse"], policy=eqn.params["policy"])
+    return run(values, dict(given.values))
+
+
+def _scan(eqn: _jax.Eqn, values: list[Any], given: Given):
     body = eqn.params["jaxpr"]
     consts, carried = _jax.scan_counts(eqn)
-    inside = {name: given[name] for name in site_specs(body) if name in given}
+    inside = {name: given.values[name] for name in site_specs(body) if name in given.values}
     length = eqn.params["length"]
     for name, value in inside.items():
         if jnp.shape(value)[:1] != (length,):
@@ -165,8 +257,10 @@ def _scan(eqn: _jax.Eqn, values: list[Any], given: Mapping[str, Any]):
             )
 
     def step(carry, xs):
-        xs, given = xs
-        out, sites = run_sites(body, [*values[:consts], *carry, *xs], given)
+        xs, known = xs
+        args = [*values[:consts], *carry, *xs]
+        out, sites = run_sites(body, args, given._replace(values=known, seen=None))
+        _check_determined(out, body)
         return out[:carried], (out[carried:], sites)
 
     init, xs = values[consts : consts + carried], values[consts + carried :]
@@ -181,14 +275,17 @@ def _scan(eqn: _jax.Eqn, values: list[Any], given: Mapping[str, Any]):
     return [*carry, *ys], sites
 
 
-def _cond(eqn: _jax.Eqn, values: list[Any], given: Mapping[str, Any]):
-    branches = [
-        lambda ops, inside, jaxpr=jaxpr: run_sites(jaxpr, ops, inside)
-        for jaxpr in eqn.params["branches"]
-    ]
+def _cond(eqn: _jax.Eqn, values: list[Any], given: Given):
+
+    def run(jaxpr, operands, known):
+        outs, sites = run_sites(jaxpr, operands, given._replace(values=known, seen=None))
+        _check_determined(outs, jaxpr)
+        return outs, sites
+
+    branches = [functools.partial(run, jaxpr) for jaxpr in eqn.params["branches"]]
     index, *operands = values
     names = set().union(*(site_specs(jaxpr) for jaxpr in eqn.params["branches"]))
-    inside = {name: given[name] for name in names if name in given}
+    inside = {name: given.values[name] for name in names if name in given.values}
     shapes = [jax.eval_shape(branch, operands, inside)[1] for branch in branches]
     log_probs = [x for sites in shapes for x in sites.log_probs.values()]
     dtype = jnp.result_type(*log_probs) if log_probs else jnp.result_type(float)
@@ -222,7 +319,7 @@ def _cond(eqn: _jax.Eqn, values: list[Any], given: Mapping[str, Any]):
     return out, Sites(choices, {label: total} if label else {})
 
 
-def _refuse(eqn: _jax.Eqn, values: list[Any], given: Mapping[str, Any]):
+def _refuse(eqn: _jax.Eqn, values: list[Any], given: Given):
     inner = [spec for jaxpr in _jax.subjaxprs(eqn) for spec in site_specs(jaxpr).values()]
     loop = eqn.primitive.name == "while"
     raise ControlFlowError(
@@ -240,6 +337,7 @@ def _refuse(eqn: _jax.Eqn, values: list[Any], given: Mapping[str, Any]):
 
 _RULES = {
     "sample_site": _site,
+    "estimated_program": _estimated,
     "jit": _call,
     "pjit": _call,
     "closed_call": _call,

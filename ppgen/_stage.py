@@ -7,6 +7,7 @@ innermost first and everything the user wrote (plates, masks, conditioning) must
 from __future__ import annotations
 
 import contextlib
+import contextvars
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,13 +28,13 @@ from ppgen import _jax
 from ppgen._choose import choices_in_place, describe_choice, estimator_for, fresh_key, user_line
 from ppgen._distributions import flatten, split_event, split_mask
 from ppgen._errors import ControlFlowError, SiteError
-from ppgen._primitives import CALLS, RANDOM, ChoiceSpec, SiteSpec, site_p
+from ppgen._primitives import CALLS, RANDOM, ChoiceSpec, Plate, SiteSpec, site_p
 from ppgen._subsample import Exogenous, SubsampleIndices
 from ppgen._supports import support_of
 
 
 class Staged(NamedTuple):
-    """A program as a jaxpr without inputs: what it closes over are constants.
+    """A program as a jaxpr: what it closes over are constants.
 
     Attributes:
         jaxpr: the closed jaxpr.
@@ -44,27 +45,36 @@ class Staged(NamedTuple):
     unflatten: Callable[[list[Array]], Any]
 
 
-def stage(thunk: Callable[[], Any], *, in_place: bool = True, params: str = "error") -> Staged:
-    """Stage `thunk()`.
+def stage(
+    thunk: Callable[..., Any],
+    *inputs: Any,
+    in_place: bool = True,
+    params: str = "error",
+    recorded: bool = False,
+) -> Staged:
+    """Stage `thunk(*inputs)`.
 
     Args:
         thunk: runs the program on arguments that it closes over.
+        *inputs: pytrees whose leaves become inputs of the jaxpr.
         in_place: stage pathwise choices as the computation of a differentiable sample; otherwise
             every choice is a `random_choice` equation.
         params: "error", or "init" to let `numpyro.param` give its initial value.
+        recorded: whether densities will be asked of the jaxpr; otherwise it is only to be run, and
+            a program whose density is estimated is its sampler.
     """
     returned = []
 
-    def flat() -> list[Any]:
-        with _binding(params), choices_in_place(in_place):
-            out = thunk()
+    def flat(*inputs: Any) -> list[Any]:
+        with _binding(params), choices_in_place(in_place), densities_asked(recorded):
+            out = thunk(*inputs)
         leaves, treedef = jax.tree.flatten(out)
         dynamic = [isinstance(leaf, (jax.Array, np.ndarray, np.generic)) for leaf in leaves]
         static = [None if d else leaf for leaf, d in zip(leaves, dynamic, strict=True)]
         returned.append((treedef, dynamic, static))
         return [leaf for leaf, d in zip(leaves, dynamic, strict=True) if d]
 
-    jaxpr = jax.make_jaxpr(flat)()
+    jaxpr = jax.make_jaxpr(flat)(*inputs)
     _check_in_place(jaxpr, loops=0)
     treedef, dynamic, static = returned[-1]
 
@@ -101,6 +111,24 @@ def _check_in_place(jaxpr: Any, loops: int) -> None:
             _check_in_place(sub, inner)
 
 
+_asked: contextvars.ContextVar = contextvars.ContextVar("ppgen_densities_asked", default=False)
+
+
+@contextlib.contextmanager
+def densities_asked(flag: bool):
+    """Whether the program that is being staged will be asked for the densities of its sites."""
+    token = _asked.set(flag)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def are_densities_asked() -> bool:
+    """See `densities_asked`."""
+    return _asked.get()
+
+
 @contextlib.contextmanager
 def _binding(params: str):
     """Bind every NumPyro effect, also of sites that `handlers.block` hides from outer handlers."""
@@ -127,13 +155,17 @@ class _Bind(Messenger):
     def __init__(self, params: str) -> None:
         super().__init__(None)
         self.params = params
+        self.plate_scales: dict[str, float] = {}
 
     def process_message(self, msg: dict) -> None:
         if msg.get("ppgen"):
             return
         kind = msg["type"]
+        if kind == "plate":
+            size, subsample_size = msg["args"]
+            self.plate_scales[msg["name"]] = size / subsample_size if subsample_size else 1.0
         if kind == "sample":
-            msg["value"] = _bind_site(msg)
+            msg["value"] = _bind_site(msg, self.plate_scales)
         elif kind == "prng_key" and msg["value"] is None:
             msg["value"] = fresh_key()
         elif kind == "plate" and msg["value"] is None:
@@ -158,7 +190,7 @@ class _Bind(Messenger):
         msg["ppgen"] = msg["stop"] = True
 
 
-def _bind_site(msg: dict) -> Array:
+def _bind_site(msg: dict, plate_scales: dict[str, float]) -> Array:
     name, where, infer = msg["name"], user_line(), msg["infer"]
     dist, given = msg["fn"], msg["value"]
     if (shape := msg["kwargs"].get("sample_shape", ())) and given is None:
@@ -171,6 +203,10 @@ def _bind_site(msg: dict) -> Array:
         scale=msg["scale"],
         asked=infer.get("grad"),
         auxiliary=bool(infer.get("is_auxiliary", False)),
+        plates=tuple(
+            Plate(frame.name, frame.dim, frame.size, plate_scales.get(frame.name, 1.0))
+            for frame in reversed(msg["cond_indep_stack"])
+        ),
     )
 
 
@@ -184,6 +220,7 @@ def bind_site(
     asked: Any = None,
     auxiliary: bool = False,
     has_density: bool = True,
+    plates: tuple[Plate, ...] = (),
 ) -> Array:
     """Bind one site: its random choice, its density, its observed value, its mask and scale."""
     dist, mask = split_mask(dist)
@@ -218,6 +255,7 @@ def bind_site(
         has_scale=scale is not None,
         auxiliary=auxiliary and not isinstance(dist, Unit),
         support=support_of(dist),
+        plates=plates,
     )
     operands = [*leaves, *rest]
     operands += [jnp.asarray(x) for x in (given, mask, scale) if x is not None]

@@ -1,0 +1,140 @@
+"""Posteriors of unnormalised programs, by sampling-importance-resampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+
+from ppgen._choose import draw, user_line
+from ppgen._errors import SiteError
+from ppgen._estimated import (
+    bind_estimated,
+    check_particles,
+    check_proposal,
+    inner,
+    log_mean_exp,
+    stack,
+    total,
+)
+
+Program = Callable[..., Any]
+
+
+def normalize(program: Program, *, proposal: Program | None = None, particles: int) -> Program:
+    r"""The posterior of an unnormalised program: one that observes, has factors, or is tilted.
+
+    With K = `particles` and a proposal q over its latent sites z, it draws
+
+    .. math:: z_1, \dots, z_K \sim q, \qquad j \sim \mathrm{Categorical}(w), \qquad
+              w_k = \frac{\tilde p(z_k)}{q(z_k)}, \qquad
+              \hat p(z) = \frac{\tilde p(z)}{\frac1K \sum_k w_k},
+
+    and keeps z_j. This law, that of sampling-importance-resampling, *approaches* the posterior as K
+    grows; for K = 1 it is the proposal. Of *this* law, not of the posterior, `log_density` gives
+    an *unbiased* estimate (with z among the K, the others fresh), and `simulate` one whose
+    reciprocal is *unbiased* for the reciprocal. So every objective that contains it is right for
+    the sampler that is used, at any K. Particles are vectorised.
+
+    The index j is a random choice `"... | index"` after the sites (`"z | index"`), to choose an
+    estimator for with `with_estimators`: the score function by default, or `Enumerate()`.
+
+    Args:
+        program: any program with latent sites.
+        proposal: `proposal(*args)` draws the same latent sites; any program, itself with an
+            estimated density if need be. By default the program itself proposes: its latent sites
+            are drawn without regard to what it observes.
+        particles: K, in `simulate` and `log_density` alike that which is kept or scored included.
+
+    Returns:
+        A program of the same arguments and the same latent sites, without observed ones.
+
+    Raises:
+        SiteError: no latent site, a subsampled plate inside, or a plate, mask or scale around it.
+        ChoiceMismatchError: the proposal does not draw the same sites.
+        ValueError: fewer than one particle.
+
+    References:
+        Becker et al., *Probabilistic Programming with Programmable Variational Inference*, PLDI
+        2024. Andrieu, Doucet, Holenstein, *Particle Markov Chain Monte Carlo Methods*, JRSS B 2010.
+
+    Example:
+        >>> import jax, numpyro, numpyro.distributions as dist, ppgen
+        >>> def program():
+        ...     z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+        ...     numpyro.sample("x", dist.Normal(z, 1.0), obs=1.0)
+        ...     return z
+        >>> posterior = ppgen.normalize(program, particles=100)
+        >>> mean = ppgen.expectation(posterior, draws=1_000)(jax.random.key(0))
+        >>> bool(abs(mean - 0.5) < 0.1)
+        True
+    """
+    check_particles("normalize", particles)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        where = user_line()
+        joint = inner(lambda: program(*args, **kwargs))
+        names = list(joint.latent)
+        if not names:
+            raise SiteError(
+                "a program without latent sites has no posterior",
+                where=where,
+                instead="the program as it is",
+            )
+        operands = list(joint.operands)
+        split, proposed = len(operands), None
+        if proposal is not None:
+            proposed = inner(lambda: proposal(*args, **kwargs))
+            check_proposal(proposed, joint.latent, names, where)
+            operands += proposed.operands
+        index = "|".join(names) + " | index"
+
+        def propose(operands: Sequence[Any]) -> tuple[dict[str, Array], list[Any], Array]:
+            """Values, what the program returns for them, and their log weight."""
+            p, q = operands[:split], operands[split:]
+            if proposed is None:
+                outs, sites = joint.run(p, {}, unscored=frozenset(names))
+                return sites.choices, outs, total(sites)
+            _, drawn = proposed.run(q, {})
+            outs, scored = joint.run(p, drawn.choices)
+            return drawn.choices, outs, total(scored) - total(drawn)
+
+        def density(operands: Sequence[Any], values: dict[str, Array], log_mean: Array) -> Array:
+            return total(joint.run(operands[:split], values)[1]) - log_mean
+
+        def simulate(operands: Sequence[Any]) -> tuple[list[Any], Array]:
+            particle = jax.vmap(lambda _: propose(operands))(jnp.arange(particles))
+            values, outs, log_weights = particle
+            if particles == 1:
+                j: Any = 0
+            else:
+                j = draw(dist.Categorical(logits=log_weights), name=index)
+            values, outs = jax.tree.map(lambda x: x[j], (values, outs))
+            log_mean = log_mean_exp(log_weights)
+            return [*(values[n] for n in names), *outs], density(operands, values, log_mean)
+
+        def score(operands: Sequence[Any], values: dict[str, Array]) -> tuple[list[Any], Array]:
+            p, q = operands[:split], operands[split:]
+            if proposed is None:
+                outs, sites = joint.run(p, values, unscored=frozenset(names))
+                log_weight = total(sites)
+            else:
+                outs, sites = joint.run(p, values)
+                log_weight = total(sites) - total(proposed.run(q, values)[1])
+            if particles == 1:
+                log_mean = log_weight
+            else:
+                fresh = jax.vmap(lambda _: propose(operands)[2])(jnp.arange(particles - 1))
+                log_mean = log_mean_exp(stack(log_weight, fresh))
+            return [*(values[n] for n in names), *outs], density(operands, values, log_mean)
+
+        def evaluate(operands: Sequence[Any], values: dict[str, Array] | None):
+            return simulate(operands) if values is None else score(operands, values)
+
+        return bind_estimated("normalize", joint, joint.latent, operands, evaluate)
+
+    return run
