@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from ppgen import _jax
@@ -159,7 +159,7 @@ _REGIONS = {
 def checked(eqn: _jax.Eqn, array: Any) -> Any:
     """Drop a marker; where the values are known already, refuse a density that is not a number."""
     if eqn.params["kind"] == "log_prob" and not isinstance(array, jax.core.Tracer):
-        if bool(jnp.any(jnp.isnan(array))):
+        if np.any(np.isnan(np.asarray(array))):
             raise DensityError(
                 "the log density is not a number",
                 site=eqn.params["name"],

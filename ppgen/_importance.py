@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ppgen._choose import user_line
 from ppgen._errors import SiteError
 from ppgen._primitives import Plate
-from ppgen._programs import Trace, matched, traced
+from ppgen._programs import Trace, assess, matched, traced
 from ppgen._sites import Given, run_sites, site_specs
 from ppgen._stage import stage
 
@@ -40,14 +41,20 @@ class Importance(eqx.Module):
     @property
     def log_q(self) -> Array:
         """Log densities of the guide, of the shape of `log_weights`."""
-        return _by_element(self.guide, _shared(self.guide, self.model)) / self.scale
+        return self.by_element(self.guide)
+
+    def by_element(self, trace: Trace) -> Array:
+        """The log densities of other runs of model or guide, of the shape of `log_weights`."""
+        return _by_element(trace, _shared(self.guide, self.model)) / self.scale
 
     def total(self, bounds: Array) -> Array:
         """The sum of one `bounds` for each element, over all that they stand for."""
         return self.scale * jnp.sum(bounds)
 
 
-def importance(model: Program, guide: Program, *, particles: int = 1) -> Callable[..., Importance]:
+def importance(
+    model: Program, guide: Program, *, particles: int = 1, density: Program | None = None
+) -> Callable[..., Importance]:
     """Draw from a guide and score under a model, `particles` times: vectorised, never unrolled.
 
     The exponentials of the log weights are *unbiased* estimates of the evidence, also where the
@@ -59,6 +66,8 @@ def importance(model: Program, guide: Program, *, particles: int = 1) -> Callabl
             guide and no other latent site.
         guide: a program that draws the latent choices.
         particles: how many runs.
+        density: a program of the same sites to score the runs with instead of the guide, for other
+            derivatives of the same number: the guide with its parameters held fixed, for example.
 
     Returns:
         A function of the common arguments that returns an `Importance`. It draws: call it within
@@ -66,7 +75,8 @@ def importance(model: Program, guide: Program, *, particles: int = 1) -> Callabl
 
     Raises:
         ChoiceMismatchError: model and guide do not match.
-        SiteError: several particles, and a subsampled plate that does not contain all sites.
+        SiteError: several particles, and a subsampled plate that does not contain all sites; or
+            `density`, and a guide with an estimated density, which has to come from its own run.
         ValueError: fewer than one particle.
 
     Example:
@@ -94,6 +104,16 @@ def importance(model: Program, guide: Program, *, particles: int = 1) -> Callabl
 
         def one(_: Any) -> tuple[Trace, Trace]:
             drawn = traced(proposed, Given(indices))
+            if density is not None:
+                if not drawn.exact:
+                    raise SiteError(
+                        "the density of the guide is estimated: it has to come from the run that "
+                        "drew the choices",
+                        site=next(iter(drawn.choices), None),
+                        where=user_line(),
+                        instead="an objective that takes the guide as it is: elbo, iwelbo, renyi",
+                    )
+                drawn = assess(density)(drawn, *args, **kwargs)
             return _numbers(drawn), _numbers(traced(scored, Given(matched(drawn, specs))))
 
         drawn, model_trace = jax.vmap(one)(jnp.arange(particles))

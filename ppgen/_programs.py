@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ppgen._errors import ChoiceMismatchError
-from ppgen._primitives import Plate, SiteSpec, mark
+from ppgen._primitives import Plate, SiteSpec, equations, mark
 from ppgen._sites import Given, run_sites, site_specs
 from ppgen._stage import Staged, stage
 from ppgen._supports import Support, agree
@@ -53,6 +53,7 @@ class Trace(eqx.Module):
             have one under their joined names.
         sites: static facts about each site of `choices`.
         plates: the plates around each term of `log_probs`, outermost first.
+        exact: whether `log_density` is the density, not an estimate of it.
     """
 
     choices: dict[str, Array]
@@ -61,6 +62,7 @@ class Trace(eqx.Module):
     log_probs: dict[str, Array] = eqx.field(repr=False)
     sites: tuple[tuple[str, SiteFacts], ...] = eqx.field(static=True, repr=False)
     plates: tuple[tuple[str, tuple[Plate, ...]], ...] = eqx.field(static=True, repr=False)
+    exact: bool = eqx.field(static=True, repr=False)
 
     def __getitem__(self, name: str) -> Array:
         """The value of the site `name`."""
@@ -157,6 +159,7 @@ def traced(staged: Staged, given: Given) -> Trace:
         log_probs=log_probs,
         sites=facts,
         plates=tuple((n, specs[n].plates if n in specs else ()) for n in sites.log_probs),
+        exact=all(e.primitive.name != "estimated_program" for e in equations(staged.jaxpr)),
     )
 
 

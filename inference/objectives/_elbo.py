@@ -1,22 +1,22 @@
-"""Objectives of variational inference, each a few lines of the language.
-
-An objective is a function `(*args) -> scalar` that draws: give it to `ppgen.expectation`, to `fit`,
-add to it, scale it, `jax.vmap` it over data. Bounds are returned as bounds, to be maximised.
-"""
+"""The evidence lower bound."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen.inference.objectives._detached import detached
+
+Program = Callable[..., Any]
 
 
-def elbo(model: Callable[..., Any], guide: Callable[..., Any]) -> Callable[..., Float[Array, ""]]:
+def elbo(
+    model: Program, guide: Program, *, analytic_kl: bool = False
+) -> Callable[..., Float[Array, ""]]:
     r"""The evidence lower bound.
 
     For latent choices z, drawn by the guide, and observations x in the model,
@@ -32,6 +32,8 @@ def elbo(model: Callable[..., Any], guide: Callable[..., Any]) -> Callable[..., 
         model: A program with the same arguments as the guide. It must contain every site of the
             guide and no other latent site.
         guide: A program that draws the latent choices.
+        analytic_kl: Whether to put Kullback-Leibler divergences in closed form where they are
+            known, site by site: the same mean, less variance.
 
     Returns:
         A function of the common arguments: one draw of the bound, in nats.
@@ -57,50 +59,44 @@ def elbo(model: Callable[..., Any], guide: Callable[..., Any]) -> Callable[..., 
     """
 
     def bound(*args: Any) -> Float[Array, ""]:
+        if analytic_kl:
+            terms = ppgen.analytic_kl(model, guide)(*args)
+            return sum(map(jnp.sum, terms.values()), jnp.zeros(()))
         trace = ppgen.simulate(guide)(*args)
         return ppgen.log_density(model)(trace, *args) - trace.log_density
 
     return bound
 
 
-def iwelbo(
-    model: Callable[..., Any], guide: Callable[..., Any], *, particles: int
-) -> Callable[..., Float[Array, ""]]:
-    r"""The importance-weighted evidence lower bound of K = `particles` draws.
+def sticking_the_landing(model: Program, guide: Program) -> Callable[..., Float[Array, ""]]:
+    r"""The evidence lower bound with a gradient that vanishes at the posterior.
 
-    .. math:: \mathrm{IWELBO}_K = E_{z_1, \dots, z_K \sim q}\Big[\log \frac{1}{K} \sum_{k=1}^K
-              \frac{p(x, z_k)}{q(z_k)}\Big], \qquad
-              \mathrm{ELBO} = \mathrm{IWELBO}_1 \le \mathrm{IWELBO}_K \le \log p(x).
+    .. math:: E_{q_\phi(z)}[\log p(x, z) - \log q_{\bar\phi}(z)], \qquad \bar\phi = \phi
+              \text{ held fixed},
 
-    *A lower bound* on the log evidence that grows with K and reaches it as K grows, if the weights
-    are bounded. The value and the gradients that `ppgen.expectation` makes of it are *unbiased* for
-    the bound.
+    has the value of the ELBO, and its gradient too, for the term that is left out has mean zero.
+    Where choices are reparameterised and the guide is the posterior, its variance is zero.
 
-    It is one bound on all that one call observes. For a bound on each of many data, which is
-    tighter, write the programs for one datum and take `jax.vmap` of the objective.
+    *A lower bound* whose gradient is *unbiased*; second derivatives are not those of the ELBO.
 
     Args:
-        model: A program with the same arguments as the guide. It must contain every site of the
-            guide and no other latent site.
-        guide: A program that draws the latent choices.
-        particles: K, the draws inside the logarithm.
+        model: As for `elbo`.
+        guide: As for `elbo`; its parameters must be among its arguments.
 
     Returns:
         A function of the common arguments: one draw of the bound, in nats.
 
     Raises:
-        ValueError: If `particles` is less than 1.
+        SiteError: The density of the guide is estimated.
 
     References:
-        Burda, Grosse, Salakhutdinov. Importance weighted autoencoders. ICLR 2016.
+        Roeder, Wu, Duvenaud. Sticking the landing: simple, lower-variance gradient estimators for
+        variational inference. NeurIPS 2017.
     """
-    if particles < 1:
-        raise ValueError(f"iwelbo needs at least one particle, not {particles}")
-    draw = elbo(model, guide)
+    draw = ppgen.importance(model, guide, density=detached(guide))
 
     def bound(*args: Any) -> Float[Array, ""]:
-        # Each lane of a vmap has its own randomness, so K lanes are K independent log weights.
-        log_weights = jax.vmap(lambda _: draw(*args))(jnp.arange(particles))
-        return jax.nn.logsumexp(log_weights) - jnp.log(particles)
+        runs = draw(*args)
+        return runs.total(runs.log_weights)
 
     return bound

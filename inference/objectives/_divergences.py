@@ -1,0 +1,129 @@
+"""Bounds and losses of other divergences than Kullback and Leibler's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+import ppgen
+from ppgen.inference.objectives._log_mean_exp import log_mean_exp
+
+Program = Callable[..., Any]
+
+
+def renyi(
+    model: Program, guide: Program, *, alpha: float | int, particles: int
+) -> Callable[..., Float[Array, ""]]:
+    r"""Rényi's variational bound of order α ≠ 1, by K = `particles` draws.
+
+    .. math:: \hat L_{\alpha, K} = \frac{1}{1 - \alpha} \log \frac1K \sum_{k=1}^K
+              \Big(\frac{p(x, z_k)}{q(z_k)}\Big)^{1 - \alpha}.
+
+    For 0 ≤ α < 1 *a lower bound* on the log evidence, that of `iwelbo` for α = 0, and closer to the
+    ELBO the closer α is to 1. For α > 1 its limit for many draws is a lower bound, for α < 0 an
+    upper one; at finite K either is approached from inside, so it is *heuristic*. The gradients are
+    *unbiased* for the expectation of what is computed. By element of shared plates, as `iwelbo`.
+
+    Args:
+        model: As for `iwelbo`.
+        guide: As for `iwelbo`.
+        alpha: α, the order.
+        particles: K.
+
+    Returns:
+        A function of the common arguments: one draw, in nats.
+
+    Raises:
+        ValueError: α = 1, which is `elbo`.
+
+    References:
+        Li, Turner. Rényi divergence variational inference. NeurIPS 2016.
+    """
+    if alpha == 1:
+        raise ValueError("the bound of order 1 is elbo(model, guide)")
+    draw = ppgen.importance(model, guide, particles=particles)
+
+    def bound(*args: Any) -> Float[Array, ""]:
+        runs = draw(*args)
+        return runs.total(log_mean_exp((1 - alpha) * runs.log_weights) / (1 - alpha))
+
+    return bound
+
+
+def cubo(
+    model: Program, guide: Program, *, order: float | int = 2, particles: int
+) -> Callable[..., Float[Array, ""]]:
+    r"""The χ upper bound of order n on the log evidence, by K = `particles` draws.
+
+    .. math:: \frac1n \log E_q\Big[\Big(\frac{p(x, z)}{q(z)}\Big)^n\Big] \ge \log p(x),
+              \qquad n \ge 1.
+
+    The mean inside of the logarithm is estimated by K draws, which lowers its expectation: a
+    *heuristic*, an upper bound in the limit of many draws only. To be *minimised*. Its gradients
+    are *unbiased* for the expectation of what is computed.
+
+    Args:
+        model: As for `iwelbo`.
+        guide: As for `iwelbo`.
+        order: n.
+        particles: K.
+
+    Returns:
+        A function of the common arguments: one draw, in nats.
+
+    Raises:
+        ValueError: n < 1, where it is no upper bound.
+
+    References:
+        Dieng, Tran, Ranganath, Paisley, Blei. Variational inference via χ upper bound minimization.
+        NeurIPS 2017.
+    """
+    if order < 1:
+        raise ValueError(f"the order of an upper bound is at least 1, not {order}")
+    draw = ppgen.importance(model, guide, particles=particles)
+
+    def loss(*args: Any) -> Float[Array, ""]:
+        runs = draw(*args)
+        return runs.total(log_mean_exp(order * runs.log_weights) / order)
+
+    return loss
+
+
+def f_divergence(
+    model: Program, guide: Program, f: Callable[[Array], Array], *, log_scale: Any = 0.0
+) -> Callable[..., Float[Array, ""]]:
+    r"""The f-divergence of a model from its guide, as a loss.
+
+    .. math:: D_f(p \,\|\, q) = E_q\Big[f\Big(\log \frac{p(x, z)}{c\, q(z)}\Big)\Big],
+
+    where `f` takes the *logarithm* of the ratio, as `lambda log_u: jnp.exp(log_u) * log_u` for
+    KL(p‖q), `lambda log_u: -log_u` for KL(q‖p), `lambda log_u: jnp.expm1(log_u) ** 2` for
+    Pearson's χ².
+
+    *Unbiased*, value and gradient, for this expectation with the unnormalised p(x, z)/c. It is the
+    divergence from the posterior if c is the evidence p(x); a rough guess of log p(x) keeps the
+    numbers in range. For -log_u, c changes nothing but a constant.
+
+    Args:
+        model: As for `elbo`.
+        guide: As for `elbo`.
+        f: Of the log ratio, elementwise and convex in the ratio.
+        log_scale: log c in nats.
+
+    Returns:
+        A function of the common arguments: one draw of the loss.
+
+    References:
+        Wan, Li, Hovakimyan. f-divergence variational inference. NeurIPS 2020.
+    """
+    draw = ppgen.importance(model, guide)
+
+    def loss(*args: Any) -> Float[Array, ""]:
+        # One ratio for all that a call draws: a function of it is not a sum over a plate.
+        runs = draw(*args)
+        return jnp.sum(f(runs.total(runs.log_weights) - log_scale))
+
+    return loss
