@@ -14,16 +14,18 @@ from ppgen import _jax
 from ppgen._analysis import choices_of_equation
 from ppgen._errors import DensityError, EstimatorError
 from ppgen._influence import Influence
-from ppgen._lower import REMATS, _refuse
+from ppgen._known import identity, literal
+from ppgen._lower import REMATS, _refuse, inlined
 from ppgen._markov import own_choices, sums_over_points
 from ppgen._markov_scan import markov_scan
+from ppgen._partial import evaluate_known
 from ppgen._perturbed_scan import perturbed_scan
 from ppgen._points import POINT_LIMIT, Made, make
 from ppgen._primitives import CALLS, ChoiceSpec, is_random, over_lanes
 from ppgen._regions import cond_region, remat_region, scan_region, while_region
-from ppgen._weighted import Value, lift
+from ppgen._weighted import Value, at_first_point, lift
 
-Make = Callable[[_jax.Eqn, Sequence[Value], Array, int, Sequence[int]], tuple[Value, Made]]
+Make = Callable[[Any, _jax.Eqn, Sequence[Value], Array, int, Sequence[int]], tuple[Value, Made]]
 
 
 class Run:
@@ -62,10 +64,11 @@ class Run:
         self.made: dict[int, Made] = {}
         self.specs: dict[int, ChoiceSpec] = {}
         self._keys = self._choices = 0
+        self._shared: dict[Any, tuple[Sequence[Value], Sequence[Value]]] = {}
 
     def read(self, v: Any) -> Value:
         """The value of a variable or literal."""
-        return Value(v.val) if isinstance(v, _jax.Literal) else self.env[v]
+        return Value(v.val, known=literal(v)) if isinstance(v, _jax.Literal) else self.env[v]
 
     def inside(self, key: Array, joint: Mapping[int, Collection[int]] | None = None) -> Run:
         """A pass over a jaxpr that this one calls."""
@@ -78,24 +81,37 @@ class Run:
 
     def __call__(self, jaxpr: Any, args: Sequence[Value]) -> list[Value]:
         """Evaluate a jaxpr on `args`."""
+        return self._evaluate(jaxpr, args, self.live)
+
+    def inline(self, fn: Callable[..., Sequence[Array]], values: Sequence[Value]) -> list[Value]:
+        """Evaluate a function of arrays as if its equations were some of the program's.
+
+        So it shares with them what both compute, and knows what they know.
+        """
+        jaxpr = jax.make_jaxpr(inlined(fn))(*(at_first_point(v) for v in values))
+        return self._evaluate(jaxpr, values, None)
+
+    def _evaluate(
+        self, jaxpr: Any, args: Sequence[Value], live: frozenset[int] | None
+    ) -> list[Value]:
         jaxpr, consts = _jax.open_jaxpr(jaxpr)
         self.env.update(zip(jaxpr.constvars, map(Value, consts), strict=True))
         self.env.update(zip(jaxpr.invars, args, strict=True))
         for eqn in jaxpr.eqns:
-            if self.live is not None and id(eqn) not in self.live:
+            if live is not None and id(eqn) not in live:
                 continue
             values = [self.read(v) for v in eqn.invars]
             outs = self._equation(eqn, values)
             self.env.update(zip(eqn.outvars, outs, strict=True))
-        return [self.read(v) for v in jaxpr.outvars] if self.live is None else []
+        return [self.read(v) for v in jaxpr.outvars] if live is None else []
 
     def _equation(self, eqn: _jax.Eqn, values: list[Value]) -> Sequence[Value]:
         name = eqn.primitive.name
         if name == "marker":
-            return [Value(checked(eqn, values[0].array), *values[0][1:])]
+            return [values[0]._replace(array=checked(eqn, values[0].array))]
         _check_joint_points(eqn, values, self.specs)
         if not is_random(eqn):
-            return lift(lambda *arrays: _jax.bind(eqn, arrays), values)
+            return self._deterministic(eqn, values)
         with _jax.at_line_of(eqn):
             if name == "fresh_key":
                 return [Value(_fresh_key(self.next_key(), eqn))]
@@ -109,7 +125,7 @@ class Run:
                 axes = range(len(made[0].shape))
                 joint = axes if self.joint is None else self.joint.get(index, ())
                 self.specs[index] = made[0].specs[0]
-                value, result = self.make(eqn, values, self.next_key(), index, tuple(joint))
+                value, result = self.make(self, eqn, values, self.next_key(), index, tuple(joint))
                 self.made[index] = result
                 return [value]
             rule = _REGIONS.get(name)
@@ -118,6 +134,36 @@ class Run:
             outs, results = rule(self, eqn, values, self.next_key(), index)
             self.made.update({index + i: result for i, result in enumerate(results)})
             return outs
+
+    def _deterministic(self, eqn: _jax.Eqn, values: list[Value]) -> Sequence[Value]:
+        """Evaluate an equation without choices, or take what the same one gave.
+
+        XLA would merge the two as well, but not their derivatives: these differ in what is passed
+        back to them, whose sum is passed back once where the value was shared.
+        """
+        key = _identity(eqn, values)
+        if key in self._shared:
+            return self._shared[key][1]
+        outs = evaluate_known(eqn, values)
+        if outs is None:
+            outs = lift(lambda *arrays: _jax.bind(eqn, arrays), values)
+        if key is not None:
+            self._shared[key] = (values, outs)  # the operands too, lest their ids be taken again
+        return outs
+
+
+def _identity(eqn: _jax.Eqn, values: Sequence[Value]) -> Any:
+    """What equations have in common if and only if they give the same; `None` if not known."""
+    operands = tuple(
+        (id(v.array), v.axes, v.slots) if v.known is None else (identity(v.known), v.axes)
+        for v in values
+    )
+    key = (eqn.primitive, tuple(sorted(eqn.params.items())), operands)
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return None if eqn.effects else key
 
 
 def _check_joint_points(
@@ -179,7 +225,7 @@ def _fresh_key(key: Array, eqn: _jax.Eqn) -> Array:
     return jax.random.split(key, lanes) if lanes else key
 
 
-def plain(eqn, operands: Sequence[Value], key: Array, index: int, joint: Sequence[int]):
+def plain(run: Run, eqn, operands: Sequence[Value], key: Array, index: int, joint: Sequence[int]):
     """Make a choice by sampling it, for running a program without differentiating it."""
     spec: ChoiceSpec = eqn.params["spec"]
     sample = over_lanes(

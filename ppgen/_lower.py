@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -64,6 +64,11 @@ def lower(jaxpr: Any, *, unroll: bool = False, sampling: bool = False) -> Any:
 # How scans over choices that stand for several points are lowered: kept where their structure
 # allows it, at the top level of the program only, or "unroll", or kept as for "sampling".
 _scans: contextvars.ContextVar = contextvars.ContextVar("ppgen_scans", default="unroll")
+
+
+def inlined(fn: Callable[..., Sequence[Any]]) -> Callable[..., list[Any]]:
+    """A function without choices, whose calls of others are no calls when it is staged."""
+    return lambda *args: _run(jax.make_jaxpr(fn)(*args), args)
 
 
 @contextlib.contextmanager

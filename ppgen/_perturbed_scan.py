@@ -46,8 +46,8 @@ def perturbed_scan(
             key, t, xs = inputs
             bases, others = [], []
 
-            def one(eqn, operands, key, i, joint):
-                value, made = make(eqn, operands, key, i, joint)
+            def one(run, eqn, operands, key, i, joint):
+                value, made = make(run, eqn, operands, key, i, joint)
                 weights: Any = made
                 if i not in weighted:
                     return value, made

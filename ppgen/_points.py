@@ -47,11 +47,17 @@ class Made(NamedTuple):
 
 
 def make(
-    eqn: _jax.Eqn, operands: Sequence[Value], key: Array, index: int, joint: Sequence[int]
+    run: Any,
+    eqn: _jax.Eqn,
+    operands: Sequence[Value],
+    key: Array,
+    index: int,
+    joint: Sequence[int],
 ) -> tuple[Value, Made]:
     """Make a choice.
 
     Args:
+        run: the pass that it is part of.
         eqn: its `random_choice` equation.
         operands: the distribution's parameters and the estimator's.
         key: its key.
@@ -73,13 +79,13 @@ def make(
             return points  # points of first order freeze themselves, so as to refuse a second
         return eqx.tree_at(lambda p: p.value, points, jax.lax.stop_gradient(points.value))
 
-    def run(*operands):
+    def points_of(*operands):
         return over_lanes(one, lanes, mapped, key, operands)
 
     if not estimator.weighted:
 
         def single(*operands):
-            points = run(*operands)
+            points = points_of(*operands)
             baseline = points.baseline
             if baseline is not None:
                 baseline = jnp.broadcast_to(baseline, points.score.shape)
@@ -94,7 +100,7 @@ def make(
         )
 
     def several(*operands):
-        points = run(*operands)
+        points = points_of(*operands)
         value = jnp.moveaxis(points.value, len(lanes), 0)
         weight = jnp.moveaxis(points.weight, len(lanes), 0)
         if points.score is not None:
@@ -106,16 +112,14 @@ def make(
             value, weight = _one_of(value, weight, jax.random.fold_in(key, _PRUNING))
         return [value, weight, *_controls(points, lanes)]
 
-    value, weight, *control = lift(several, operands)
+    value, weight, *control = run.inline(several, operands)
     made = Made(control=control[0] if control else None)
     if estimator.first_order:
         return _as_slots(value, weight, index, made)
-    own = (*weight.axes, index)
-    made = made._replace(weight=Value(weight.array, own, weight.slots))
-    if estimator.fixed_points:
-        fixed = several(*(at_first_point(v) for v in operands))[0]
-        return Value(fixed, (index,)), made
-    return Value(value.array, own, value.slots), made
+    made = made._replace(weight=weight._replace(axes=(*weight.axes, index)))
+    if estimator.fixed_points and value.leading:
+        value = Value(at_first_point(value))
+    return value._replace(axes=(*value.axes, index)), made
 
 
 def _controls(points: Points, lanes: Sequence[int]) -> list[Array]:
@@ -131,9 +135,9 @@ def _controls(points: Points, lanes: Sequence[int]) -> list[Array]:
 def _as_slots(value: Value, weight: Value, index: int, made: Made) -> tuple[Value, Made]:
     """Keep the sample in slot 0 and in every other slot, and the perturbed points in new slots."""
     weight = at_base(weight)
-    axis = len(weight.axes)
-    count = weight.array.shape[axis]
+    count = weight.array.shape[len(weight.axes)]
     new: tuple[Slot, ...] = tuple((index, j) for j in range(1, count))
+    axis = len(value.axes)
     points = jnp.moveaxis(value.array[0] if value.slots else value.array, axis, 0)
     sample = jnp.take(value.array, 0, axis=axis + bool(value.slots))
     others = sample[1:] if value.slots else points[:0]
@@ -142,6 +146,7 @@ def _as_slots(value: Value, weight: Value, index: int, made: Made) -> tuple[Valu
     order = [0, *(1 + [*value.slots, *new].index(s) for s in slots)]
     if order != list(range(len(order))):
         stacked = stacked[jnp.array(order)]
+    axis = len(weight.axes)
     base = Value(jnp.take(weight.array, 0, axis=axis), weight.axes)
     rest = Value(jnp.take(weight.array, jnp.arange(1, count), axis=axis), weight.axes)
     return Value(stacked, value.axes, slots), made._replace(base=base, slots=rest)

@@ -14,9 +14,10 @@ from jax import Array
 from ppgen import _jax
 from ppgen._analysis import Analysis
 from ppgen._contract import contract, place
-from ppgen._costs import Terms, real_bind
-from ppgen._evaluate import Run, checked
+from ppgen._costs import Terms
+from ppgen._evaluate import Run
 from ppgen._influence import Influence, bits
+from ppgen._sums import add_up
 from ppgen._surrogate import magic_box
 from ppgen._weighted import Slot, Value, lift, spread, union
 
@@ -54,20 +55,8 @@ def surrogates(
     """
     jaxpr, _ = _jax.open_jaxpr(jaxpr)
     weigher = _Weigher(analysis, run, draws)
-    weighed = {
-        v: weigher.term(run.env[v], analysis.of(v), real=v in terms.summed) for v in terms.leaves
-    }
-
-    def read(v: Any) -> Any:
-        return weighed[v] if not isinstance(v, _jax.Literal) and v in weighed else run.read(v).array
-
-    for eqn in terms.equations:
-        operands = [read(v) for v in eqn.invars]
-        marker = eqn.primitive.name == "marker"
-        outs = [checked(eqn, operands[0])] if marker else real_bind(eqn, operands)
-        for v, out in zip(eqn.outvars, outs, strict=True):
-            weighed.setdefault(v, out)
-    cost, *aux = (jnp.asarray(read(v)) for v in jaxpr.outvars)
+    outs = add_up(jaxpr, terms, run, analysis.of, weigher.term)
+    cost, *aux = map(jnp.asarray, outs)
     for i, made in run.made.items():
         if made.control is not None:
             cost = cost + weigher.control(i, made.control).astype(cost.dtype)

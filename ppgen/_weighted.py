@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 Slot = tuple[int, int]
@@ -25,11 +26,13 @@ class Value(NamedTuple):
         array: the values.
         axes: the choices that its point axes belong to, ascending.
         slots: the perturbations, as (choice, number); empty where there is no slot axis.
+        known: the same array, where it is known before anything runs (see `ppgen._known`).
     """
 
     array: Array
     axes: tuple[int, ...] = ()
     slots: tuple[Slot, ...] = ()
+    known: np.ndarray | None = None
 
     @property
     def leading(self) -> int:
@@ -53,16 +56,26 @@ def union(values: Sequence[Value]) -> tuple[tuple[int, ...], tuple[Slot, ...]]:
     return tuple(sorted(axes)), tuple(sorted(slots))
 
 
-def lift(fn: Callable[..., Sequence[Array]], values: Sequence[Value]) -> list[Value]:
-    """Apply a function of arrays to values, at every point and in every slot."""
+def over_points(
+    fn: Callable[..., Sequence[Array]], values: Sequence[Value]
+) -> tuple[Callable[..., Sequence[Array]], list[Any], tuple[int, ...], tuple[Slot, ...]]:
+    """A function of arrays at every point and in every slot.
+
+    Returns:
+        The function, what to apply it to, and the point axes and the slots of its results.
+    """
     axes, slots = union(values)
-    if not axes and not slots:
-        return [Value(out) for out in fn(*(v.array for v in values))]
     for axis in reversed(axes):
         fn = jax.vmap(fn, [0 if axis in v.axes else None for v in values])
     if slots:
         fn = jax.vmap(fn, [0 if v.slots else None for v in values])
-    return [Value(out, axes, slots) for out in fn(*(spread(v, slots) for v in values))]
+    return fn, [spread(v, slots) for v in values], axes, slots
+
+
+def lift(fn: Callable[..., Sequence[Array]], values: Sequence[Value]) -> list[Value]:
+    """Apply a function of arrays to values, at every point and in every slot."""
+    fn, arrays, axes, slots = over_points(fn, values)
+    return [Value(out, axes, slots) for out in fn(*arrays)]
 
 
 def at_base(value: Value) -> Value:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
+from jax.scipy.special import logsumexp
 from numpyro.distributions import (
     CategoricalLogits,
     CategoricalProbs,
@@ -52,6 +53,11 @@ def _probabilities(d: Distribution, value: Array) -> Array:
     base = d.base_dist if isinstance(d, ExpandedDistribution) else d
     if isinstance(base, (CategoricalProbs, CategoricalLogits)):
         # They are there already, and a density would gather each from a copy of all of them.
-        probs: Any = base.probs
+        probs: Any = _softmax(base.logits) if isinstance(base, CategoricalLogits) else base.probs
         return jnp.moveaxis(jnp.broadcast_to(probs, (*d.batch_shape, value.shape[0])), -1, 0)
     return jnp.exp(log_prob(d, value))
+
+
+def _softmax(logits: Array) -> Array:
+    """As NumPyro's density has it, so that a program that asks for both computes it once."""
+    return jnp.exp(logits - logsumexp(logits, axis=-1, keepdims=True))
