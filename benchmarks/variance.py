@@ -132,6 +132,7 @@ def belief_network(batch: int = 32, units: int = 64) -> Task:
 
     candidates = {
         "auto": ("auto", 1),
+        "auto, 16 draws": ("auto", 16),
         "ScoreFunction, 4 draws": (ppgen.ScoreFunction(), 4),
         "ScoreFunction, 16 draws": (ppgen.ScoreFunction(), 16),
         "ARM": (ppgen.ARM(), 1),

@@ -57,6 +57,10 @@ class _Facts:
     phantoms: int | None
 
 
+ENOUGH_DRAWS = 4
+"""Draws from which on they are a better baseline for each other than an antithetic pair is."""
+
+
 class Automatic:
     """The sites of one program whose estimators are to be picked.
 
@@ -153,7 +157,7 @@ def _pick(facts: _Facts, jumps: bool, elements: int, steps: int, draws: int) -> 
         return Pick(Enumerate(), f"{why}{of} can be summed over, which leaves no variance")
     if facts.values is not None:
         why += f"{facts.values}^{elements} joint values are too many; "
-    if facts.disarm and steps <= EVALUATIONS:
+    if facts.disarm and steps <= EVALUATIONS and draws < ENOUGH_DRAWS:
         return Pick(DisARM(), f"{why}an antithetic pair of all its elements at once")
     more = None if facts.phantoms is None else elements * steps * facts.phantoms
     if more is not None and more <= EVALUATIONS:
