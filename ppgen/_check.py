@@ -11,7 +11,8 @@ from typing import Any
 import jax
 
 from ppgen import _jax
-from ppgen._analysis import Analysis, Choice, analyse
+from ppgen._analysis import Analysis, analyse
+from ppgen._choices import Choice
 from ppgen._choose import _skip
 from ppgen._cost_tree import CostTerm, cost_terms
 from ppgen._errors import PpgenError

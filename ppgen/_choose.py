@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpyro
 from jax import Array
-from numpyro.distributions import Distribution, ExpandedDistribution
+from numpyro.distributions import Distribution
 
 from ppgen import _jax
-from ppgen._distributions import flatten, split_event, split_mask, without_masks
+from ppgen._distributions import flatten, plain, split_event, split_mask, without_masks
 from ppgen._errors import EstimatorError, SiteError
 from ppgen._pathwise import has_pathwise_derivative
 from ppgen._primitives import (
@@ -166,10 +166,8 @@ def describe_choice(
 
 def _family(dist: Distribution) -> str:
     """The class of a distribution as its author wrote it."""
-    while isinstance(dist, ExpandedDistribution):
-        dist = dist.base_dist
     # How it is parameterised is part of NumPyro's class names, but not of what users call.
-    return type(dist).__name__.removesuffix("Probs").removesuffix("Logits")
+    return type(plain(dist)).__name__.removesuffix("Probs").removesuffix("Logits")
 
 
 def bind_choice(spec: ChoiceSpec, lanes: Lanes, mapped: Mapped, operands: list[Any]) -> Array:

@@ -27,6 +27,7 @@ __all__ = [
     "Structure",
     "flatten",
     "has_pathwise_derivative",
+    "plain",
     "rebuilt",
     "split_event",
     "split_mask",
@@ -240,6 +241,13 @@ def flatten(dist: Distribution) -> tuple[list[jax.Array], Structure]:
         return slots[id(x)]
 
     return leaves, Structure(rebuilt(dist, collect, container=_Tree))
+
+
+def plain(dist: Any) -> Any:
+    """The distribution that holds the parameters: their batch broadcasts to that of `dist`."""
+    while isinstance(dist, ExpandedDistribution):
+        dist = dist.base_dist
+    return dist
 
 
 def split_mask(dist: Distribution) -> tuple[Distribution, Any]:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ppgen import _jax
-from ppgen._analysis import choices_of_equation
+from ppgen._choices import choices_of_equation
 from ppgen._contract import contract, place
 from ppgen._influence import NONE
 from ppgen._markov import markov

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from ppgen import _jax
-from ppgen._analysis import Choice, choices_of_equation
+from ppgen._choices import Choice, choices_of_equation
 from ppgen._errors import EstimatorError
 from ppgen._points import POINT_LIMIT, Made, make
 from ppgen._regions import joint_within_step, kept_of_step, made_in_loop

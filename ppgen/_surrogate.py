@@ -93,6 +93,28 @@ def _raise_error(primals, tangents, *, error):
 _undifferentiable_p = _jax.define_marker("undifferentiable", jvp=_raise_error)
 
 
+def without_second_derivative(x: Array, message: str, instead: str) -> Array:
+    """`x`, which must not be differentiated twice.
+
+    Raises:
+        DerivativeError: when it is, with this message.
+    """
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        return x
+    return _once_p.bind(x, error=DerivativeError(message, instead=instead))
+
+
+def _once_jvp(primals, tangents, *, error):
+    # One, whose own derivative is refused.
+    (x,) = primals
+    one = 1 + 0 * _undifferentiable_p.bind(x, error=error)
+    return _once_p.bind(x, error=error), tangents[0] * one
+
+
+_once_p = _jax.define_marker("once", jvp=_once_jvp)
+
+
 def with_derivative_of(x: Array, value: Array) -> Array:
     """`value`, differentiated as `x` (which must be finite), to any order."""
     return jax.lax.stop_gradient(value) + (x - jax.lax.stop_gradient(x))

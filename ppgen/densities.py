@@ -3,7 +3,8 @@
 The same numbers as NumPyro's ``log_prob``, with the right derivative where NumPyro's formula has a
 kink that the density does not have: at logits of exactly zero (where networks start), and at the
 ends of the range of a probability, a rate or a Beta variable (where ``float32`` rounds to); and
-where NumPyro's own derivative rule is wrong (the bounds of ``DoublyTruncatedPowerLaw``).
+where NumPyro's own derivative rule is wrong (the bounds of ``DoublyTruncatedPowerLaw``), or JAX's
+(the second derivative of ``betaln`` at equal arguments).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array, lax
 from jax.scipy.special import betaln, gammaln, xlog1py, xlogy
+from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 from numpyro.distributions.util import clamp_probs
 
@@ -156,11 +158,31 @@ def _beta(d: Any, value: Array) -> Array:
     dtype = jnp.result_type(value, a, b, 0.0)
     value = jnp.asarray(value, dtype)
     inner = jnp.clip(value, jnp.finfo(dtype).tiny, 1 - jnp.finfo(dtype).epsneg)
-    log_density = (a - 1) * jnp.log(inner) + (b - 1) * jnp.log1p(-inner) - betaln(a, b)
-    exact = xlogy(a - 1, value) + xlog1py(b - 1, -value) - betaln(a, b)
+    log_density = (a - 1) * jnp.log(inner) + (b - 1) * jnp.log1p(-inner) - _betaln(a, b)
+    exact = xlogy(a - 1, value) + xlog1py(b - 1, -value) - _betaln(a, b)
     end = (value == 0) | (value == 1)
     # Not `log_density + (exact - log_density)`, which rounds.
     return with_derivative_of(log_density, jnp.where(end, exact, log_density))
+
+
+def _beta_binomial(d: Any, value: Array) -> Array:
+    a, b, n = d.concentration1, d.concentration0, jnp.asarray(d.total_count, float)
+    value = jnp.asarray(value, float)
+    return _log_choose(n, value) + _betaln(value + a, n - value + b) - _betaln(a, b)
+
+
+def _beta_negative_binomial(d: Any, value: Array) -> Array:
+    a, b, n = d.concentration1, d.concentration0, jnp.asarray(d.n, float)
+    value = jnp.asarray(value, float)
+    choose = gammaln(n + value) - gammaln(n) - gammaln(value + 1)
+    return choose + _betaln(a + value, b + n) - _betaln(a, b)
+
+
+def _gamma_poisson(d: Any, value: Array) -> Array:
+    value = jnp.asarray(value, float)
+    a, rate = jnp.asarray(d.concentration, float), jnp.asarray(d.rate, float)
+    odds = -a * jnp.log1p(1 / rate) - value * jnp.log1p(rate)
+    return odds - _betaln(a, value + 1) - jnp.log(a + value)
 
 
 def _power_law(d: Any, value: Array) -> Array:
@@ -195,6 +217,13 @@ def _xlogy(x: Array, y: Array) -> Array:
     return jnp.where(x == 0, 0.0, x * jnp.log(jnp.where(x == 0, 1.0, y)))
 
 
+def _betaln(a: ArrayLike, b: ArrayLike) -> Array:
+    # JAX's takes the smaller and the larger of the two. Where they are equal (Beta(1, 1), say) that
+    # has a kink, and the second derivative is wrong. So they are not, by one rounding.
+    a, b = jnp.broadcast_arrays(jnp.asarray(a, float), jnp.asarray(b, float))
+    return betaln(a, jnp.where(a == b, b * (1 + jnp.finfo(b.dtype).eps), b))
+
+
 def _log_choose(n: Array, k: Array) -> Array:
     return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
 
@@ -203,11 +232,17 @@ _RULES: dict[type, Callable[[Any, Array], Array]] = {
     dist.BernoulliLogits: _bernoulli_logits,
     dist.BernoulliProbs: _bernoulli_probs,
     dist.Beta: _beta,
+    dist.BetaBinomial: _beta_binomial,
+    dist.BetaNegativeBinomial: _beta_negative_binomial,
     dist.BetaProportion: _beta,
     dist.BinomialLogits: _binomial_logits,
     dist.BinomialProbs: _binomial_probs,
     dist.DoublyTruncatedPowerLaw: _power_law,
+    dist.GammaPoisson: _gamma_poisson,
     dist.GeometricProbs: _geometric_probs,
     dist.MultinomialProbs: _multinomial_probs,
+    dist.NegativeBinomial2: _gamma_poisson,
+    dist.NegativeBinomialLogits: _gamma_poisson,
+    dist.NegativeBinomialProbs: _gamma_poisson,
     dist.Poisson: _poisson,
 }

@@ -250,3 +250,25 @@ def test_numpy_value_and_traced_bound():
     """NumPyro's own check of a NumPy value fails on a bound that is traced."""
     gradient = jax.grad(lambda low: log_prob(dist.TruncatedNormal(0.0, 1.0, low=low), 0.3))(0.0)
     np.testing.assert_allclose(gradient, np.sqrt(2 / np.pi), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "x"),
+    [
+        (lambda a, b: dist.Beta(a, b), 0.3),
+        (lambda a, b: dist.BetaBinomial(a, b, total_count=4), 2),
+        (lambda a, b: dist.BetaNegativeBinomial(a, b, 2), 2),
+        (lambda a, b: dist.GammaPoisson(a, b), 0),
+        (lambda a, b: dist.NegativeBinomialProbs(a, b / (1 + b)), 0),
+        (lambda a, b: dist.NegativeBinomialLogits(a, b), 0),
+        (lambda a, b: dist.NegativeBinomial2(b, a), 0),
+    ],
+)
+def test_second_derivatives_where_beta_functions_have_equal_arguments(make, x):
+    with jax.enable_x64(True):
+        for at in (jnp.array([1.0, 1.0]), jnp.array([1.7, 0.6])):
+            assert jnp.allclose(log_prob(make(*at), x), make(*at).log_prob(x), rtol=1e-12)
+            gradient = jax.grad(lambda p: log_prob(make(*p), x))
+            steps = 1e-5 * jnp.eye(2)
+            differences = [(gradient(at + h) - gradient(at - h)) / 2e-5 for h in steps]
+            assert jnp.allclose(jax.jacfwd(gradient)(at), jnp.stack(differences), atol=1e-6)

@@ -525,3 +525,23 @@ def test_score_of_a_support_that_stays_is_not():
         return (x + t) ** 2 + jnp.sin(y)
 
     assert_unbiased(f, jnp.array(0.4), order=1, samples=20_000, detect=0.5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: dist.Laplace(t, 1.0),
+        lambda t: dist.AsymmetricLaplace(t, 1.0, 2.0),
+        lambda t: dist.Laplace(t * jnp.ones(2), 1.0).to_event(1),
+    ],
+)
+def test_second_score_of_a_moving_kink_is_refused(make):
+    # The log density of a Laplace variable has a kink at the location: its second derivative is an
+    # atom, which no sample meets.
+    def f(t):
+        return jnp.sum(ppgen.draw(make(t), grad=ppgen.ScoreFunction()) ** 2)
+
+    slope = jax.grad(ppgen.expectation(f), 1)
+    assert jnp.isfinite(slope(jax.random.key(0), 0.3))
+    with pytest.raises(ppgen.PpgenError, match="twice by its location(.|\n)*Reparameterize"):
+        jax.grad(slope, 1)(jax.random.key(0), 0.3)

@@ -18,6 +18,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 
+from ppgen._distributions import plain
 from ppgen.densities import log_prob
 from ppgen.distrax import Distrax
 
@@ -43,7 +44,7 @@ class Relaxed(NamedTuple):
 
 def misfit(d: Distribution) -> str | None:
     """Why `d` has no relaxation, or `None` where it has one."""
-    base = _base(d)
+    base = plain(d)
     if type(base) in _BERNOULLI or _is_one_hot(base):
         return None
     name = type(base).__name__
@@ -73,7 +74,7 @@ def relax(key: Array, d: Distribution, temperature: ArrayLike) -> Relaxed:
         Tucker et al., *REBAR: Low-Variance, Unbiased Gradient Estimates for Discrete Latent
         Variable Models*, NeurIPS 2017, appendix on conditional marginalisation.
     """
-    base = _base(d)
+    base = plain(d)
     temperature = jnp.asarray(temperature, float)
     if type(base) in _BERNOULLI:
         hard, z, conditional = _logistic(key, _log_odds(base, d.batch_shape))
@@ -117,10 +118,6 @@ def _moved(y: Array, drift: Array) -> Array:
     value the drift is zero, and this is `y`.
     """
     return y + drift + jnp.log1p(jnp.exp(-y) * jnp.expm1(-drift))
-
-
-def _base(d: Distribution) -> Distribution:
-    return d.base_dist if isinstance(d, dist.ExpandedDistribution) else d
 
 
 def _is_one_hot(base: Distribution) -> bool:

@@ -12,6 +12,7 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import Distribution
 
+from ppgen._distributions import plain
 from ppgen._surrogate import magic_box
 from ppgen.estimators._base import AbstractEstimator, Points
 from ppgen.estimators._closure import with_arrays
@@ -35,6 +36,9 @@ class ControlVariate(AbstractEstimator):
             biased if it is not.
 
     Both may close over arrays, traced ones too, or be an `eqx.Module` that is being trained.
+
+    Raises:
+        ValueError: on use, where either does not give a number for each element of the batch.
 
     Example:
         >>> import jax, ppgen, numpyro.distributions as dist
@@ -202,7 +206,7 @@ class Taylor(eqx.Module):
 
     def misfit(self, d: Distribution) -> str | None:
         """Why there is nothing to expand about, or `None` where there is."""
-        base = d.base_dist if isinstance(d, dist.ExpandedDistribution) else d
+        base = plain(d)
         try:
             missing = isinstance(base, _WITHOUT_MEAN) or jnp.shape(d.mean) != d.shape()
         except (NotImplementedError, AttributeError):

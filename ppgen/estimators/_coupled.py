@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -13,17 +13,35 @@ from numpyro.distributions import Distribution
 
 from ppgen._draws import Coupling, coupling
 from ppgen._errors import EstimatorError
-from ppgen._moving_support import with_fixed_support
 from ppgen._quantiles import from_uniforms, has_quantiles, uniform, uniforms_needed
+from ppgen._score import log_density_for_score
 from ppgen._sobol import MAX_DIMENSIONS, scrambled_sobol
-from ppgen.densities import log_prob
 from ppgen.estimators._base import AbstractEstimator, Points
 from ppgen.estimators._reparameterize import Reparameterize
 from ppgen.estimators._score_function import LeaveOneOut, MovingAverage, ScoreFunction
 
 
-class _Coupled(AbstractEstimator):
-    """A sample made from uniform variables that are coupled over the draws."""
+class Antithetic(AbstractEstimator):
+    """Antithetic draws: pairs made from `u` and `1 - u`. *Unbiased* where the estimator is.
+
+    Under `expectation(f, draws=K)`, with an even `K`, draws at this site come in pairs that lie
+    opposite to each other in every dimension. That takes away what is odd about the median: a cost
+    that is linear in a symmetric variable has no variance left, one that is even has twice as much.
+    With a single draw it is plain sampling. The sample is made by the inverse distribution function
+    of every dimension.
+
+    Attributes:
+        estimator: `Reparameterize()`, or `ScoreFunction(...)` with any baseline but the other
+            draws. (Where it has none, it does without.)
+
+    Raises:
+        EstimatorError: on use, where `draws` is odd and not one.
+
+    References:
+        Owen, *Monte Carlo Theory, Methods and Examples*, 2013, section 8.2.
+        Wu, Goodman and Ermon, *Differentiable Antithetic Sampling for Variance Reduction in
+        Stochastic Variational Inference*, AISTATS 2019.
+    """
 
     weighted: ClassVar[bool] = False
     biased: ClassVar[bool] = False
@@ -47,65 +65,12 @@ class _Coupled(AbstractEstimator):
 
     def misfit(self, dist: Distribution) -> str | None:
         """Only distributions with an inverse distribution function, which the estimator serves."""
-        name = type(self).__name__
-        if type(self.estimator) not in (Reparameterize, ScoreFunction):
-            return f"{name} couples Reparameterize() or ScoreFunction(), not {self.estimator!r}"
-        if isinstance(getattr(self.estimator, "baseline", None), LeaveOneOut):
-            return f"the other draws of {name} depend on this one, so they are no baseline for it"
-        if (reason := self.estimator.misfit(dist)) is not None:
-            return reason
-        if not has_quantiles(dist):
-            return f"{type(dist).__name__} has no inverse distribution function in closed form"
-        return None
-
-    @abstractmethod
-    def bits(self, draws: Coupling, dimensions: int) -> Array:
-        """Random bits, `(dimensions,)` of `uint32`, uniform and coupled over the draws."""
+        return _misfit(self, dist)
 
     def __call__(self, key: Array, dist: Distribution) -> Points:
         """One sample: moving, or frozen and with its log density."""
-        shape = uniforms_needed(dist)
-        bits = self.bits(coupling(key), math.prod(shape)).reshape(shape)
-        sample = jax.eval_shape(dist.sample, key)
-        inexact = jnp.issubdtype(sample.dtype, jnp.inexact)
-        u = uniform(bits, sample.dtype if inexact else jnp.result_type(float))
-        value = from_uniforms(dist, u).astype(sample.dtype)
-        value = jnp.broadcast_to(value, sample.shape)
-        if self.differentiable:
-            # It has no score; zero stands for that wherever choices are made in the run.
-            return Points(value, score=jnp.zeros(dist.batch_shape, u.dtype))
-        value, baseline = jax.lax.stop_gradient((value, _baseline(self.estimator)))
-        return Points(value, score=log_prob(with_fixed_support(dist), value), baseline=baseline)
-
-
-def _baseline(estimator: AbstractEstimator) -> Array | None:
-    baseline = getattr(estimator, "baseline", None)
-    if isinstance(baseline, MovingAverage):
-        return baseline.value
-    return None if baseline is None else jnp.asarray(baseline)
-
-
-class Antithetic(_Coupled):
-    """Antithetic draws: pairs made from `u` and `1 - u`. *Unbiased* where the estimator is.
-
-    Under `expectation(f, draws=K)`, with an even `K`, draws at this site come in pairs that lie
-    opposite to each other in every dimension. That takes away what is odd about the median: a cost
-    that is linear in a symmetric variable has no variance left, one that is even has twice as much.
-    With a single draw it is plain sampling. The sample is made by the inverse distribution function
-    of every dimension.
-
-    Attributes:
-        estimator: `Reparameterize()`, or `ScoreFunction(...)` with any baseline but the other
-            draws. (Where it has none, it does without.)
-
-    Raises:
-        EstimatorError: on use, where `draws` is odd and not one.
-
-    References:
-        Owen, *Monte Carlo Theory, Methods and Examples*, 2013, section 8.2.
-        Wu, Goodman and Ermon, *Differentiable Antithetic Sampling for Variance Reduction in
-        Stochastic Variational Inference*, AISTATS 2019.
-    """
+        draws = coupling(key)
+        return _sample(self.estimator, dist, key, lambda n: self.bits(draws, n))
 
     def bits(self, draws: Coupling, dimensions: int) -> Array:
         """Every second draw has the flipped bits of the one before."""
@@ -119,7 +84,7 @@ class Antithetic(_Coupled):
         return jnp.where(jnp.asarray(draws.index) % 2 == 0, own, ~own)
 
 
-class QuasiMonteCarlo(_Coupled):
+class QuasiMonteCarlo(AbstractEstimator):
     """Randomised quasi-Monte Carlo draws. *Unbiased* where the estimator is.
 
     Under `expectation(f, draws=K)` the draws at this site are a scrambled Sobol net with one
@@ -139,14 +104,85 @@ class QuasiMonteCarlo(_Coupled):
         Buchholz, Wenzel and Mandt, *Quasi-Monte Carlo Variational Inference*, ICML 2018.
     """
 
+    weighted: ClassVar[bool] = False
+    biased: ClassVar[bool] = False
+    first_order: ClassVar[bool] = False
+    # Not while the program is staged: only the run knows of the other draws.
+    in_place: ClassVar[bool] = False
+    coupled: ClassVar[bool] = True
+    leave_one_out: ClassVar[bool] = False
+
+    estimator: AbstractEstimator = Reparameterize()
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the sample moves with the parameters."""
+        return self.estimator.differentiable
+
+    @property
+    def controlled(self) -> bool:
+        """Whether there is a baseline."""
+        return self.estimator.controlled
+
     def misfit(self, dist: Distribution) -> str | None:
         """As above; and no more dimensions than there are Sobol nets of."""
-        if (reason := super().misfit(dist)) is not None:
+        if (reason := _misfit(self, dist)) is not None:
             return reason
         if (needed := math.prod(uniforms_needed(dist))) > MAX_DIMENSIONS:
             return f"it has {needed:,} elements, and Sobol nets have up to {MAX_DIMENSIONS:,}"
         return None
 
+    def __call__(self, key: Array, dist: Distribution) -> Points:
+        """One sample: moving, or frozen and with its log density."""
+        draws = coupling(key)
+        return _sample(self.estimator, dist, key, lambda n: self.bits(draws, n))
+
     def bits(self, draws: Coupling, dimensions: int) -> Array:
         """A point of the net."""
         return scrambled_sobol(draws.key, draws.index, draws.size, dimensions)
+
+
+def _misfit(coupled: Antithetic | QuasiMonteCarlo, d: Distribution) -> str | None:
+    """Only distributions with an inverse distribution function, which the estimator serves."""
+    name, estimator = type(coupled).__name__, coupled.estimator
+    if type(estimator) not in (Reparameterize, ScoreFunction):
+        return f"{name} couples Reparameterize() or ScoreFunction(), not {estimator!r}"
+    if isinstance(getattr(estimator, "baseline", None), LeaveOneOut):
+        return f"the other draws of {name} depend on this one, so they are no baseline for it"
+    if (reason := estimator.misfit(d)) is not None:
+        return reason
+    if not has_quantiles(d):
+        return f"{type(d).__name__} has no inverse distribution function in closed form"
+    return None
+
+
+def _sample(
+    estimator: AbstractEstimator, d: Distribution, key: Array, bits: Callable[[int], Array]
+) -> Points:
+    """One sample from random bits: moving, or frozen and with its log density.
+
+    Args:
+        estimator: what differentiates it.
+        d: the distribution.
+        key: a key, for the type of a sample only.
+        bits: from the number of dimensions to bits, `(dimensions,)` of `uint32`, which are uniform,
+            and coupled over the draws.
+    """
+    shape = uniforms_needed(d)
+    sample = jax.eval_shape(d.sample, key)
+    inexact = jnp.issubdtype(sample.dtype, jnp.inexact)
+    dtype = sample.dtype if inexact else jnp.result_type(float)
+    u = uniform(bits(math.prod(shape)).reshape(shape), dtype)
+    value = jnp.broadcast_to(from_uniforms(d, u).astype(sample.dtype), sample.shape)
+    if estimator.differentiable:
+        # It has no score; zero stands for that wherever choices are made in the run.
+        return Points(value, score=jnp.zeros(d.batch_shape, u.dtype))
+    value, baseline = jax.lax.stop_gradient((value, _baseline(estimator)))
+    return Points(value, score=log_density_for_score(d, value), baseline=baseline)
+
+
+def _baseline(estimator: AbstractEstimator) -> Array | None:
+    baseline = getattr(estimator, "baseline", None)
+    if isinstance(baseline, MovingAverage):
+        return baseline.value
+    return None if baseline is None else jnp.asarray(baseline)

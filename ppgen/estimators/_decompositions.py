@@ -1,4 +1,10 @@
-"""Weak derivatives of distributions: differences of two others, as weighted points."""
+"""Weak derivatives of distributions: differences of two others, as weighted points.
+
+References:
+    Pflug, *Optimization of Stochastic Models*, 1996, chapter 4.
+    Heidergott, Vázquez-Abad and Volk-Makarewicz, *Sensitivity Estimation for Gaussian Systems*,
+    European Journal of Operational Research 187, 2008.
+"""
 
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false
 # pyright: reportOptionalMemberAccess=false, reportAssignmentType=false, reportReturnType=false
@@ -18,7 +24,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 
-from ppgen._distributions import rebuilt
+from ppgen._distributions import plain, rebuilt
 from ppgen._surrogate import attach, freeze_once, without_derivative
 from ppgen.estimators._base import Points
 
@@ -26,19 +32,12 @@ Decomposition = Callable[[Array, Distribution, Any], Points]
 """`(key, d, base) -> points`: `base` has the parameters, `d` their batch shape."""
 
 
-def stripped(d: Distribution) -> Distribution:
-    """The distribution that holds the parameters."""
-    while isinstance(d, dist.ExpandedDistribution):
-        d = d.base_dist
-    return d
-
-
 def decomposition(d: Distribution) -> Decomposition | None:
     """The decomposition of the derivative of `d`; `None` where none is known.
 
     Exact types: a subclass may have a density of its own.
     """
-    base = stripped(d)
+    base = plain(d)
     if type(base) in (dist.TransformedDistribution, dist.LogNormal):
         known = decomposition(base.base_dist) is not None and base.event_dim == 0
         return _transformed if known else None
@@ -162,7 +161,7 @@ def _transformed(key: Array, d: Distribution, base: Any) -> Points:
     # What a function does to a measure it does to a difference of measures, if it is the same one.
     inner = base.base_dist.expand(d.batch_shape)
     rule: Any = decomposition(inner)
-    points = rule(key, inner, stripped(inner))
+    points = rule(key, inner, plain(inner))
     value = points.value
     for transform in _constant(base.transforms):
         value = transform(value)
@@ -186,7 +185,7 @@ def _without_derivative(concentration: ArrayLike, d: Distribution) -> Array:
     """The concentration, in the shape and type of a sample."""
     constant = without_derivative(
         jnp.asarray(concentration),
-        f"MeasureValued() has no derivative by the concentration of {type(stripped(d)).__name__}",
+        f"MeasureValued() has no derivative by the concentration of {type(plain(d)).__name__}",
         "Reparameterize() or ScoreFunction() at the site, or jax.lax.stop_gradient around the "
         "concentration",
     )

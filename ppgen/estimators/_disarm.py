@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax import Array
 from numpyro.distributions import BernoulliLogits, BernoulliProbs, Distribution
 
+from ppgen._distributions import plain
 from ppgen._surrogate import attach
 from ppgen.estimators._base import AbstractEstimator, Points
-from ppgen.estimators._decompositions import stripped
 
 
 class ARM(AbstractEstimator):
@@ -33,6 +33,9 @@ class ARM(AbstractEstimator):
     The derivative is by whatever the logits, or the probabilities, are computed from. At a
     probability of exactly zero or one the derivative by it comes out as zero, because the flip is
     never seen; `MeasureValued()` and `Enumerate()` have it.
+
+    Raises:
+        DerivativeError: a second derivative.
 
     References:
         Yin and Zhou, *ARM: Augment-REINFORCE-Merge Gradient for Stochastic Binary Networks*,
@@ -64,7 +67,10 @@ class DisARM(AbstractEstimator):
     .. math:: \tfrac12 (f(b) - f(b')) \, (-1)^{b'} [b \ne b'] \, \sigma(|l|),
 
     with the sample `b = [u < p]` and the antithetic `b' = [1 - u < p]`. Costs what `ARM` costs,
-    and what is said there of batches, probabilities and second derivatives holds here.
+    and what is said there of batches and probabilities holds here.
+
+    Raises:
+        DerivativeError: a second derivative.
 
     References:
         Dong, Mnih and Tucker, *DisARM: An Antithetic Gradient Estimator for Binary Latent
@@ -110,14 +116,14 @@ class _Pair(NamedTuple):
 
 
 def _misfit(name: str, dist: Distribution) -> str | None:
-    kind = type(stripped(dist))
+    kind = type(plain(dist))
     if kind in (BernoulliProbs, BernoulliLogits):
         return None
     return f"{name}() is for Bernoulli, not for {kind.__name__}"
 
 
 def _antithetic(key: Array, d: Distribution) -> _Pair:
-    base = stripped(d)
+    base = plain(d)
     probs = jax.lax.stop_gradient(jnp.asarray(base.probs, jnp.result_type(base.probs, 0.0)))
     probs = jnp.broadcast_to(probs, d.batch_shape)
     u = jax.random.uniform(key, d.batch_shape, probs.dtype)

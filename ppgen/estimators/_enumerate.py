@@ -11,9 +11,9 @@ from numpyro.distributions import (
     CategoricalLogits,
     CategoricalProbs,
     Distribution,
-    ExpandedDistribution,
 )
 
+from ppgen._distributions import plain
 from ppgen.densities import log_prob
 from ppgen.estimators._base import AbstractEstimator, Points
 
@@ -50,7 +50,7 @@ class Enumerate(AbstractEstimator):
 
 def _probabilities(d: Distribution, value: Array) -> Array:
     """Of every value: `(S, *batch)`."""
-    base = d.base_dist if isinstance(d, ExpandedDistribution) else d
+    base = plain(d)
     if isinstance(base, (CategoricalProbs, CategoricalLogits)):
         # They are there already, and a density would gather each from a copy of all of them.
         probs: Any = _softmax(base.logits) if isinstance(base, CategoricalLogits) else base.probs

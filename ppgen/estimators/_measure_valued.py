@@ -8,8 +8,9 @@ import equinox as eqx
 from jax import Array
 from numpyro.distributions import Distribution
 
+from ppgen._distributions import plain
 from ppgen.estimators._base import AbstractEstimator, Points
-from ppgen.estimators._decompositions import decomposition, stripped
+from ppgen.estimators._decompositions import decomposition
 
 
 class MeasureValued(AbstractEstimator):
@@ -68,7 +69,7 @@ class MeasureValued(AbstractEstimator):
         if decomposition(dist) is not None:
             return None
         return (
-            f"{type(stripped(dist)).__name__} has no measure-valued derivative here; Bernoulli, "
+            f"{type(plain(dist)).__name__} has no measure-valued derivative here; Bernoulli, "
             "Binomial, Categorical, Exponential, Gamma, Geometric, Normal, Poisson and Weibull "
             "have, and constant transforms of them"
         )
@@ -78,4 +79,4 @@ class MeasureValued(AbstractEstimator):
         known = decomposition(dist)
         if known is None:
             raise TypeError(self.misfit(dist))
-        return known(key, dist, stripped(dist))
+        return known(key, dist, plain(dist))

@@ -44,6 +44,9 @@ class REBAR(AbstractEstimator):
     minimising the variance: `jax.grad(lambda scale: sum(jax.grad(g, 1)(key, theta, scale) ** 2))`
     is an unbiased estimate of its derivative.
 
+    Raises:
+        DiscontinuityError: on use, where the relaxed value reaches something discontinuous.
+
     References:
         Tucker, Mnih, Maddison, Lawson and Sohl-Dickstein, *REBAR: Low-Variance, Unbiased Gradient
         Estimates for Discrete Latent Variable Models*, NeurIPS 2017.

@@ -44,6 +44,9 @@ class RELAX(AbstractEstimator):
         joint: how many trailing batch axes are given to `control` at once, because the cost mixes
             their elements. An event axis made by `to_event` is a batch axis here.
 
+    Raises:
+        ValueError: on use, where the control function does not give a scalar.
+
     References:
         Grathwohl, Choi, Wu, Roeder and Duvenaud, *Backpropagation through the Void: Optimizing
         Control Variates for Black-Box Gradient Estimation*, ICLR 2018.

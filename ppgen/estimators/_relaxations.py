@@ -17,6 +17,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 
+from ppgen._distributions import plain
 from ppgen._surrogate import with_derivative_of
 from ppgen.estimators._base import AbstractEstimator, Points
 
@@ -24,8 +25,19 @@ _BERNOULLI = (dist.BernoulliLogits, dist.BernoulliProbs)
 _MULTINOMIAL = (dist.MultinomialLogits, dist.MultinomialProbs)
 
 
-class _Relaxation(AbstractEstimator):
-    """One point that may lie between the values of the distribution."""
+class StraightThrough(AbstractEstimator):
+    """The straight-through estimator. *Biased*, except for costs linear in each choice.
+
+    The value is an ordinary sample, zero-one or one-hot, as a float, and has the derivative of its
+    mean (the probabilities). Only with `allow_biased=True`.
+
+    Raises:
+        BiasedEstimatorError: on use, without `allow_biased=True`.
+
+    References:
+        Bengio, Léonard and Courville, *Estimating or Propagating Gradients Through Stochastic
+        Neurons for Conditional Computation*, 2013.
+    """
 
     differentiable: ClassVar[bool] = True
     weighted: ClassVar[bool] = False
@@ -35,37 +47,15 @@ class _Relaxation(AbstractEstimator):
 
     def misfit(self, dist: Distribution) -> str | None:
         """Only zero-one variables and one-hot vectors."""
-        base = _base(dist)
-        if type(base) in _BERNOULLI or _is_one_hot(base):
-            return None
-        name = type(base).__name__
-        if name.startswith("Categorical"):
-            return (
-                f"an index cannot be relaxed, and {name} is over indices; write a one-hot "
-                "distribution, numpyro.distributions.Multinomial(1, probs) or "
-                "distrax.OneHotCategorical(probs=probs), and sums in place of indexing"
-            )
-        return f"{name} cannot be relaxed; Bernoulli, Multinomial(1, ...), OneHotCategorical can"
-
-
-class StraightThrough(_Relaxation):
-    """The straight-through estimator. *Biased*, except for costs linear in each choice.
-
-    The value is an ordinary sample, zero-one or one-hot, as a float, and has the derivative of its
-    mean (the probabilities). Only with `allow_biased=True`.
-
-    References:
-        Bengio, Léonard and Courville, *Estimating or Propagating Gradients Through Stochastic
-        Neurons for Conditional Computation*, 2013.
-    """
+        return _misfit(dist)
 
     def __call__(self, key: Array, dist: Distribution) -> Points:
         """A sample with the derivative of the probabilities."""
-        probs = _floating(dist, _base(dist), "probs")
+        probs = _floating(dist, plain(dist), "probs")
         return Points(with_derivative_of(probs, dist.sample(key).astype(probs.dtype)))
 
 
-class GumbelSoftmax(_Relaxation):
+class GumbelSoftmax(AbstractEstimator):
     """The Gumbel-softmax, or Concrete, relaxation. *Biased*; less so at lower temperatures.
 
     The value is a point between zero and one, or in the simplex: the softmax of the logits plus
@@ -82,18 +72,31 @@ class GumbelSoftmax(_Relaxation):
         hard: let the value be the sample that the point is closest to (*straight-through*
             Gumbel-softmax): the value is then unbiased, the derivative is still that of the point.
 
+    Raises:
+        BiasedEstimatorError: on use, without `allow_biased=True`.
+
     References:
         Jang, Gu and Poole, *Categorical Reparameterization with Gumbel-Softmax*, ICLR 2017.
         Maddison, Mnih and Teh, *The Concrete Distribution: A Continuous Relaxation of Discrete
         Random Variables*, ICLR 2017.
     """
 
+    differentiable: ClassVar[bool] = True
+    weighted: ClassVar[bool] = False
+    biased: ClassVar[bool] = True
+    first_order: ClassVar[bool] = False
+    relaxed: ClassVar[bool] = True
+
     temperature: ArrayLike = 0.5
     hard: bool = eqx.field(default=False, static=True)
 
+    def misfit(self, dist: Distribution) -> str | None:
+        """Only zero-one variables and one-hot vectors."""
+        return _misfit(dist)
+
     def __call__(self, key: Array, dist: Distribution) -> Points:
         """A soft sample, or the hard one with its derivative."""
-        logits = _floating(dist, _base(dist), "logits")
+        logits = _floating(dist, plain(dist), "logits")
         temperature = jnp.asarray(self.temperature, logits.dtype)
         if dist.event_shape:
             noise = jax.random.gumbel(key, logits.shape, logits.dtype)
@@ -106,8 +109,18 @@ class GumbelSoftmax(_Relaxation):
         return Points(with_derivative_of(soft, sample) if self.hard else soft)
 
 
-def _base(d: Any) -> Any:
-    return _base(d.base_dist) if isinstance(d, dist.ExpandedDistribution) else d
+def _misfit(d: Distribution) -> str | None:
+    base = plain(d)
+    if type(base) in _BERNOULLI or _is_one_hot(base):
+        return None
+    name = type(base).__name__
+    if name.startswith("Categorical"):
+        return (
+            f"an index cannot be relaxed, and {name} is over indices; write a one-hot "
+            "distribution, numpyro.distributions.Multinomial(1, probs) or "
+            "distrax.OneHotCategorical(probs=probs), and sums in place of indexing"
+        )
+    return f"{name} cannot be relaxed; Bernoulli, Multinomial(1, ...), OneHotCategorical can"
 
 
 def _is_one_hot(d: Any) -> bool:

@@ -32,6 +32,9 @@ class Reparameterize(AbstractEstimator):
             angles cross from pi to -pi. The gradient then misses what the jumps contribute; only
             sound where they contribute nothing.
 
+    Raises:
+        DiscontinuityError: on use, where the sample reaches something discontinuous.
+
     References:
         Kingma and Welling, *Auto-Encoding Variational Bayes*, ICLR 2014.
         Figurnov, Mohamed and Mnih, *Implicit Reparameterization Gradients*, NeurIPS 2018.

@@ -11,8 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 
-from ppgen._moving_support import with_fixed_support
-from ppgen.densities import log_prob
+from ppgen._score import log_density_for_score
 from ppgen.estimators._base import AbstractEstimator, Points
 
 
@@ -77,7 +76,8 @@ class ScoreFunction(AbstractEstimator):
 
     Raises:
         DerivativeError: on differentiation by a bound of the support (of a Uniform, say), where
-            the score misses a term.
+            the score misses a term; on a second one by the location of a Laplace variable, where
+            the log density has a kink.
 
     References:
         Williams, *Simple Statistical Gradient-Following Algorithms*, Machine Learning 8, 1992.
@@ -112,7 +112,7 @@ class ScoreFunction(AbstractEstimator):
         if isinstance(baseline, MovingAverage):
             baseline = baseline.value
         if baseline is None or isinstance(baseline, LeaveOneOut):
-            return Points(value, score=log_prob(with_fixed_support(dist), value))
+            return Points(value, score=log_density_for_score(dist, value))
         return Points(
-            value, score=log_prob(with_fixed_support(dist), value), baseline=jnp.asarray(baseline)
+            value, score=log_density_for_score(dist, value), baseline=jnp.asarray(baseline)
         )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from ppgen.testing._families import DISTRIBUTIONS as DISTRIBUTIONS
 from ppgen.testing._oracle import exact as exact
+from ppgen.testing._pairs import Pair as Pair
+from ppgen.testing._pairs import pair as pair
 from ppgen.testing._planted import PLANTED as PLANTED
 from ppgen.testing._planted import planted as planted
 from ppgen.testing._random_programs import RandomProgram as RandomProgram
@@ -10,7 +13,6 @@ from ppgen.testing._random_programs import programs as programs
 from ppgen.testing._registry import CASES as CASES
 from ppgen.testing._registry import Case as Case
 from ppgen.testing._registry import Variant as Variant
-from ppgen.testing._strategies import DISTRIBUTIONS as DISTRIBUTIONS
 from ppgen.testing._strategies import ESTIMATORS as ESTIMATORS
 from ppgen.testing._strategies import distributions as distributions
 from ppgen.testing._strategies import estimators as estimators

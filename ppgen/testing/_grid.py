@@ -18,6 +18,7 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import Distribution, biject_to
 
+from ppgen._distributions import plain
 from ppgen._errors import DensityError
 from ppgen.testing._quadrature import log_density_of, quadrature
 
@@ -43,7 +44,7 @@ def grid(d: Distribution, frozen: Distribution, *, nodes: int, terms: int) -> Gr
         nodes: points of a continuous choice, along each of its dimensions.
         terms: points of a choice with countable support.
     """
-    batch, base = d.batch_shape, _strip_expanded(d)
+    batch, base = d.batch_shape, plain(d)
     if isinstance(base, dist.Delta):
         shape = (1, *batch)
         points = jnp.broadcast_to(base.v, shape + d.event_shape)
@@ -55,7 +56,7 @@ def grid(d: Distribution, frozen: Distribution, *, nodes: int, terms: int) -> Gr
         return Grid(points, jnp.broadcast_to(_mass(base, points), points.shape[: 1 + len(batch)]))
     inner = base.batch_shape
     ones = (1,) * (len(batch) - len(inner))
-    points, weights = quadrature(base, _strip_expanded(frozen), nodes)
+    points, weights = quadrature(base, plain(frozen), nodes)
     points = points.reshape(-1, *ones, *inner, *d.event_shape)
     weights = weights.reshape(-1, *ones, *inner)
     lead = (len(weights), *batch)
@@ -64,7 +65,7 @@ def grid(d: Distribution, frozen: Distribution, *, nodes: int, terms: int) -> Gr
 
 def grid_size(d: Distribution, *, nodes: int, terms: int) -> int:
     """How many points `grid` has for one element of the batch; looks at shapes only."""
-    if isinstance(_strip_expanded(d), dist.Delta):
+    if isinstance(plain(d), dist.Delta):
         return 1
     support = _support(d, terms)
     if support is not None:
@@ -72,16 +73,9 @@ def grid_size(d: Distribution, *, nodes: int, terms: int) -> int:
     return nodes ** math.prod(biject_to(d.support).inverse_shape(d.event_shape))
 
 
-def _strip_expanded(d: Distribution) -> Distribution:
-    """The same parameters, with a batch that broadcasts to that of `d`."""
-    while isinstance(d, dist.ExpandedDistribution):
-        d = d.base_dist
-    return d
-
-
 def _support(d: Distribution, terms: int) -> np.ndarray | None:
     """The values that one element can take, `(S, *event)`; `None` for a continuous one."""
-    base = _strip_expanded(d)
+    base = plain(d)
     if isinstance(base, (dist.BinomialProbs, dist.BinomialLogits)):
         # NumPyro's own enumeration refuses counts that differ along the batch.
         return np.arange(int(np.max(_static(base.total_count, base))) + 1)

@@ -197,13 +197,15 @@ def programs(draw: Any, *, max_choices: int = 3, max_points: int = 10_000) -> Ra
         make, size = _FAMILIES[family]
         points *= size**repeats
         index = 2 + len(choices)
+        fit = sound_estimators(make(jnp.zeros(()))).values()
         choices.append(
             Choice(
                 family,
                 draw(st.integers(0, index - 1)),
                 flow,
                 draw(st.sampled_from(discrete)) if discrete else 0,
-                draw(st.sampled_from(list(sound_estimators(make(jnp.zeros(()))).values()))),
+                # Programs branch on values, which must not lie between those of the choice.
+                draw(st.sampled_from([e for e in fit if not e.relaxed])),
             )
         )
         if flow in ("none", "jit", "remat", "site") and size != _NODES:

@@ -114,9 +114,11 @@ def _case(
 
 CASES: dict[str, Case] = {
     # One choice.
-    "flip": _case(cases.flip, (0.3, -0.4), _BASELINES),
+    "flip": _case(cases.flip, (0.3, -0.4), (*_BASELINES, "REBAR", "RELAX")),
     "logits": _case(cases.logits, (0.0, 0.0), _CATEGORICAL),
-    "categorical": _case(cases.categorical, (0.3, -0.2, 0.0), _CATEGORICAL, samples=40_000),
+    "categorical": _case(
+        cases.categorical, (0.3, -0.2, 0.0), (*_CATEGORICAL, "UnorderedSet"), samples=40_000
+    ),
     "binomial": _case(cases.binomial, (0.3, 0.2), _CATEGORICAL, samples=60_000),
     "poisson": _case(cases.poisson, (0.4, 1.2), ("ScoreFunction", "MeasureValued")),
     "normal": _case(cases.normal, (0.5, -0.6), _NORMAL, samples=100_000),

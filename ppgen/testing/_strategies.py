@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpyro.distributions as dist
 from hypothesis import strategies as st
 from jax import Array
 from numpyro.distributions import Distribution
@@ -17,6 +16,8 @@ from ppgen._distributions import flatten
 from ppgen._errors import DerivativeError
 from ppgen.estimators import (
     ARM,
+    REBAR,
+    RELAX,
     AbstractEstimator,
     Antithetic,
     DisARM,
@@ -26,7 +27,9 @@ from ppgen.estimators import (
     QuasiMonteCarlo,
     Reparameterize,
     ScoreFunction,
+    UnorderedSet,
 )
+from ppgen.testing._families import DISTRIBUTIONS
 
 Strategy = st.SearchStrategy
 
@@ -38,49 +41,6 @@ _NUMBERS: Mapping[str, Strategy[float]] = {
     "unit": st.integers(2, 8).map(lambda i: i / 10),
 }
 _VECTORS = {"simplex": "positive", "logits": "real", "positives": "positive", "reals": "real"}
-
-DISTRIBUTIONS: dict[str, tuple[Callable[..., Distribution], dict[str, str]]] = {
-    "BernoulliProbs": (dist.BernoulliProbs, {"probs": "unit"}),
-    "BernoulliLogits": (dist.BernoulliLogits, {"logits": "real"}),
-    "CategoricalProbs": (dist.CategoricalProbs, {"probs": "simplex"}),
-    "CategoricalLogits": (dist.CategoricalLogits, {"logits": "logits"}),
-    "BinomialProbs": (lambda probs: dist.BinomialProbs(probs, 3), {"probs": "unit"}),
-    "BinomialLogits": (lambda logits: dist.BinomialLogits(logits, 3), {"logits": "real"}),
-    "Poisson": (dist.Poisson, {"rate": "positive"}),
-    "GeometricProbs": (dist.GeometricProbs, {"probs": "unit"}),
-    "Normal": (dist.Normal, {"loc": "real", "scale": "positive"}),
-    "LogNormal": (
-        lambda loc, scale: dist.LogNormal(loc, scale / 4),
-        {"loc": "real", "scale": "positive"},
-    ),
-    "Laplace": (dist.Laplace, {"loc": "real", "scale": "positive"}),
-    "Logistic": (dist.Logistic, {"loc": "real", "scale": "positive"}),
-    "Gumbel": (dist.Gumbel, {"loc": "real", "scale": "positive"}),
-    "StudentT": (dist.StudentT, {"df": "large", "loc": "real", "scale": "positive"}),
-    "Exponential": (dist.Exponential, {"rate": "positive"}),
-    "HalfNormal": (dist.HalfNormal, {"scale": "positive"}),
-    "Gamma": (dist.Gamma, {"concentration": "positive", "rate": "positive"}),
-    "InverseGamma": (dist.InverseGamma, {"concentration": "large", "rate": "positive"}),
-    "Weibull": (dist.Weibull, {"scale": "positive", "concentration": "large"}),
-    "Beta": (dist.Beta, {"concentration1": "positive", "concentration0": "positive"}),
-    "Uniform": (
-        lambda low, width: dist.Uniform(low, low + width),
-        {"low": "real", "width": "positive"},
-    ),
-    "VonMises": (dist.VonMises, {"loc": "real", "concentration": "positive"}),
-    "Dirichlet": (dist.Dirichlet, {"concentration": "positives"}),
-    "MultivariateNormal": (
-        lambda loc, scale: dist.MultivariateNormal(loc, scale_tril=_triangular(scale)),
-        {"loc": "reals", "scale": "positives"},
-    ),
-    "MixtureSameFamily": (
-        lambda probs, loc: dist.MixtureSameFamily(
-            dist.Categorical(probs), dist.Normal(loc, jnp.ones_like(loc))
-        ),
-        {"probs": "simplex", "loc": "reals"},
-    ),
-}
-"""Families by name: how one is made, and what its parameters are. A new row is tested by itself."""
 
 ESTIMATORS: dict[str, AbstractEstimator] = {
     "Reparameterize": Reparameterize(),
@@ -96,13 +56,11 @@ ESTIMATORS: dict[str, AbstractEstimator] = {
     "MeasureValued, pruned": MeasureValued(prune=True),
     "DisARM": DisARM(),
     "ARM": ARM(),
+    "REBAR": REBAR(),
+    "RELAX": RELAX(lambda x: jnp.sum(jnp.sin(x))),
+    "UnorderedSet": UnorderedSet(2),
 }
 """Unbiased estimators by name, in every configuration that has code of its own."""
-
-
-def _triangular(scale: Array) -> Array:
-    eye = jnp.eye(scale.shape[-1])
-    return scale[..., None] * eye + 0.3 * jnp.tril(jnp.ones_like(eye), -1)
 
 
 @st.composite
@@ -171,8 +129,7 @@ def estimators(d: Distribution) -> Strategy[AbstractEstimator]:
     """Any estimator of `ppgen.testing.ESTIMATORS` that is unbiased for `d`.
 
     Example:
-        >>> import numpyro.distributions as dist
-        >>> from hypothesis import given
+        >>>         >>> from hypothesis import given
         >>> from ppgen.testing import estimators
         >>> @given(estimators(dist.Poisson(3.0)))
         ... def test_it(estimator): ...
