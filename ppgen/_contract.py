@@ -61,7 +61,8 @@ def contract(factors: Sequence[Value], shape: Sequence[int]) -> Array:
         operands += [jnp.squeeze(array, squeezed), names + [out[k] for k in used]]
     names = operands[1::2]
     if len(factors) == 2 and set(out) <= set(names[0]) == set(names[1]):
-        return _dot(*operands, out)
+        (a, b), (one, other) = operands[::2], names
+        return _dot(a, one, b, other, out)
     return jnp.einsum(*operands, out, optimize="greedy", precision=jax.lax.Precision.HIGHEST)
 
 

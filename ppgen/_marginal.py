@@ -105,9 +105,9 @@ def marginal(
         operands = list(joint.operands)
         split, proposed = len(operands), None
         if proposal is not None:
-            # A proposal may score `kept`, or draw others that it integrates out in its turn.
+            reverse = proposal
             proposed = inner(
-                lambda values: proposal(values, *args, **kwargs),
+                lambda values: reverse(values, *args, **kwargs),
                 {n: joint.values[n] for n in kept},
             )
             check_proposal(proposed, joint.latent, others, where)

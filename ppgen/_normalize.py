@@ -88,7 +88,8 @@ def normalize(program: Program, *, proposal: Program | None = None, particles: i
         operands = list(joint.operands)
         split, proposed = len(operands), None
         if proposal is not None:
-            proposed = inner(lambda: proposal(*args, **kwargs))
+            proposer = proposal
+            proposed = inner(lambda: proposer(*args, **kwargs))
             check_proposal(proposed, joint.latent, names, where)
             operands += proposed.operands
         index = "|".join(names) + " | index"

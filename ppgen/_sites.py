@@ -222,7 +222,7 @@ def _estimated(eqn: _jax.Eqn, operands: list[Any], given: Given):
     found, density = over_lanes(lane, lanes, mapped, None, operands, known)
     left = iter(found)
     results = [next(left) if d else None for d in determined]
-    values = dict(zip(spec.sites, results, strict=False))
+    values: dict[str, Any] = dict(zip(spec.sites, results, strict=False))
     choices = {name: values[name] for name in latent}
     if unscored:
         return results, Sites(choices, {})

@@ -58,6 +58,6 @@ def _probabilities(d: Distribution, value: Array) -> Array:
     return jnp.exp(log_prob(d, value))
 
 
-def _softmax(logits: Array) -> Array:
+def _softmax(logits: Any) -> Array:
     """As NumPyro's density has it, so that a program that asks for both computes it once."""
     return jnp.exp(logits - logsumexp(logits, axis=-1, keepdims=True))
