@@ -17,6 +17,7 @@ _JUMPS = {
     "argmax": "argmax",
     "argmin": "argmin",
     "rem": "a remainder",
+    "atan2": "the branch cut of an angle",
 }
 
 
@@ -26,7 +27,8 @@ def discontinuity(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | 
     if not any(i.pathwise for i in ins):
         return None
     if name in _JUMPS:
-        mask = ins[0].pathwise
+        # A remainder jumps with its divisor too, an angle with both coordinates.
+        mask = join(*ins).pathwise
         return (_JUMPS[name], mask) if mask else None
     if name == "convert_element_type":
         old, new = eqn.invars[0].aval.dtype, eqn.outvars[0].aval.dtype

@@ -57,3 +57,20 @@ def test_the_line_of_what_jax_compiles_of_its_own():
 
     with pytest.raises(ppgen.PpgenError, match=r"at .*test_discontinuity\.py:\d+:"):
         ppgen.expectation(f)(jax.random.key(0), 0.3)
+
+
+@pytest.mark.parametrize(
+    ("jump", "what"),
+    [
+        (lambda x: jnp.arctan2(x - 1.0, x - 2.0), "branch cut"),
+        (lambda x: jax.lax.rem(5.0, x), "a remainder"),
+    ],
+)
+def test_jumps_of_either_operand(jump, what):
+    """Pathwise, E[angle] would miss the jump where the second coordinate is negative."""
+
+    def f(theta):
+        return jump(ppgen.draw(dist.Normal(theta, 1.0), name="x"))
+
+    with pytest.raises(ppgen.PpgenError, match=what):
+        ppgen.expectation(f)(jax.random.key(0), 0.3)
