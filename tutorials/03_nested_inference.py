@@ -112,8 +112,8 @@ for particles in (1, 5):
     _, bounds[f"ELBO, ring, {particles} angles"] = train(elbo(model, guide), jnp.zeros(2))
 
 # %% [markdown]
-# Worse than the normals! The angle that was drawn is far likelier than the others to have led to the
-# coordinates, so a few others do not help. What the ring needs is an importance-weighted bound
+# Worse than the normals! The angle that was drawn is far likelier than the others to have led to
+# the coordinates, so a few others do not help. What the ring needs is an importance-weighted bound
 # on the outside, over a guide whose density is importance-weighted on the inside. Programs
 # compose, so that is one word more:
 
