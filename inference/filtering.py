@@ -273,7 +273,7 @@ def _filter(
                 # As a float, so that a pathwise value which decides on it is noticed.
                 flag = (_ess(log_weights) < threshold * particles).astype(float)
             parents = select(log_weights, flag)
-            states = jax.tree.map(lambda s: s[parents], states)
+            states, log_weights = jax.tree.map(lambda s: s[parents], (states, log_weights))
             log_weights = _after_resampling(log_weights, flag)
         states, choices, increments = move(states, x)
         log_weights, log_increment = _normalized(log_weights + increments)

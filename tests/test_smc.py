@@ -96,8 +96,9 @@ def deviation(log_estimates, log_exact):
     """The mean of the estimates' ratio to the exact value, less one, in standard errors."""
     ratios = np.exp(np.asarray(log_estimates, np.float64) - log_exact)
     error = ratios.std(ddof=1) / len(ratios) ** 0.5
-    assert error < 0.02, "the test would not see a bias of a tenth"
-    return (ratios.mean() - 1) / error
+    found = (ratios.mean() - 1) / error
+    assert error < 0.02 or abs(found) > SIGMAS, "the test would not see a bias of a tenth"
+    return found
 
 
 def evidence(step, initial, xs=XS, particles=5, **options):
@@ -118,8 +119,8 @@ def test_the_evidence_is_unbiased(model, scheme, threshold):
 def test_weights_that_are_not_reset_are_found(monkeypatch, scheme):
     """The power of the test above."""
     monkeypatch.setattr(filtering, "_after_resampling", lambda log_weights, flag: log_weights)
-    got = evidence(hmm_step, 0, resampling=scheme)
-    assert abs(deviation(got, forward(XS))) > 2 * SIGMAS
+    got = evidence(gaussian_step, 0.0, resampling=scheme, threshold=1.0)
+    assert abs(deviation(got, kalman(XS))) > 2 * SIGMAS
 
 
 def test_a_proposal_changes_the_variance_only():
@@ -245,10 +246,10 @@ def test_conditional_smc_bounds_from_above_and_keeps_the_posterior(threshold):
 def test_conditional_smc_with_a_proposal_and_an_initial_program():
     run = conditional_smc(gaussian_step, particles=4, proposal=informed)
     first = ppgen.seed(smc(gaussian_step, particles=4, proposal=informed))
-    filtered = jax.jit(first)(jax.random.key(0), gaussian_start, XS)
+    filtered = jax.jit(lambda key: first(key, gaussian_start, XS))(jax.random.key(0))
     path = ppgen.seed(filtered.draw_trajectory)(jax.random.key(1))
     assert isinstance(path, Trajectory)
-    again = jax.jit(ppgen.seed(run))(jax.random.key(2), path, gaussian_start, XS)
+    again = ppgen.seed(run)(jax.random.key(2), path, gaussian_start, XS)
     np.testing.assert_array_equal(again.steps.choices["z"][:, 0], path.choices["z"])
     np.testing.assert_array_equal(again.steps.initial["z0"][0], path.initial["z0"])
     np.testing.assert_array_equal(again.ancestors[:, 0], 0)
@@ -325,7 +326,7 @@ def test_fivo_of_reparameterised_particles():
     bound = fivo(step, proposal, particles=2)
     objective = lambda theta: bound(0.5, XS[:2], theta)  # noqa: E731
     theta = jnp.array([0.9, 0.6, -0.2])
-    oracle = exact(objective, nodes=12)
+    oracle = exact(objective, nodes=20, max_points=2**22)
     assert_unbiased(objective, theta, exact=oracle, order=1, samples=100_000, detect=0.5)
 
 
