@@ -1,5 +1,8 @@
 """What is written in the language: objectives and fitting. Import it as `ppgen.inference`."""
 
+from ppgen.inference.arviz_data import ParetoSmoothed as ParetoSmoothed
+from ppgen.inference.arviz_data import pareto_smoothed as pareto_smoothed
+from ppgen.inference.arviz_data import to_arviz as to_arviz
 from ppgen.inference.checkpoint import CheckpointError as CheckpointError
 from ppgen.inference.checkpoint import load_checkpoint as load_checkpoint
 from ppgen.inference.checkpoint import save_checkpoint as save_checkpoint
@@ -23,3 +26,6 @@ from ppgen.inference.resampling import ResidualResampling as ResidualResampling
 from ppgen.inference.resampling import SystematicResampling as SystematicResampling
 from ppgen.inference.resampling import WithoutScore as WithoutScore
 from ppgen.inference.resampling import draw_ancestors as draw_ancestors
+from ppgen.inference.weighting import ImportanceSamples as ImportanceSamples
+from ppgen.inference.weighting import importance_sampling as importance_sampling
+from ppgen.inference.weighting import sir as sir
