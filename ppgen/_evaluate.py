@@ -159,7 +159,10 @@ _REGIONS = {
 def checked(eqn: _jax.Eqn, array: Any) -> Any:
     """Drop a marker; where the values are known already, refuse a density that is not a number."""
     if eqn.params["kind"] == "log_prob" and not isinstance(array, jax.core.Tracer):
-        if bool(jnp.any(jnp.isnan(array))):
+        # A constant, like that of a factor: while a function is being traced, so would be this.
+        with jax.ensure_compile_time_eval():
+            undefined = bool(jnp.any(jnp.isnan(array)))
+        if undefined:
             raise DensityError(
                 "the log density is not a number",
                 site=eqn.params["name"],
