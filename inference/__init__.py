@@ -1,5 +1,7 @@
 """What is written in the language: objectives and fitting. Import it as `ppgen.inference`."""
 
+from ppgen.inference.annealing import AnnealedSamples as AnnealedSamples
+from ppgen.inference.annealing import ais as ais
 from ppgen.inference.arviz_data import ParetoSmoothed as ParetoSmoothed
 from ppgen.inference.arviz_data import pareto_smoothed as pareto_smoothed
 from ppgen.inference.arviz_data import to_arviz as to_arviz
@@ -15,12 +17,17 @@ from ppgen.inference.fitting import FitError as FitError
 from ppgen.inference.fitting import Fitted as Fitted
 from ppgen.inference.fitting import Progress as Progress
 from ppgen.inference.fitting import fit as fit
+from ppgen.inference.kernels import AbstractKernel as AbstractKernel
+from ppgen.inference.kernels import HamiltonianMonteCarlo as HamiltonianMonteCarlo
+from ppgen.inference.kernels import RandomWalk as RandomWalk
 from ppgen.inference.metrics import Estimate as Estimate
 from ppgen.inference.metrics import bits_per_dimension as bits_per_dimension
 from ppgen.inference.metrics import mean_over_data as mean_over_data
 from ppgen.inference.metrics import per_datum as per_datum
 from ppgen.inference.objectives import elbo as elbo
 from ppgen.inference.objectives import iwelbo as iwelbo
+from ppgen.inference.posteriors import Posterior as Posterior
+from ppgen.inference.posteriors import posterior as posterior
 from ppgen.inference.resampling import MultinomialResampling as MultinomialResampling
 from ppgen.inference.resampling import ResidualResampling as ResidualResampling
 from ppgen.inference.resampling import SystematicResampling as SystematicResampling

@@ -52,9 +52,7 @@ class _Ancestors(Distribution):
 
     @property
     def support(self) -> Any:
-        return constraints.independent(
-            constraints.integer_interval(0, self.event_shape[0] - 1), 1
-        )
+        return constraints.independent(constraints.integer_interval(0, self.event_shape[0] - 1), 1)
 
     @property
     def has_enumerate_support(self) -> bool:
@@ -90,20 +88,22 @@ class MultinomialResampling(_Ancestors):
     pytree_data_fields = ("log_weights",)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
+        """Ancestors, of shape `(*sample_shape, *batch, K)`."""
         shape = (*sample_shape, *self.batch_shape, *self.event_shape)
         return _by_inversion(key, jax.nn.softmax(self.log_weights), shape)
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Float[Array, "..."]:
+        """Log probabilities in nats, one for each ancestor vector."""
         return jnp.sum(_taken(jax.nn.log_softmax(self.log_weights), value), axis=-1)
 
 
 class SystematicResampling(_Ancestors):
-    r"""All ancestors from one uniform number u: particle k has a child for each of the points
-    (i + u) / K, i = 0, ..., K − 1, between its end and its beginning among the cumulated weights.
+    r"""All ancestors from one uniform number u in [0, 1).
 
-    *Unbiased*: particle k has :math:`K w_k` children on average, never one more nor one less than
-    that. The log density is *exact*: the logarithm of the length of the interval of u that gives
-    these ancestors. It is continuous in the weights, with kinks where :math:`K w_1 + \dots + K w_k`
+    Particle k has a child for each of the points (i + u) / K, i = 0, ..., K − 1, between
+    :math:`w_1 + \dots + w_{k-1}` and :math:`w_1 + \dots + w_k`. *Unbiased*: it has :math:`K w_k`
+    children on average, and always less than one more or fewer. The log density is *exact*: the
+    logarithm of the length of the interval of u that gives these ancestors. It is continuous in the weights, with kinks where :math:`K w_1 + \dots + K w_k`
     is a whole number for some k < K (as where all weights are equal): expectations have one-sided
     derivatives there, and no others. Ancestors come in order.
 
@@ -144,11 +144,13 @@ class SystematicResampling(_Ancestors):
         return whole.astype(int), rest
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
+        """Ancestors, of shape `(*sample_shape, *batch, K)`."""
         whole, rest = self._children()
         u = jax.random.uniform(key, (*sample_shape, *self.batch_shape, 1), rest.dtype)
         return _below(whole + (u < rest), jnp.arange(self.event_shape[0]))
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Float[Array, "..."]:
+        """Log probabilities in nats, one for each ancestor vector."""
         value = jnp.asarray(value)
         whole, rest = self._children()
         extra = _below(value, jnp.arange(self.event_shape[0])) - whole
@@ -160,10 +162,10 @@ class SystematicResampling(_Ancestors):
 
 
 class ResidualResampling(_Ancestors):
-    r""":math:`\lfloor K w_k \rfloor` children for each particle k, and independent draws from what
-    is left of the weights for the others.
+    r"""As many copies as the weights make sure, and independent draws for the others.
 
-    *Unbiased*: particle k has :math:`K w_k` children on average. Its law *jumps* where
+    Particle k has :math:`\lfloor K w_k \rfloor` children; the others are drawn from what is left of
+    the weights. *Unbiased*: it has :math:`K w_k` children on average. Its law *jumps* where
     :math:`K w_k` passes a whole number. Hence a gradient through weights that move with a
     reparameterised value is refused; through weights that are functions of parameters and of
     discrete choices alone it is right wherever there is one. The copies come first, in order.
@@ -206,12 +208,14 @@ class ResidualResampling(_Ancestors):
         return jnp.where(jnp.any(left, axis=-1, keepdims=True), logs, 0.0)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
+        """Ancestors, of shape `(*sample_shape, *batch, K)`."""
         ancestors, sure = self._copied()
         shape = (*sample_shape, *self.batch_shape, *self.event_shape)
         drawn = _by_inversion(key, jnp.exp(self._log_rest()), shape)
         return jnp.where(sure, ancestors, drawn)
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Float[Array, "..."]:
+        """Log probabilities in nats, one for each ancestor vector."""
         value = jnp.asarray(value)
         ancestors, sure = self._copied()
         drawn = _taken(jax.nn.log_softmax(self._log_rest()), value)

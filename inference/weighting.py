@@ -48,9 +48,7 @@ class ImportanceSamples(eqx.Module):
         *Biased*, by O(1/K): the weights are normalised by their own sum.
         """
         weights = jnp.exp(self.log_weights)
-        return jax.tree.map(
-            lambda x: jnp.tensordot(weights, x, 1), jax.vmap(f)(self.choices)
-        )
+        return jax.tree.map(lambda x: jnp.tensordot(weights, x, 1), jax.vmap(f)(self.choices))
 
     def resample(self, samples: int) -> dict[str, Array]:
         """Draw runs with replacement, by their weights: choices with a leading axis of `samples`.

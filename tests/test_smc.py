@@ -10,12 +10,11 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from monte_carlo import count_equations
 
 import ppgen
 from ppgen.inference import Trajectory, conditional_smc, elbo, filtering, fivo, iwelbo, smc
 from ppgen.testing import assert_unbiased, exact
-
-from monte_carlo import count_equations
 
 KEYS = 20_000
 # Every comparison is within 5 standard errors: a false alarm has probability below 6e-7.
@@ -23,7 +22,7 @@ SIGMAS = 5.0
 SCHEMES = ["multinomial", "systematic", "residual"]
 XS = jnp.array([0.5, 1.8, -0.3, 2.5])
 
-# --- a linear-Gaussian model, and the Kalman filter ------------------------------------------------
+# --- a linear-Gaussian model, and the Kalman filter -----------------------------------------------
 
 DECAY, NOISE, WIDTH = 0.8, 1.2, 0.6
 
@@ -61,7 +60,7 @@ def normal_log_density(x, mean, variance):
     return -0.5 * (np.log(2 * np.pi * variance) + (x - mean) ** 2 / variance)
 
 
-# --- a hidden Markov model, and the forward algorithm ----------------------------------------------
+# --- a hidden Markov model, and the forward algorithm ---------------------------------------------
 
 TRANSITION = jnp.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.3, 0.3, 0.4]])
 MEANS = jnp.array([-0.5, 1.0, 2.5])
@@ -145,7 +144,7 @@ def test_an_initial_program_may_observe():
         assert abs(deviation(got, log_exact)) < SIGMAS
 
 
-# --- the rest of what a run returns ----------------------------------------------------------------
+# --- the rest of what a run returns ---------------------------------------------------------------
 
 
 def summing_step(state, x, scale):
@@ -204,7 +203,7 @@ def test_particles_under_vmap_are_filters_of_their_own():
     np.testing.assert_allclose(found.log_evidence[:2], kalman(XS), atol=2.0)
 
 
-# --- conditional SMC -------------------------------------------------------------------------------
+# --- conditional SMC ------------------------------------------------------------------------------
 
 SHORT = XS[:3]
 PATHS = jnp.array(list(itertools.product(range(3), repeat=3)))
@@ -265,7 +264,7 @@ def test_conditional_smc_with_a_proposal_and_an_initial_program():
     np.testing.assert_allclose(weight, each.sum(), rtol=1e-5)
 
 
-# --- the filtering objective -----------------------------------------------------------------------
+# --- the filtering objective ----------------------------------------------------------------------
 
 
 def coin_step(state, x, theta):
@@ -361,7 +360,7 @@ def test_limits_of_the_filtering_objective():
     np.testing.assert_allclose(bound(particles=2, threshold=0.0), paths, rtol=1e-5)
 
 
-# --- size, and errors ------------------------------------------------------------------------------
+# --- size, and errors -----------------------------------------------------------------------------
 
 
 def test_the_size_of_what_is_compiled_depends_on_neither_steps_nor_particles():
