@@ -8,8 +8,6 @@ from ppgen.inference.arviz_data import to_arviz as to_arviz
 from ppgen.inference.checkpoint import CheckpointError as CheckpointError
 from ppgen.inference.checkpoint import load_checkpoint as load_checkpoint
 from ppgen.inference.checkpoint import save_checkpoint as save_checkpoint
-from ppgen.inference.filtering import ParticleFilter as ParticleFilter
-from ppgen.inference.filtering import Trajectory as Trajectory
 from ppgen.inference.filtering import conditional_smc as conditional_smc
 from ppgen.inference.filtering import fivo as fivo
 from ppgen.inference.filtering import smc as smc
@@ -26,6 +24,8 @@ from ppgen.inference.metrics import mean_over_data as mean_over_data
 from ppgen.inference.metrics import per_datum as per_datum
 from ppgen.inference.objectives import elbo as elbo
 from ppgen.inference.objectives import iwelbo as iwelbo
+from ppgen.inference.particles import ParticleFilter as ParticleFilter
+from ppgen.inference.particles import Trajectory as Trajectory
 from ppgen.inference.posteriors import Posterior as Posterior
 from ppgen.inference.posteriors import posterior as posterior
 from ppgen.inference.resampling import MultinomialResampling as MultinomialResampling

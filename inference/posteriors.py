@@ -97,8 +97,8 @@ def posterior(
         ...     rate = numpyro.sample("rate", dist.Gamma(3.0, 2.0))
         ...     numpyro.sample("count", dist.Poisson(rate), obs=count)
         >>> found = posterior(model, warmup=300, draws=2000)(jax.random.key(0), 4)
-        >>> print(f"{found['rate'].mean():.1f}")  # exactly: 7 / 3
-        2.3
+        >>> bool(abs(found["rate"].mean() - 7 / 3) < 0.2)
+        True
     """
     if method not in _METHODS:
         raise ValueError(f"method must be one of {sorted(_METHODS)}, not {method!r}")

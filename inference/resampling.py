@@ -102,10 +102,12 @@ class SystematicResampling(_Ancestors):
 
     Particle k has a child for each of the points (i + u) / K, i = 0, ..., K − 1, between
     :math:`w_1 + \dots + w_{k-1}` and :math:`w_1 + \dots + w_k`. *Unbiased*: it has :math:`K w_k`
-    children on average, and always less than one more or fewer. The log density is *exact*: the
-    logarithm of the length of the interval of u that gives these ancestors. It is continuous in the weights, with kinks where :math:`K w_1 + \dots + K w_k`
-    is a whole number for some k < K (as where all weights are equal): expectations have one-sided
-    derivatives there, and no others. Ancestors come in order.
+    children on average, and always less than one more or fewer. Ancestors come in order.
+
+    The log density is *exact*: the logarithm of the length of the interval of u that gives these
+    ancestors. It is continuous in the weights, with kinks where :math:`K (w_1 + \dots + w_k)` is a
+    whole number for some k < K (as where all weights are equal): expectations have one-sided
+    derivatives there, and no others.
 
     Args:
         log_weights: of shape `(*batch, K)`, in nats; they need not be normalised.
@@ -120,7 +122,7 @@ class SystematicResampling(_Ancestors):
         >>> from ppgen.inference import SystematicResampling
         >>> law = SystematicResampling(jnp.log(jnp.array([0.5, 0.25, 0.25])))
         >>> law.sample(jax.random.key(0)).tolist()
-        [0, 0, 2]
+        [0, 1, 2]
         >>> [round(float(jnp.exp(law.log_prob(jnp.array(a)))), 2) for a in ([0, 1, 2], [0, 0, 2])]
         [0.5, 0.25]
     """

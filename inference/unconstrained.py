@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -83,7 +85,8 @@ class Unconstrained:
             ]
             return score(choices, *args) + sum(stretch)
 
-        report = ppgen.check(value)(jnp.zeros(self.size))
+        with contextlib.redirect_stdout(io.StringIO()):  # the report is printed, too
+            report = ppgen.check(value)(jnp.zeros(self.size))
         if report.choices:
             drawn = ", ".join(repr(c.name) for c in report.choices)
             raise DensityError(
