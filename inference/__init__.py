@@ -1,12 +1,23 @@
 """What is written in the language: objectives and fitting. Import it as `ppgen.inference`."""
 
+from ppgen.inference.annealing import AnnealedSamples as AnnealedSamples
+from ppgen.inference.annealing import ais as ais
+from ppgen.inference.arviz_data import ParetoSmoothed as ParetoSmoothed
+from ppgen.inference.arviz_data import pareto_smoothed as pareto_smoothed
+from ppgen.inference.arviz_data import to_arviz as to_arviz
 from ppgen.inference.checkpoint import CheckpointError as CheckpointError
 from ppgen.inference.checkpoint import load_checkpoint as load_checkpoint
 from ppgen.inference.checkpoint import save_checkpoint as save_checkpoint
+from ppgen.inference.filtering import conditional_smc as conditional_smc
+from ppgen.inference.filtering import fivo as fivo
+from ppgen.inference.filtering import smc as smc
 from ppgen.inference.fitting import FitError as FitError
 from ppgen.inference.fitting import Fitted as Fitted
 from ppgen.inference.fitting import Progress as Progress
 from ppgen.inference.fitting import fit as fit
+from ppgen.inference.kernels import AbstractKernel as AbstractKernel
+from ppgen.inference.kernels import HamiltonianMonteCarlo as HamiltonianMonteCarlo
+from ppgen.inference.kernels import RandomWalk as RandomWalk
 from ppgen.inference.metrics import Estimate as Estimate
 from ppgen.inference.metrics import bits_per_dimension as bits_per_dimension
 from ppgen.inference.metrics import mean_over_data as mean_over_data
@@ -28,3 +39,15 @@ from ppgen.inference.objectives import sleep as sleep
 from ppgen.inference.objectives import sticking_the_landing as sticking_the_landing
 from ppgen.inference.objectives import tvo as tvo
 from ppgen.inference.objectives import vimco as vimco
+from ppgen.inference.particles import ParticleFilter as ParticleFilter
+from ppgen.inference.particles import Trajectory as Trajectory
+from ppgen.inference.posteriors import Posterior as Posterior
+from ppgen.inference.posteriors import posterior as posterior
+from ppgen.inference.resampling import MultinomialResampling as MultinomialResampling
+from ppgen.inference.resampling import ResidualResampling as ResidualResampling
+from ppgen.inference.resampling import SystematicResampling as SystematicResampling
+from ppgen.inference.resampling import WithoutScore as WithoutScore
+from ppgen.inference.resampling import draw_ancestors as draw_ancestors
+from ppgen.inference.weighting import ImportanceSamples as ImportanceSamples
+from ppgen.inference.weighting import importance_sampling as importance_sampling
+from ppgen.inference.weighting import sir as sir

@@ -262,3 +262,14 @@ def test_mutable_state_is_refused():
 
     with pytest.raises(SiteError, match="counter"):
         ppgen.seed(program)(KEY)
+
+
+def test_a_constant_factor_under_jit():
+    def program():
+        x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+        numpyro.factor("f", -1.5)
+        return x
+
+    trace = jax.jit(ppgen.seed(ppgen.simulate(program)))(jax.random.key(0))
+    expected = dist.Normal(0.0, 1.0).log_prob(trace["x"]) - 1.5
+    np.testing.assert_allclose(trace.log_density, expected, rtol=1e-6)
