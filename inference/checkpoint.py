@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
-from ppgen._errors import PpgenError
+from ppgen.errors import PpgenError
 
 
 class CheckpointError(PpgenError):

@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 import ppgen
-from ppgen._errors import PpgenError
+from ppgen.errors import PpgenError
 from ppgen.inference.batches import Batches
 
 

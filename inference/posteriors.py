@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from numpyro.infer import MCMC, NUTS
 
-from ppgen._errors import DensityError
+from ppgen.errors import DensityError
 from ppgen.inference.unconstrained import Unconstrained
 
 Program = Callable[..., Any]

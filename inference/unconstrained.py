@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import biject_to, constraints
 
 import ppgen
-from ppgen._errors import DensityError, SiteError
+from ppgen.errors import DensityError, SiteError
 
 Program = Callable[..., Any]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ppgen._errors import PpgenError
+from ppgen.errors import PpgenError
 
 
 class CommandError(PpgenError):

@@ -11,7 +11,7 @@ from typing import Any
 
 import tyro
 
-from ppgen._errors import PpgenError
+from ppgen.errors import PpgenError
 from ppgen.models.cli._errors import CommandError
 from ppgen.models.cli._fit_vae import FitVAE
 from ppgen.models.cli._sample import Sample

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Num
 
-from ppgen._errors import PpgenError
+from ppgen.errors import PpgenError
 
 
 class DataError(PpgenError, ValueError):
