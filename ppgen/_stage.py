@@ -51,9 +51,9 @@ class Staged(NamedTuple):
     """
 
     jaxpr: Any
-    both: Callable[[list[Array]], tuple[Any, dict[str, Any]]]
+    both: Callable[[list[Any]], tuple[Any, dict[str, Any]]]
 
-    def unflatten(self, values: list[Array]) -> Any:
+    def unflatten(self, values: list[Any]) -> Any:
         """What the program returned, of the jaxpr's outputs."""
         return self.both(values)[0]
 
