@@ -7,7 +7,7 @@ from typing import Any, final
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array
 from numpyro.infer.elbo import ELBO
 
 import ppgen
@@ -16,7 +16,7 @@ Program = Callable[..., Any]
 
 
 def as_numpyro_elbo(
-    objective: Callable[..., Callable[..., Float[Array, ""]]],
+    objective: Any,
     *,
     draws: int = 1,
     maximize: bool = True,
@@ -96,7 +96,7 @@ class _Objective(ELBO):
 
     def loss_with_mutable_state(
         self,
-        rng_key: Key[Array, ""],
+        rng_key: Array,
         param_map: dict[str, Any],
         model: Program,
         guide: Program,

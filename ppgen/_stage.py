@@ -236,7 +236,7 @@ def _bind_site(msg: dict, plate_scales: dict[str, float]) -> Array:
 def _bind_hidden(msg: dict) -> Array:
     """A site behind `handlers.block`: its value, and no density."""
     if msg["value"] is not None:
-        return msg["value"]
+        return jnp.asarray(msg["value"])
     name, where, dist = msg["name"], user_line(), msg["fn"]
     if shape := msg["kwargs"].get("sample_shape", ()):
         dist = dist.expand(shape + dist.batch_shape)

@@ -110,7 +110,7 @@ def semi_dais() -> Row:
 
 
 def surrogate_dais() -> Row:
-    def surrogate(y):
+    def surrogate():
         slope = numpyro.sample("slope", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
         sigma = numpyro.sample("sigma", dist.HalfNormal(1.0))
         weight = numpyro.param("weight", jnp.full(2, 2.0), constraint=constraints.positive)
@@ -133,9 +133,7 @@ SIMPLE = {
 }
 BATCHED = {
     "batched_multivariate": autoguide.AutoBatchedMultivariateNormal,
-    "batched_low_rank": functools.partial(
-        autoguide.AutoBatchedLowRankMultivariateNormal, rank=1
-    ),
+    "batched_low_rank": functools.partial(autoguide.AutoBatchedLowRankMultivariateNormal, rank=1),
 }
 
 ROWS: dict[str, Callable[[], Row]] = {

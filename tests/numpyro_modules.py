@@ -133,8 +133,9 @@ def variational_autoencoder() -> Row:
 
 def _bayesian(net: Callable) -> Row:
     def model(x):
+        mean = net(x)
         with numpyro.plate("N", 6):
-            numpyro.sample("y", dist.Normal(net(x), 1.0).to_event(1), obs=x[:, :2])
+            numpyro.sample("y", dist.Normal(mean, 1.0).to_event(1), obs=x[:, :2])
 
     return Row(model, autoguide.AutoNormal(model), (X,))
 

@@ -51,7 +51,7 @@ class Row(NamedTuple):
     replay: bool = True
     gradient: bool = True
     to_ours: Callable = lambda model: model
-    draws: int = 2000
+    draws: int = 1000
 
 
 Y = jnp.array([0.3, -1.2, 0.8, 2.0])
@@ -87,7 +87,7 @@ def mixed_chain() -> Row:
         b = numpyro.sample("b", dist.Normal(numpyro.param("loc", 0.2) + 0.5 * a, scale))
         numpyro.sample("c", dist.Bernoulli(logits=numpyro.param("c_logit", -0.4) * b))
 
-    return Row(model, guide, (0.7,), TraceGraph_ELBO(), draws=20_000)
+    return Row(model, guide, (0.7,), TraceGraph_ELBO(), draws=5_000)
 
 
 def renyi_with_local_latents() -> Row:
@@ -123,7 +123,7 @@ def multi_sample_guide() -> Row:
     def each(model):
         return lambda *args: jax.vmap(lambda _: model(*args))(jnp.arange(5))
 
-    return Row(model, guide, (Y,), Trace_ELBO(multi_sample_guide=True), to_ours=each)
+    return Row(model, guide, (Y,), Trace_ELBO(multi_sample_guide=True), replay=False, to_ours=each)
 
 
 def tree_with_vindex() -> Row:
@@ -141,7 +141,7 @@ def tree_with_vindex() -> Row:
         a = numpyro.sample("a", dist.Categorical(logits=first))
         numpyro.sample("b", dist.Categorical(logits=Vindex(second)[a]))
 
-    return Row(model, guide, (0.7,), TraceGraph_ELBO(), draws=20_000)
+    return Row(model, guide, (0.7,), TraceGraph_ELBO(), draws=5_000)
 
 
 def enumerated_poisson() -> Row:
@@ -158,11 +158,9 @@ def enumerated_poisson() -> Row:
     def guide(counts):
         logits = numpyro.param("logits", 0.2 * jnp.arange(8.0).reshape(4, 2))
         with numpyro.plate("N", 4):
-            numpyro.sample(
-                "z", dist.Categorical(logits=logits), infer={"enumerate": "parallel"}
-            )
+            numpyro.sample("z", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
 
-    return Row(model, guide, (counts,), TraceEnum_ELBO(), draws=20_000)
+    return Row(model, guide, (counts,), TraceEnum_ELBO(), draws=5_000)
 
 
 def auxiliary_site() -> Row:
@@ -197,19 +195,23 @@ def partly_observed() -> Row:
 
 
 def branches() -> Row:
+    """With what is observed inside; a latent there is one of the defects."""
+
     def model(flag):
-        def yes(_):
-            return numpyro.sample("x", dist.Normal(1.0, 2.0))
+        x = numpyro.sample("x", dist.Normal(0.0, 1.0))
 
-        def no(_):
-            return numpyro.sample("x", dist.Normal(-1.0, 0.5))
+        def yes(x):
+            numpyro.sample("y", dist.Normal(x, 2.0), obs=0.4)
 
-        x = cond(flag > 0, yes, no, None)
-        numpyro.sample("y", dist.Normal(x, 1.0), obs=0.4)
+        def no(x):
+            numpyro.sample("y", dist.Normal(-x, 0.5), obs=0.4)
+
+        cond(flag > 0, yes, no, x)
 
     def guide(flag):
         loc = numpyro.param("loc", 0.3)
-        numpyro.sample("x", dist.Normal(loc * flag, 0.9))
+        x = numpyro.sample("x", dist.Normal(loc * flag, 0.9))
+        return cond(flag > 0, lambda x: x, lambda x: -x, x)
 
     return Row(model, guide, (jnp.array(1.0),))
 
@@ -275,7 +277,7 @@ def toy_mixture() -> Row:
         with numpyro.plate("N", 4):
             numpyro.sample("z", dist.Bernoulli(logits=numpyro.param("logits", 0.3 * y)))
 
-    return Row(model, guide, (Y,), TraceGraph_ELBO(), draws=10_000)
+    return Row(model, guide, (Y,), TraceGraph_ELBO(), draws=5_000)
 
 
 def mean_field() -> Row:

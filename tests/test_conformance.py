@@ -28,7 +28,9 @@ def prepared(row):
     params = svi.optim.get_params(state.optim_state)
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(8), len(leaves))
-    moved = [x + 0.05 * jax.random.normal(k, jnp.shape(x)) for k, x in zip(keys, leaves, strict=True)]
+    moved = [
+        x + 0.05 * jax.random.normal(k, jnp.shape(x)) for k, x in zip(keys, leaves, strict=True)
+    ]
     return svi, jax.tree.unflatten(treedef, moved), state.mutable_state or {}
 
 

@@ -18,7 +18,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro import handlers
-from numpyro.contrib.control_flow import scan
+from numpyro.contrib.control_flow import cond, scan
 from numpyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
 
 import ppgen
@@ -213,6 +213,19 @@ def observed_binomial() -> Case:
     return Case(model, guide, 0.0, outcomes, Trace_ELBO())
 
 
+def latent_in_a_branch() -> Case:
+    """Not in NumPyro's reports: a model's latent inside of `cond` is drawn anew, not replayed."""
+
+    def model():
+        def branch(p):
+            return lambda _: numpyro.sample("z", dist.Bernoulli(p))
+
+        z = cond(jnp.array(True), branch(0.3), branch(0.8), None)
+        numpyro.sample("x", dist.Normal(2.0 * z, 1.0), obs=0.9)
+
+    return Case(model, coin_guide, 0.4, coin_outcomes, TraceGraph_ELBO())
+
+
 CASES = [
     discrete_iwae,
     subsampled_plate,
@@ -222,6 +235,7 @@ CASES = [
     enumerated_minibatch,
     logits_of_zero,
     observed_binomial,
+    latent_in_a_branch,
 ]
 
 
