@@ -1,6 +1,6 @@
 """Models and guides in the style of NumPyro's examples, none of which knows of ppgen.
 
-Each row is made when it is asked for: model, guide, their arguments, and what NumPyro computes with.
+Each row is made when it is asked for: model, guide, their arguments, and NumPyro's own loss.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.contrib.control_flow import cond, scan
-from numpyro.ops.indexing import Vindex
 from numpyro.distributions import constraints
 from numpyro.infer import (
     RenyiELBO,
@@ -24,6 +23,7 @@ from numpyro.infer import (
     TraceMeanField_ELBO,
     reparam,
 )
+from numpyro.ops.indexing import Vindex
 
 from ppgen.inference import elbo, renyi
 

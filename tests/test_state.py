@@ -1,4 +1,4 @@
-"""Mutable state is an argument and a result; automatic guides keep theirs out of transformations."""
+"""Mutable state is an argument and a result; automatic guides look at their models beforehand."""
 
 from __future__ import annotations
 
