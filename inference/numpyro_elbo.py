@@ -82,7 +82,7 @@ class _Objective(ELBO):
 
     def __init__(
         self,
-        objective: Callable[..., Callable[..., Any]],
+        objective: Callable[..., Any],
         draws: int,
         maximize: bool,
         allow_biased: bool,

@@ -39,13 +39,12 @@ def split_one_way(dist: Distribution) -> tuple[Distribution, Callable[[Array], D
             dist.base_dist.expand((*batch_shape, *tail)), dist.transforms
         )
 
-    def finish(x: Array) -> Delta:
+    def finish(x: Any) -> Delta:
         log_density: Any = jnp.zeros(())
         for transform in dist.transforms:
             y, intermediates = transform.call_with_intermediates(x)
             jacobian = transform.log_abs_det_jacobian(x, y, intermediates)
-            event_dim = jnp.ndim(y) - len(batch_shape)
-            inside = jnp.ndim(jacobian) - (jnp.ndim(y) - event_dim)
+            inside = jnp.ndim(jacobian) - len(batch_shape)
             log_density = log_density - sum_rightmost(jacobian, inside)
             x = y
         return Delta(x, log_density=log_density, event_dim=dist.event_dim)

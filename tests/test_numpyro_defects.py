@@ -74,7 +74,7 @@ def normal(x, loc):
     return -0.5 * (x - loc) ** 2 - 0.5 * jnp.log(2 * jnp.pi)
 
 
-def coin_model(theta=None):
+def coin_model():
     z = numpyro.sample("z", dist.Bernoulli(0.3))
     numpyro.sample("x", dist.Normal(2.0 * z, 1.0), obs=0.9)
 
@@ -83,9 +83,9 @@ def coin_guide():
     numpyro.sample("z", dist.Bernoulli(logits=numpyro.param("theta", 0.4)))
 
 
-def coin_outcomes(theta, prior=0.3, x=0.9):
+def coin_outcomes(theta, x=0.9):
     log_q = log_flip(theta, FLIP)
-    log_p = jnp.log(jnp.where(FLIP == 1, prior, 1 - prior)) + normal(x, 2 * FLIP)
+    log_p = jnp.log(jnp.where(FLIP == 1, 0.3, 0.7)) + normal(x, 2 * FLIP)
     return log_q[None], (log_p - log_q)[None]
 
 
@@ -221,9 +221,12 @@ def latent_in_a_branch() -> Case:
             return lambda _: numpyro.sample("z", dist.Bernoulli(p))
 
         z = cond(jnp.array(True), branch(0.3), branch(0.8), None)
-        numpyro.sample("x", dist.Normal(2.0 * z, 1.0), obs=0.9)
+        numpyro.sample("x", dist.Normal(2.0 * z, 1.0), obs=2.0)
 
-    return Case(model, coin_guide, 0.4, coin_outcomes, TraceGraph_ELBO())
+    def outcomes(theta):
+        return coin_outcomes(theta, x=2.0)
+
+    return Case(model, coin_guide, 0.4, outcomes, TraceGraph_ELBO())
 
 
 CASES = [
