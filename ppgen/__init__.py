@@ -26,6 +26,7 @@ from ppgen._expectation import expectation as expectation
 from ppgen._expectation import seed as seed
 from ppgen._functional import functional as functional
 from ppgen._functional import init_params as init_params
+from ppgen._functional import init_state as init_state
 from ppgen._importance import Importance as Importance
 from ppgen._importance import importance as importance
 from ppgen._marginal import marginal as marginal
@@ -34,6 +35,7 @@ from ppgen._programs import Trace as Trace
 from ppgen._programs import assess as assess
 from ppgen._programs import log_density as log_density
 from ppgen._programs import simulate as simulate
+from ppgen._state import with_state as with_state
 from ppgen._tilt import tilt as tilt
 from ppgen._variance import variance as variance
 from ppgen._with_estimators import with_estimators as with_estimators

@@ -61,6 +61,13 @@ class Analysis:
         return NONE if isinstance(v, _jax.Literal) else self.influence.get(v, NONE)
 
 
+# Densities in NumPyro's potential energy, which maps its argument into the supports.
+_POTENTIAL = (
+    ("numpyro/infer/util.py", "potential_energy"),
+    ("numpyro/distributions/util.py", "wrapper"),
+)
+
+
 def analyse(jaxpr: Any, *, allow_biased: bool = False, strict: bool = True) -> Analysis:
     """Analyse a lowered program.
 
@@ -133,6 +140,7 @@ class _Walk:
         # checked where they are declared to have a pathwise derivative.
         if checked and any(i.pathwise for i in ins):
             checked = not _jax.in_scope(eqn, DENSITY_SCOPE, SAMPLER_SCOPE)
+            checked = checked and not _jax.staged_in(eqn, *_POTENTIAL)
         if checked:
             self.check(eqn, ins)
         if name == "stop_gradient":

@@ -11,9 +11,9 @@ from jax import Array
 from numpyro.distributions.kl import kl_divergence
 
 from ppgen._primitives import SiteSpec
-from ppgen._programs import matched, traced
+from ppgen._programs import matched, staged_program, traced
 from ppgen._sites import Given, site_specs
-from ppgen._stage import stage
+from ppgen._state import keep_state
 
 Program = Callable[..., Any]
 
@@ -54,12 +54,14 @@ def analytic_kl(model: Program, guide: Program) -> Callable[..., dict[str, Array
     """
 
     def run(*args: Any, **kwargs: Any) -> dict[str, Array]:
-        proposed = stage(lambda: guide(*args, **kwargs), recorded=True)
-        scored = stage(lambda: model(*args, **kwargs), recorded=True)
+        proposed = staged_program(guide, *args, **kwargs)
+        scored = staged_program(model, *args, **kwargs)
         specs = site_specs(scored.jaxpr)
         ours, theirs = {}, {}
         q = traced(proposed, Given({}, seen=ours))
         p = traced(scored, Given(matched(q, specs), seen=theirs))
+        keep_state(q.state)
+        keep_state(p.state)
         order = [n for n, s in site_specs(proposed.jaxpr).items() if not s.observed]
         model_order = [n for n, s in specs.items() if not s.observed]
         before = {n: set(model_order[:i]) for i, n in enumerate(model_order)}

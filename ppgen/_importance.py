@@ -14,9 +14,9 @@ from jax import Array
 from ppgen._choose import user_line
 from ppgen._errors import SiteError
 from ppgen._primitives import Plate
-from ppgen._programs import Trace, assess, matched, traced
+from ppgen._programs import Trace, assess, matched, staged_program, traced
 from ppgen._sites import Given, run_sites, site_specs
-from ppgen._stage import stage
+from ppgen._state import collecting_state, keep_state
 
 Program = Callable[..., Any]
 
@@ -94,8 +94,8 @@ def importance(
         raise ValueError(f"importance needs at least one particle, not {particles}")
 
     def run(*args: Any, **kwargs: Any) -> Importance:
-        proposed = stage(lambda: guide(*args, **kwargs), recorded=True)
-        scored = stage(lambda: model(*args, **kwargs), recorded=True)
+        proposed = staged_program(guide, *args, **kwargs)
+        scored = staged_program(model, *args, **kwargs)
         specs = site_specs(scored.jaxpr)
         indices: dict[str, Any] = {}
         if any(spec.density is None for spec in site_specs(proposed.jaxpr).values()):
@@ -113,10 +113,16 @@ def importance(
                         where=user_line(),
                         instead="an objective that takes the guide as it is: elbo, iwelbo, renyi",
                     )
-                drawn = assess(density)(drawn, *args, **kwargs)
+                state = drawn.state
+                with collecting_state(bool(state)):
+                    drawn = assess(density)(drawn, *args, **kwargs)
+                drawn = eqx.tree_at(lambda t: t.state, drawn, state)
             return _numbers(drawn), _numbers(traced(scored, Given(matched(drawn, specs))))
 
         drawn, model_trace = jax.vmap(one)(jnp.arange(particles))
+        for trace in (drawn, model_trace):
+            # Every particle's update is as good as another's, and their mean need not be one.
+            keep_state(jax.tree.map(lambda x: x[0], trace.state))
         plates = _shared(drawn, model_trace)
         if particles > 1:
             _check_subsampling(drawn, model_trace, plates)

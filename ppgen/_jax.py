@@ -102,6 +102,16 @@ def in_scope(eqn: Eqn, *names: str) -> bool:
     return any(getattr(scope, "name", None) in names for scope in eqn.source_info.name_stack.stack)
 
 
+def staged_in(eqn: Eqn, *functions: tuple[str, str]) -> bool:
+    """Whether the equation was staged within all of these functions, each a file's end and name."""
+    traceback = eqn.source_info.traceback
+    frames = [] if traceback is None else traceback.frames
+    return all(
+        any(f.file_name.endswith(file) and f.function_name.split(".")[-1] == name for f in frames)
+        for file, name in functions
+    )
+
+
 def scan_counts(eqn: Eqn) -> tuple[int, int]:
     """The numbers of constants and of carried values of a `scan` equation."""
     if "num_carry" in eqn.params:

@@ -13,6 +13,7 @@ from ppgen._errors import ChoiceMismatchError
 from ppgen._primitives import Plate, SiteSpec, equations, mark
 from ppgen._sites import Given, run_sites, site_specs
 from ppgen._stage import Staged, stage
+from ppgen._state import is_state_kept, keep_state
 from ppgen._supports import Support, agree
 
 Program = Callable[..., Any]
@@ -54,6 +55,7 @@ class Trace(eqx.Module):
         sites: static facts about each site of `choices`.
         plates: the plates around each term of `log_probs`, outermost first.
         exact: whether `log_density` is the density, not an estimate of it.
+        state: new values of its `numpyro.mutable` sites, where `with_state` asks for them.
     """
 
     choices: dict[str, Array]
@@ -63,6 +65,7 @@ class Trace(eqx.Module):
     sites: tuple[tuple[str, SiteFacts], ...] = eqx.field(static=True, repr=False)
     plates: tuple[tuple[str, tuple[Plate, ...]], ...] = eqx.field(static=True, repr=False)
     exact: bool = eqx.field(static=True, repr=False)
+    state: dict[str, Any] = eqx.field(repr=False)
 
     def __getitem__(self, name: str) -> Array:
         """The value of the site `name`."""
@@ -94,8 +97,10 @@ def simulate(program: Program) -> Callable[..., Trace]:
     """
 
     def run(*args: Any, **kwargs: Any) -> Trace:
-        staged = stage(lambda: program(*args, **kwargs), recorded=True)
-        return traced(staged, Given({}))
+        staged = staged_program(program, *args, **kwargs)
+        trace = traced(staged, Given({}))
+        keep_state(trace.state)
+        return trace
 
     return run
 
@@ -124,10 +129,17 @@ def assess(program: Program) -> Callable[..., Trace]:
     """
 
     def run(choices: Mapping[str, Any] | Trace, *args: Any, **kwargs: Any) -> Trace:
-        staged = stage(lambda: program(*args, **kwargs), recorded=True)
-        return traced(staged, Given(matched(choices, site_specs(staged.jaxpr))))
+        staged = staged_program(program, *args, **kwargs)
+        trace = traced(staged, Given(matched(choices, site_specs(staged.jaxpr))))
+        keep_state(trace.state)
+        return trace
 
     return run
+
+
+def staged_program(program: Program, *args: Any, **kwargs: Any) -> Staged:
+    """Stage a program whose densities, and new state, will be asked for."""
+    return stage(lambda: program(*args, **kwargs), recorded=True, state=is_state_kept())
 
 
 def traced(staged: Staged, given: Given) -> Trace:
@@ -152,14 +164,16 @@ def traced(staged: Staged, given: Given) -> Trace:
     where = {name: specs[name].choice.where for name in specs}
     log_probs = {n: mark(lp, "log_prob", n, where.get(n, "")) for n, lp in sites.log_probs.items()}
     terms = [jnp.sum(lp) for lp in log_probs.values()]
+    value, state = staged.both(outs)
     return Trace(
         choices=sites.choices,
         log_density=sum(terms[1:], terms[0]) if terms else jnp.zeros(()),
-        value=staged.unflatten(outs),
+        value=value,
         log_probs=log_probs,
         sites=facts,
         plates=tuple((n, specs[n].plates if n in specs else ()) for n in sites.log_probs),
         exact=all(e.primitive.name != "estimated_program" for e in equations(staged.jaxpr)),
+        state=state,
     )
 
 

@@ -25,10 +25,19 @@ from numpyro.ops.pytree import PytreeTrace
 from numpyro.primitives import Messenger
 
 from ppgen import _jax
-from ppgen._choose import choices_in_place, describe_choice, estimator_for, fresh_key, user_line
+from ppgen._choose import (
+    bind_choice,
+    choices_in_place,
+    describe_choice,
+    estimator_for,
+    fresh_key,
+    user_line,
+)
 from ppgen._distributions import flatten, split_event, split_mask
 from ppgen._errors import ControlFlowError, SiteError
+from ppgen._one_way import split_one_way
 from ppgen._primitives import CALLS, RANDOM, ChoiceSpec, Plate, SiteSpec, site_p
+from ppgen._state import collecting_state
 from ppgen._subsample import Exogenous, SubsampleIndices
 from ppgen._supports import support_of
 
@@ -38,11 +47,15 @@ class Staged(NamedTuple):
 
     Attributes:
         jaxpr: the closed jaxpr.
-        unflatten: from the jaxpr's outputs to what the program returned.
+        both: from the jaxpr's outputs to what the program returned, and its new state by site.
     """
 
     jaxpr: Any
-    unflatten: Callable[[list[Array]], Any]
+    both: Callable[[list[Any]], tuple[Any, dict[str, Any]]]
+
+    def unflatten(self, values: list[Any]) -> Any:
+        """What the program returned, of the jaxpr's outputs."""
+        return self.both(values)[0]
 
 
 def stage(
@@ -51,6 +64,7 @@ def stage(
     in_place: bool = True,
     params: str = "error",
     recorded: bool = False,
+    state: bool = False,
 ) -> Staged:
     """Stage `thunk(*inputs)`.
 
@@ -62,13 +76,19 @@ def stage(
         params: "error", or "init" to let `numpyro.param` give its initial value.
         recorded: whether densities will be asked of the jaxpr; otherwise it is only to be run, and
             a program whose density is estimated is its sampler.
+        state: whether the program may have mutable state, which becomes an output of the jaxpr.
     """
     returned = []
 
     def flat(*inputs: Any) -> list[Any]:
-        with _binding(params), choices_in_place(in_place), densities_asked(recorded):
+        with (
+            _binding(params),
+            choices_in_place(in_place),
+            densities_asked(recorded),
+            collecting_state(state) as found,
+        ):
             out = thunk(*inputs)
-        leaves, treedef = jax.tree.flatten(out)
+        leaves, treedef = jax.tree.flatten((out, found))
         dynamic = [isinstance(leaf, (jax.Array, np.ndarray, np.generic)) for leaf in leaves]
         static = [None if d else leaf for leaf, d in zip(leaves, dynamic, strict=True)]
         returned.append((treedef, dynamic, static))
@@ -78,12 +98,12 @@ def stage(
     _check_in_place(jaxpr, loops=0)
     treedef, dynamic, static = returned[-1]
 
-    def unflatten(values: list[Any]) -> Any:
+    def both(values: list[Any]) -> tuple[Any, dict[str, Any]]:
         left = iter(values)
         leaves = [next(left) if d else leaf for d, leaf in zip(dynamic, static, strict=True)]
         return jax.tree.unflatten(treedef, leaves)
 
-    return Staged(jaxpr, unflatten)
+    return Staged(jaxpr, both)
 
 
 def _check_in_place(jaxpr: Any, loops: int) -> None:
@@ -136,7 +156,7 @@ def _binding(params: str):
     default = numpyro_primitives.default_process_message
 
     def process(msg: dict) -> None:
-        binder.process_message(msg)
+        binder.process_message(msg, hidden=True)
         default(msg)
 
     # A blocked message never reaches the outermost handler; NumPyro's default would then ask the
@@ -157,7 +177,7 @@ class _Bind(Messenger):
         self.params = params
         self.plate_scales: dict[str, float] = {}
 
-    def process_message(self, msg: dict) -> None:
+    def process_message(self, msg: dict, hidden: bool = False) -> None:
         if msg.get("ppgen"):
             return
         kind = msg["type"]
@@ -165,11 +185,11 @@ class _Bind(Messenger):
             size, subsample_size = msg["args"]
             self.plate_scales[msg["name"]] = size / subsample_size if subsample_size else 1.0
         if kind == "sample":
-            msg["value"] = _bind_site(msg, self.plate_scales)
+            msg["value"] = _bind_hidden(msg) if hidden else _bind_site(msg, self.plate_scales)
         elif kind == "prng_key" and msg["value"] is None:
             msg["value"] = fresh_key()
         elif kind == "plate" and msg["value"] is None:
-            msg["value"] = _bind_subsample(msg)
+            msg["value"] = _bind_subsample(msg, hidden)
         elif kind == "control_flow":
             msg["value"] = _bind_control_flow(msg)
         elif kind == "param" and msg["value"] is None and self.params == "error":
@@ -179,12 +199,13 @@ class _Bind(Messenger):
                 where=user_line(),
                 instead="ppgen.functional(program), which takes the parameters as an argument",
             )
-        elif kind == "mutable":
+        elif kind == "mutable" and not msg.get("ppgen_state"):
             raise SiteError(
-                "numpyro.mutable has no meaning under a pure transformation: updates would be lost",
+                "numpyro.mutable has no state here, and its updates would be lost",
                 site=msg["name"],
                 where=user_line(),
-                instead="a program that takes the state as an argument and returns the new state",
+                instead="ppgen.functional(program), which takes the state as an argument, within "
+                "ppgen.with_state, which returns the new one; not inside of a scan",
             )
         # The transformation is closed: handlers further out would see values of an inner staging.
         msg["ppgen"] = msg["stop"] = True
@@ -195,19 +216,40 @@ def _bind_site(msg: dict, plate_scales: dict[str, float]) -> Array:
     dist, given = msg["fn"], msg["value"]
     if (shape := msg["kwargs"].get("sample_shape", ())) and given is None:
         dist = dist.expand(shape + dist.batch_shape)
-    return bind_site(
-        dist,
-        given,
-        name=name,
-        where=where,
-        scale=msg["scale"],
-        asked=infer.get("grad"),
-        auxiliary=bool(infer.get("is_auxiliary", False)),
-        plates=tuple(
-            Plate(frame.name, frame.dim, frame.size, plate_scales.get(frame.name, 1.0))
-            for frame in reversed(msg["cond_indep_stack"])
-        ),
+    plates = tuple(
+        Plate(frame.name, frame.dim, frame.size, plate_scales.get(frame.name, 1.0))
+        for frame in reversed(msg["cond_indep_stack"])
     )
+    common = {"where": where, "scale": msg["scale"], "plates": plates}
+    asked, auxiliary = infer.get("grad"), bool(infer.get("is_auxiliary", False))
+    if given is None and (split := split_one_way(split_mask(dist)[0])) is not None:
+        base, finish = split
+        _, mask = split_mask(dist)
+        masked = (lambda d: d) if mask is None else (lambda d: d.mask(mask))
+        x = bind_site(
+            masked(base), None, name=f"{name}_base", asked=asked, auxiliary=True, **common
+        )
+        dist, asked = masked(finish(x)), None
+    return bind_site(dist, given, name=name, asked=asked, auxiliary=auxiliary, **common)
+
+
+def _bind_hidden(msg: dict) -> Array:
+    """A site behind `handlers.block`: its value, and no density."""
+    if msg["value"] is not None:
+        return jnp.asarray(msg["value"])
+    name, where, dist = msg["name"], user_line(), msg["fn"]
+    if shape := msg["kwargs"].get("sample_shape", ()):
+        dist = dist.expand(shape + dist.batch_shape)
+    dist, _ = split_mask(dist)
+    asked = msg["infer"].get("grad")
+    estimator = estimator_for(split_event(dist)[0], asked, name=name, where=where)
+    return _choice(dist, estimator, name, where)
+
+
+def _choice(dist: Distribution, estimator: Any, name: str, where: str) -> Array:
+    spec, leaves, rest = describe_choice(dist, estimator, name=name, where=where)
+    operands = [*leaves, *rest]
+    return bind_choice(spec, (), ((),) * len(operands), operands)
 
 
 def bind_site(
@@ -262,10 +304,13 @@ def bind_site(
     return site_p.bind(*operands, spec=spec, lanes=(), mapped=((),) * len(operands))
 
 
-def _bind_subsample(msg: dict) -> Array:
+def _bind_subsample(msg: dict, hidden: bool) -> Array:
     size, subsample_size = msg["args"]
+    indices = SubsampleIndices(size, subsample_size)
+    if hidden:
+        return _choice(indices, Exogenous(), msg["name"], user_line())
     return bind_site(
-        SubsampleIndices(size, subsample_size),
+        indices,
         None,
         name=msg["name"],
         where=user_line(),

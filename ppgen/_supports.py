@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from numpyro.distributions import Distribution, constraints
+from numpyro.distributions import (
+    Delta,
+    Distribution,
+    ExpandedDistribution,
+    Independent,
+    MaskedDistribution,
+    constraints,
+)
 
 _INDEPENDENT = type(constraints.independent(constraints.real, 1))
 _SHAPED = ("simplex", "cholesky", "definite", "ordered", "sphere", "circular", "corr")
@@ -37,6 +44,12 @@ class Support(NamedTuple):
 
 def support_of(dist: Distribution) -> Support:
     """The support of one element of a distribution's sample."""
+    inner: Any = dist
+    while isinstance(inner, (Independent, ExpandedDistribution, MaskedDistribution)):
+        inner = inner.base_dist
+    if isinstance(inner, Delta):
+        # NumPyro calls the support of a point mass real wherever the point lies.
+        return Support("unknown")
     try:
         constraint = dist.support
     except NotImplementedError:

@@ -37,7 +37,24 @@ def log_prob(d: Distribution, value: Any) -> Array:
         0.5
     """
     # NumPyro checks a NumPy value against its support in NumPy, which fails on traced bounds.
-    return jnp.asarray(corrected(d).log_prob(jnp.asarray(value)))
+    value = _on_point_mass(d, jnp.asarray(value))
+    return jnp.asarray(corrected(d).log_prob(value))
+
+
+def _on_point_mass(d: Distribution, value: Array) -> Array:
+    """Put a value that is where a point mass is, but for rounding, exactly there.
+
+    What is computed twice, when a choice is made and when it is scored, need not be equal to the
+    last bit once a compiler has seen it.
+    """
+    inner: Any = d
+    while isinstance(inner, (dist.ExpandedDistribution, dist.Independent)):
+        inner = inner.base_dist
+    if type(inner) is not dist.Delta or not jnp.issubdtype(value.dtype, jnp.inexact):
+        return value
+    point = lax.stop_gradient(jnp.asarray(inner.v, value.dtype))
+    tolerance = jnp.sqrt(jnp.finfo(value.dtype).eps) * jnp.max(jnp.abs(point), initial=0.0)
+    return jnp.where(jnp.abs(value - point) <= tolerance, point, value)
 
 
 def corrected(d: Distribution) -> Distribution:
@@ -156,7 +173,8 @@ def _beta(d: Any, value: Array) -> Array:
     # At 0 and 1 NumPyro drops the derivative by the concentrations. Such a value has been rounded:
     # differentiate at the closest one that is not at the end.
     dtype = jnp.result_type(value, a, b, 0.0)
-    value = jnp.asarray(value, dtype)
+    # JAX's xlogy has no derivative beside an integer, and `Beta(10, 10)` is usual.
+    value, a, b = (jnp.asarray(x, dtype) for x in (value, a, b))
     inner = jnp.clip(value, jnp.finfo(dtype).tiny, 1 - jnp.finfo(dtype).epsneg)
     log_density = (a - 1) * jnp.log(inner) + (b - 1) * jnp.log1p(-inner) - _betaln(a, b)
     exact = xlogy(a - 1, value) + xlog1py(b - 1, -value) - _betaln(a, b)
