@@ -137,7 +137,7 @@ Rule = Callable[[_jax.Eqn, Sequence[Influence]], Influence]
 def _kept(axes: Callable[[int], int | None], influence: Influence) -> Influence:
     def move(axis: int, mode: str) -> Alignment:
         new = axis if axis < 0 else axes(axis)
-        return None if new is None else (new, mode)
+        return None if new is None else (int(new), mode)  # vmap leaves NumPy integers behind
 
     return influence.move(move)
 
@@ -147,10 +147,17 @@ def _shape(eqn: _jax.Eqn, i: int = 0) -> tuple[int, ...]:
 
 
 def _elementwise(eqn, ins):
-    shape = eqn.outvars[0].aval.shape
-    return join(
-        *(i if not i.aligned or _shape(eqn, n) == shape else i.jumbled() for n, i in enumerate(ins))
-    )
+    new = eqn.outvars[0].aval.shape
+
+    def moved(i: Influence, old: tuple[int, ...]) -> Influence:
+        if not i.aligned or old == new:
+            return i
+        if len(old) != len(new):  # a scalar predicate, say
+            return i.jumbled()
+        # The batching rules of JAX leave axes of length one that stretch against another operand.
+        return _kept(lambda k: k if old[k] == new[k] else None, i)
+
+    return join(*(moved(i, _shape(eqn, n)) for n, i in enumerate(ins)))
 
 
 def _without(

@@ -80,6 +80,11 @@ def _matrix(t, n):
     return jnp.sum(jnp.sum(b.T[None], axis=1)[0])
 
 
+def _vmap_of_images(t, n):
+    # Under vmap a scalar times an image is an equation of shapes (n, 1, 1) and (n, 2, 2).
+    return jnp.sum(jax.vmap(lambda x: jnp.mean((flip(t) * x) ** 2))(jnp.ones((n, 2, 2))))
+
+
 @pytest.mark.parametrize(
     "program",
     [
@@ -94,6 +99,7 @@ def _matrix(t, n):
         _scan_outputs,
         _map,
         _matrix,
+        _vmap_of_images,
     ],
 )
 def test_variance_of_a_sum_grows_linearly(program):

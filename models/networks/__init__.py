@@ -1,4 +1,6 @@
 """Networks that the models are parameterised by, as equinox modules."""
 
+from ppgen.models.networks.glimpse import attend as attend
+from ppgen.models.networks.glimpse import paint as paint
 from ppgen.models.networks.mlp import DiagonalGaussianMLP as DiagonalGaussianMLP
 from ppgen.models.networks.mlp import PixelMLP as PixelMLP
