@@ -275,7 +275,7 @@ class WithoutScore(ppgen.AbstractEstimator):
 
     def __call__(self, key: Array, dist: Distribution) -> ppgen.Points:
         """One frozen sample."""
-        return ppgen.Points(jax.lax.stop_gradient(dist.sample(key)))
+        return ppgen.Points(jax.lax.stop_gradient(jnp.asarray(dist.sample(key))))
 
 
 _SCHEMES = {

@@ -149,6 +149,6 @@ def _constraint(name: str, facts: Any, seen: Any) -> Any:
     lower, upper = bounds
     if lower is None and upper is None:
         return constraints.real
-    if upper is None:
-        return constraints.greater_than(lower)
-    return constraints.less_than(upper) if lower is None else constraints.interval(lower, upper)
+    if lower is None:
+        return constraints.less_than(upper)  # pyright: ignore[reportArgumentType]
+    return constraints.greater_than(lower) if upper is None else constraints.interval(lower, upper)

@@ -55,8 +55,8 @@ class ImportanceSamples(eqx.Module):
 
         Their law *approaches* the posterior as K grows. It draws: call it within `ppgen.seed`.
         """
-        law = dist.Categorical(logits=self.log_weights, validate_args=False)
-        index = ppgen.draw(law.expand([samples]), name="resampled")
+        law = dist.CategoricalLogits(logits=self.log_weights, validate_args=False)
+        index = ppgen.draw(law.expand((samples,)), name="resampled")
         return jax.tree.map(lambda x: x[index], self.choices)
 
     def for_arviz(self) -> tuple[dict[str, Array], dict[str, Array], bool]:

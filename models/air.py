@@ -15,6 +15,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -116,15 +117,15 @@ def air_model(
         The canvas: the image without noise.
     """
     canvas = jnp.zeros((air.canvas, air.canvas))
-    present: Array | int = 1
+    present: Any = 1
     for t, probability in enumerate(air.present):
         present = numpyro.sample(
             f"z_pres_{t}", _flip(present, jax.scipy.special.logit(probability))
         )
-        z_where = numpyro.sample(
+        z_where: Any = numpyro.sample(
             f"z_where_{t}", _normal(jnp.array(PLACE_MEAN), jnp.array(PLACE_SCALE), present)
         )
-        z_what = numpyro.sample(
+        z_what: Any = numpyro.sample(
             f"z_what_{t}", _normal(jnp.zeros(air.what), jnp.ones(air.what), present)
         )
         canvas = canvas + present * air.painted(z_what, z_where)
@@ -148,14 +149,15 @@ def air_guide(
         How many things it found.
     """
     unexplained = image
-    present: Array | int = 1
+    present: Any = 1
     count = jnp.zeros((), int)
     for t in range(len(air.present)):
         logit, mean, scale = air.find(unexplained)
         present = numpyro.sample(f"z_pres_{t}", _flip(present, logit))
-        z_where = numpyro.sample(f"z_where_{t}", _normal(mean, scale, present))
+        z_where: Any = numpyro.sample(f"z_where_{t}", _normal(mean, scale, present))
         glimpse = attend(unexplained, z_where, air.side)
-        z_what = numpyro.sample(f"z_what_{t}", _normal(*air.encoder(glimpse.ravel()), present))
+        look = _normal(*air.encoder(glimpse.ravel()), present)
+        z_what: Any = numpyro.sample(f"z_what_{t}", look)
         # Taken away whether present or not: the next look matters only if this one found something.
         # So no network depends on z_pres, and to enumerate it repeats the likelihood alone.
         taken = air.painted(z_what, z_where)
