@@ -1,4 +1,4 @@
-"""Programs with `numpyro.param` and `numpyro.mutable` sites as functions of what those hold."""
+"""Programs with `numpyro.param` and `mutable` sites as functions of what those hold."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def functional(program: Program, *, constrained: bool = False) -> Program:
         `functional(program)(params, *args)`, with `params` a dict by site of *unconstrained*
         values, as `init_params` gives them: `numpyro.param("scale", constraint=positive)` is the
         exponential of what an optimiser moves freely. Entries that the program does not use are
-        ignored, so that a model and a guide can share one dict. The state of `numpyro.mutable`
+        ignored, so that a model and a guide can share one dict. The state of `mutable`
         sites is an entry too; `with_state` returns what becomes of it.
 
     Raises:
@@ -87,7 +87,7 @@ def init_params(program: Program) -> Callable[..., dict[str, Any]]:
 
 
 def init_state(program: Program) -> Callable[..., dict[str, Any]]:
-    """Initial values of a program's `numpyro.mutable` sites: running statistics, keys, counters.
+    """Initial values of a program's `mutable` sites: running statistics, keys, counters.
 
     Args:
         program: as for `functional`.
@@ -143,7 +143,7 @@ def _unprepared(where: str) -> SiteError:
 
 
 class _Params(Messenger):
-    """Give `numpyro.param` and `numpyro.mutable` sites their values, or collect initial ones."""
+    """Give `numpyro.param` and `mutable` sites their values, or collect initial ones."""
 
     def __init__(self, params: dict[str, Any] | None, constrained: bool = False) -> None:
         super().__init__(None)
@@ -186,7 +186,7 @@ class _Params(Messenger):
                 "(value, state)",
             )
         if name not in self.state:
-            given = self._given(name, "no state for this numpyro.mutable", "init_state")
+            given = self._given(name, "no state for this numpyro.primitives.mutable", "init_state")
             self.state[name] = detached_state(given)
         msg["value"] = self.state[name]
 

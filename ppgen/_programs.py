@@ -55,7 +55,7 @@ class Trace(eqx.Module):
         sites: static facts about each site of `choices`.
         plates: the plates around each term of `log_probs`, outermost first.
         exact: whether `log_density` is the density, not an estimate of it.
-        state: new values of its `numpyro.mutable` sites, where `with_state` asks for them.
+        state: new values of its `mutable` sites, where `with_state` asks for them.
     """
 
     choices: dict[str, Array]

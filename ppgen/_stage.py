@@ -201,11 +201,11 @@ class _Bind(Messenger):
             )
         elif kind == "mutable" and not msg.get("ppgen_state"):
             raise SiteError(
-                "numpyro.mutable has no state here, and its updates would be lost",
+                "numpyro.primitives.mutable has no state here, and its updates would be lost",
                 site=msg["name"],
                 where=user_line(),
                 instead="ppgen.functional(program), which takes the state as an argument, within "
-                "ppgen.with_state, which returns the new one; not inside of a scan",
+                "ppgen.with_state, which returns the new state; not inside of a scan",
             )
         # The transformation is closed: handlers further out would see values of an inner staging.
         msg["ppgen"] = msg["stop"] = True

@@ -1,4 +1,4 @@
-"""Mutable state of programs (`numpyro.mutable`): read from an argument, returned as a result.
+"""Mutable state of programs (NumPyro's `mutable`): read from an argument, returned as a result.
 
 A program mutates its state in place while it is staged. What it leaves behind becomes an output of
 the staged program, and `with_state` gathers the outputs of all programs that its function runs.
@@ -59,7 +59,7 @@ def keep_state(states: dict[str, Any]) -> None:
 def with_state(f: Callable[..., Any]) -> Callable[..., tuple[Any, dict[str, Any]]]:
     """A function that runs programs with mutable state, together with the state they leave behind.
 
-    `numpyro.mutable` sites, and the modules that use them for running statistics or keys, get their
+    `mutable` sites, and the modules that use them for running statistics or keys, get their
     state from the `params` of `functional`: `params | state`, with `state` from `init_state`. An
     update is a result, never a side effect; where nobody asks for it, it is an error. State has no
     derivative.
@@ -77,8 +77,9 @@ def with_state(f: Callable[..., Any]) -> Callable[..., tuple[Any, dict[str, Any]
 
     Example:
         >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist, ppgen
+        >>> from numpyro.primitives import mutable
         >>> def model(x):
-        ...     seen = numpyro.mutable("seen", {"mean": jnp.zeros(())})
+        ...     seen = mutable("seen", {"mean": jnp.zeros(())})
         ...     seen["mean"] = 0.9 * seen["mean"] + 0.1 * jnp.mean(x)
         ...     numpyro.sample("x", dist.Normal(seen["mean"], 1.0).expand([2]), obs=x)
         >>> x = jnp.array([1.0, 3.0])
