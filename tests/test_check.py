@@ -71,7 +71,9 @@ def test_a_term_that_is_no_sum_names_what_it_is_made_of():
     report = ppgen.check(iwelbo(model, guide, particles=3))(0.3, jnp.ones(5))
     (term,) = report.terms
     assert "logsumexp" in term.name and "log p(x)" in term.name
-    assert term.reached_by == ("k", "z")
+    # Each element of the shared plate has a bound, of its own choices.
+    assert term.shape == (5,)
+    assert term.reached_by == ("k[:, i]", "z")
     assert row(report, "k")[2] == "3×5"
 
 

@@ -129,7 +129,8 @@ def estimators(d: Distribution) -> Strategy[AbstractEstimator]:
     """Any estimator of `ppgen.testing.ESTIMATORS` that is unbiased for `d`.
 
     Example:
-        >>>         >>> from hypothesis import given
+        >>> import numpyro.distributions as dist
+        >>> from hypothesis import given
         >>> from ppgen.testing import estimators
         >>> @given(estimators(dist.Poisson(3.0)))
         ... def test_it(estimator): ...

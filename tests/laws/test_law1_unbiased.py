@@ -58,7 +58,8 @@ def test_random_programs(program):
 
 @st.composite
 def distributions_with_estimators(draw):
-    scalar = [name for name in DISTRIBUTIONS if name not in VECTORS]
+    # A HalfNormal holds its scale twice: its arrays cannot be moved apart from each other.
+    scalar = [name for name in DISTRIBUTIONS if name not in (*VECTORS, "HalfNormal")]
     d = draw(
         st.one_of(
             distributions(scalar),
