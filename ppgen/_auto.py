@@ -157,7 +157,9 @@ def _pick(facts: _Facts, jumps: bool, elements: int, steps: int, draws: int) -> 
         return Pick(Enumerate(), f"{why}{of} can be summed over, which leaves no variance")
     if facts.values is not None:
         why += f"{facts.values}^{elements} joint values are too many; "
-    if facts.disarm and steps <= EVALUATIONS and draws < ENOUGH_DRAWS:
+    if facts.disarm and draws >= ENOUGH_DRAWS:
+        return Pick(ScoreFunction(), f"{why}{draws} draws are good baselines for each other")
+    if facts.disarm and steps <= EVALUATIONS:
         return Pick(DisARM(), f"{why}an antithetic pair of all its elements at once")
     more = None if facts.phantoms is None else elements * steps * facts.phantoms
     if more is not None and more <= EVALUATIONS:

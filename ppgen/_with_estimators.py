@@ -24,9 +24,9 @@ def with_estimators(
             counts. They take precedence over `infer={"grad": ...}` and `draw(..., grad=...)`, and
             those of an inner `with_estimators` over those of an outer one. `"auto"` instead of an
             estimator, or of all of them, picks by rule: `Reparameterize` where it is sound,
-            `Enumerate` where it is cheap, else `DisARM` for flips unless `draws >= 4`,
-            `MeasureValued` where it is cheap, else `ScoreFunction`, with a leave-one-out baseline
-            where `draws > 1`.
+            `Enumerate` where it is cheap, else for flips `DisARM` (`ScoreFunction` if
+            `draws >= 4`), `MeasureValued` where it is cheap, else `ScoreFunction`, with a
+            leave-one-out baseline where `draws > 1`.
             `ppgen.check` says what was picked and why.
 
     Returns:

@@ -119,3 +119,12 @@ def test_some_sites_only():
 def test_seed_runs_a_program_with_automatic_estimators():
     f = ppgen.with_estimators(one(lambda t: dist.Normal(t, 1.0), jnp.square), "auto")
     assert ppgen.seed(f)(KEY, 0.3) >= 0
+
+
+def test_many_draws_are_baselines_of_flips():
+    """An antithetic pair is a good baseline; so are many draws, and they cost no second run."""
+    make, cost, _ = CASES["flips"]
+    for draws, expected in ((2, "DisARM"), (8, "ScoreFunction")):
+        found, report = picks(one(make, cost), 0.3, draws=draws)
+        assert found == {"x": expected}
+    assert "8 draws are good baselines" in str(report).replace("\n    ", " ")
