@@ -169,8 +169,6 @@ def bind_estimated(
             where=where,
             instead="ppgen.normalize(conditioned program, ...), which draws the others given these",
         )
-    if sites and not given and not are_densities_asked():
-        check_simulated()
     count = len(operands)
 
     def results(operands: Sequence[Any], values: dict[str, Any] | None):

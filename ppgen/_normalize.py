@@ -21,6 +21,7 @@ from ppgen._estimated import (
     stack,
     total,
 )
+from ppgen._primitives import equations
 
 Program = Callable[..., Any]
 
@@ -54,7 +55,8 @@ def normalize(program: Program, *, proposal: Program | None = None, particles: i
         A program of the same arguments and the same latent sites, without observed ones.
 
     Raises:
-        SiteError: no latent site, a subsampled plate inside, or a plate, mask or scale around it.
+        SiteError: no latent site, a subsampled plate inside, or a plate, mask or scale around it;
+            or an estimated density inside, and no proposal.
         ChoiceMismatchError: the proposal does not draw the same sites.
         ValueError: fewer than one particle.
 
@@ -92,46 +94,58 @@ def normalize(program: Program, *, proposal: Program | None = None, particles: i
             proposed = inner(lambda: proposer(*args, **kwargs))
             check_proposal(proposed, joint.latent, names, where)
             operands += proposed.operands
+        elif any(e.primitive.name == "estimated_program" for e in equations(joint.jaxpr)):
+            raise SiteError(
+                "the program has an estimated density inside, and its estimate has to be the one "
+                "that weighted the particle: the program cannot propose for itself",
+                site=names[0],
+                where=where,
+                instead="a proposal of its own: ppgen.normalize(program, proposal=..., ...)",
+            )
         index = "|".join(names) + " | index"
 
-        def propose(operands: Sequence[Any]) -> tuple[dict[str, Array], list[Any], Array]:
-            """Values, what the program returns for them, and their log weight."""
+        def propose(operands: Sequence[Any]) -> tuple[dict[str, Array], list[Any], Array, Any]:
+            """Values, what the program returns for them, their log weight and log density.
+
+            As its own proposal a program has no log density yet: it is exact, and wanted once.
+            """
             p, q = operands[:split], operands[split:]
             if proposed is None:
                 outs, sites = joint.run(p, {}, unscored=frozenset(names))
-                return sites.choices, outs, total(sites)
+                return sites.choices, outs, total(sites), None
             _, drawn = proposed.run(q, {})
             outs, scored = joint.run(p, drawn.choices)
-            return drawn.choices, outs, total(scored) - total(drawn)
+            return drawn.choices, outs, total(scored) - total(drawn), total(scored)
 
-        def density(operands: Sequence[Any], values: dict[str, Array], log_mean: Array) -> Array:
-            return total(joint.run(operands[:split], values)[1]) - log_mean
+        def exact(operands: Sequence[Any], values: dict[str, Array]) -> Array:
+            return total(joint.run(operands[:split], values)[1])
 
         def simulate(operands: Sequence[Any]) -> tuple[list[Any], Array]:
-            particle = jax.vmap(lambda _: propose(operands))(jnp.arange(particles))
-            values, outs, log_weights = particle
+            drawn = jax.vmap(lambda _: propose(operands))(jnp.arange(particles))
+            log_weights = drawn[2]
             if particles == 1:
                 j: Any = 0
             else:
                 j = draw(dist.Categorical(logits=log_weights), name=index)
-            values, outs = jax.tree.map(lambda x: x[j], (values, outs))
-            log_mean = log_mean_exp(log_weights)
-            return [*(values[n] for n in names), *outs], density(operands, values, log_mean)
+            values, outs, _, log_p = jax.tree.map(lambda x: x[j], drawn)
+            log_p = exact(operands, values) if log_p is None else log_p
+            return [*(values[n] for n in names), *outs], log_p - log_mean_exp(log_weights)
 
         def score(operands: Sequence[Any], values: dict[str, Array]) -> tuple[list[Any], Array]:
             p, q = operands[:split], operands[split:]
             if proposed is None:
                 outs, sites = joint.run(p, values, unscored=frozenset(names))
-                log_weight = total(sites)
+                log_weight, log_p = total(sites), exact(operands, values)
             else:
                 outs, sites = joint.run(p, values)
-                log_weight = total(sites) - total(proposed.run(q, values)[1])
+                log_p = total(sites)
+                log_weight = log_p - total(proposed.run(q, values)[1])
             if particles == 1:
                 log_mean = log_weight
             else:
                 fresh = jax.vmap(lambda _: propose(operands)[2])(jnp.arange(particles - 1))
                 log_mean = log_mean_exp(stack(log_weight, fresh))
-            return [*(values[n] for n in names), *outs], density(operands, values, log_mean)
+            return [*(values[n] for n in names), *outs], log_p - log_mean
 
         def evaluate(operands: Sequence[Any], values: dict[str, Array] | None):
             return simulate(operands) if values is None else score(operands, values)

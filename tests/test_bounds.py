@@ -282,6 +282,16 @@ def test_dreg_shares_parameters():
     assert_close_in_mean(gradient, jax.grad(right)(T), what="gradient")
 
 
+def test_dreg_refuses_an_estimated_model():
+    def hidden(t):
+        u = numpyro.sample("u", dist.Normal(0.0, 1.0))
+        numpyro.sample("z", dist.Normal(u, 1.0))
+
+    objective = dreg(ppgen.marginal(hidden, ["z"]), normal_guide, particles=2)
+    with pytest.raises(SiteError, match="estimated"):
+        ppgen.expectation(objective)(jax.random.key(0), T)
+
+
 def test_dreg_refuses_a_score_function():
     with pytest.raises(EstimatorError, match="pathwise"):
         ppgen.expectation(dreg(model, guide, particles=2))(jax.random.key(0), T)

@@ -159,6 +159,37 @@ def test_densities_of_a_normalised_program(name):
     np.testing.assert_allclose(total, 1.0, rtol=1e-9)
 
 
+def test_a_marginal_in_a_normalised_program():
+    """The estimate that weighted a particle is the one in its density."""
+
+    def hidden(t):
+        w = numpyro.sample("w", dist.Bernoulli(0.3))
+        numpyro.sample("u", dist.Bernoulli(0.1 + 0.7 * w))
+
+    def tilted(t):
+        ppgen.marginal(hidden, ["u"])(t)
+        numpyro.factor("f", t)
+
+    def coin(t):
+        numpyro.sample("u", dist.Bernoulli(0.6))
+
+    program = ppgen.normalize(tilted, proposal=coin, particles=2)
+    for u in range(2):
+
+        def here(t, u=u):
+            trace = ppgen.simulate(program)(t)
+            hit = jnp.where(trace["u"] == u, 1.0, 0.0)
+            return hit, hit * jnp.exp(-trace.log_density)
+
+        drawn = exact(lambda t, here=here: here(t)[0])(0.5)
+        scored = exact(lambda t, u=u: jnp.exp(ppgen.log_density(program)({"u": u}, t)))(0.5)
+        np.testing.assert_allclose(scored, drawn, rtol=1e-9)
+        inverse = exact(lambda t, here=here: here(t)[1])(0.5)
+        np.testing.assert_allclose(inverse, 1.0, rtol=1e-9)
+    with pytest.raises(SiteError, match="estimated density inside"):
+        ppgen.seed(ppgen.normalize(tilted, particles=2))(jax.random.key(0), 0.5)
+
+
 def test_normalising_approaches_the_posterior():
     p = np.exp(
         [

@@ -11,7 +11,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
 import ppgen
-from ppgen.errors import EstimatorError
+from ppgen.errors import EstimatorError, SiteError
 from ppgen.inference.objectives._detached import detached
 from ppgen.inference.objectives._log_mean_exp import log_mean_exp
 
@@ -130,7 +130,7 @@ def dreg(model: Program, guide: Program, *, particles: int) -> Callable[..., Flo
 
     Raises:
         EstimatorError: A site of the guide is not reparameterised.
-        SiteError: As for `iwelbo`; or the density of the guide is estimated.
+        SiteError: As for `iwelbo`; or the density of the guide or of the model is estimated.
 
     References:
         Tucker, Lawson, Gu, Maddison. Doubly reparameterized gradient estimators for Monte Carlo
@@ -148,6 +148,12 @@ def dreg(model: Program, guide: Program, *, particles: int) -> Callable[..., Flo
                     where=facts.where,
                     instead="ppgen.Reparameterize() at this site, or vimco, which needs none",
                 )
+        if not runs.model.exact:
+            raise SiteError(
+                "the density of the model is estimated: it would be estimated anew for its own "
+                "gradient, apart from the weights",
+                instead="iwelbo, which estimates it once",
+            )
         weights = jax.nn.softmax(stop_gradient(runs.log_weights), axis=0)
         fixed = jax.tree.map(stop_gradient, runs.guide.choices)
         scored = jax.vmap(lambda choices: ppgen.assess(model)(choices, *args))(fixed)
