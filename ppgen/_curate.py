@@ -104,7 +104,7 @@ def curate(program: Program, reward: Callable[[Any], Any], *, choices: int) -> P
         # Where it was drawn, what is integrated out would have a value, and the reward with it.
         jax.eval_shape(lambda v: _checked(joint.run(joint.operands, v)[0], joint), joint.values)
 
-        def candidate(operands: Sequence[Any], known: dict[str, Array]) -> Candidate:
+        def candidate(operands: Sequence[Any], known: dict[str, Any]) -> Candidate:
             outs, sites = joint.run(operands, known)
             log_weight = joint.unflatten(outs)[1]
             return Candidate(sites.choices, outs, log_weight, total(sites) + log_weight)

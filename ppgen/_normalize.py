@@ -103,7 +103,7 @@ def normalize(program: Program, *, proposal: Program | None = None, particles: i
             log_p = total(scored)
             return Candidate(drawn.choices, outs, log_p - total(drawn), log_p)
 
-        def weigh(operands: Sequence[Any], values: dict[str, Array]) -> Candidate:
+        def weigh(operands: Sequence[Any], values: dict[str, Any]) -> Candidate:
             p, q = operands[:split], operands[split:]
             outs, scored = joint.run(p, values)
             log_p = total(scored)

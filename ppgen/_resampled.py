@@ -25,7 +25,7 @@ class Candidate(NamedTuple):
             where it is exact, and so may be had for the one that is kept.
     """
 
-    values: dict[str, Array]
+    values: dict[str, Any]
     outs: list[Any]
     log_weight: Array
     log_product: Array | None
@@ -37,7 +37,7 @@ def bind_resampled(
     operands: Sequence[Any],
     count: int,
     propose: Callable[[Sequence[Any]], Candidate],
-    weigh: Callable[[Sequence[Any], dict[str, Array]], Candidate],
+    weigh: Callable[[Sequence[Any], dict[str, Any]], Candidate],
 ) -> Any:
     r"""Call the program that keeps one of `count` candidates, i.i.d. from a law q.
 
@@ -69,7 +69,7 @@ def bind_resampled(
             log_product = weigh(operands, values).log_product
         return [*(values[n] for n in names), *outs], log_product - log_mean_exp(drawn.log_weight)
 
-    def score(operands: Sequence[Any], values: dict[str, Array]) -> tuple[list[Any], Array]:
+    def score(operands: Sequence[Any], values: dict[str, Any]) -> tuple[list[Any], Array]:
         given = weigh(operands, values)
         log_mean = given.log_weight
         if count > 1:
@@ -78,7 +78,7 @@ def bind_resampled(
         assert given.log_product is not None
         return [*(values[n] for n in names), *given.outs], given.log_product - log_mean
 
-    def evaluate(operands: Sequence[Any], values: dict[str, Array] | None):
+    def evaluate(operands: Sequence[Any], values: dict[str, Any] | None):
         return simulate(operands) if values is None else score(operands, values)
 
     return bind_estimated(kind, program, program.latent, operands, evaluate)
