@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jax import Array
-
 from ppgen._choose import user_line
 from ppgen._errors import SiteError
 from ppgen._estimated import check_particles, check_proposal, inner, total

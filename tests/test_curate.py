@@ -294,19 +294,17 @@ def test_rao_blackwellised_likelihood():
 FAMILIES = ["BernoulliProbs", "BernoulliLogits", "CategoricalProbs", "CategoricalLogits"]
 
 
-def pair_of_choices(data):
+@st.composite
+def pairs_of_choices(draw):
     """A random program of two choices, the second given the first, and a reward of each pair."""
-    first = data.draw(distributions(FAMILIES, batch_shapes=[()]))
-    size = len(first.enumerate_support())
-    second = data.draw(distributions(FAMILIES, batch_shapes=[(size,)]))
-    shape = (size, len(second.enumerate_support()))
+    first = draw(distributions(FAMILIES, batch_shapes=[()]))
+    size, other = len(first.enumerate_support()), draw(st.integers(2, 3))
     tenths = st.lists(st.integers(-20, 20), min_size=9, max_size=9)
-    rewards = np.resize(data.draw(tenths), shape) / 10
+    logits, rewards = (np.resize(draw(tenths), (size, other)) / 10 for _ in range(2))
 
     def program():
         a = numpyro.sample("a", first)
-        b = numpyro.sample("b", jax.tree.map(lambda x: x[a], second))
-        return a, b
+        return a, numpyro.sample("b", dist.Categorical(logits=jnp.asarray(logits)[a]))
 
     return program, rewards
 
@@ -343,9 +341,9 @@ def laws(program, rewards, choices=2):
 # Runtime type checks draw random numbers, also inside of strategies.
 @pytest.mark.filterwarnings("ignore:Do not use the .random. module")
 @settings(max_examples=4, deadline=None, derandomize=True)
-@given(st.data())
-def test_laws(data):
-    laws(*pair_of_choices(data))
+@given(pairs_of_choices())
+def test_laws(case):
+    laws(*case)
 
 
 def example():
