@@ -183,7 +183,7 @@ def test_retraining_follows_the_recursion(mix):
         categorical,
         lambda x: jnp.array(R)[x],
         jnp.log(jnp.array(P)),
-        optax.adam(optax.cosine_decay_schedule(005, 100)),
+        optax.adam(optax.cosine_decay_schedule(0.05, 100)),
         key=jax.random.key(0),
         rounds=3,
         choices=3,

@@ -212,6 +212,33 @@ def _basis(features: np.ndarray) -> np.ndarray:
     return left[:, sizes > 1e-9]
 
 
+def _derivatives(
+    votes: np.ndarray, stages: range, rewards: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+    """By the rewards: log likelihood, its gradient, the information, the sum of squared scores."""
+    items, there = len(rewards), votes >= 0
+    value, information = 0.0, np.zeros((items, items))
+    scores = np.zeros(votes.shape)
+    pairs = (votes[:, :, None], votes[:, None, :])
+    for stage in stages:
+        # What is chosen from at this stage; a row that has ended chooses from nothing.
+        open_ = there & (np.arange(votes.shape[1]) >= stage) & there[:, [stage]]
+        logits = np.where(open_, rewards[votes], -np.inf)
+        top = np.where(open_[:, stage], logits.max(1), 0.0)
+        mass = np.exp(logits - top[:, None])
+        total = np.where(open_[:, stage], mass.sum(1), 1.0)
+        p = mass / total[:, None]
+        value += float(np.sum((rewards[votes[:, stage]] - top - np.log(total))[open_[:, stage]]))
+        scores -= p
+        scores[:, stage] += open_[:, stage]
+        np.add.at(information, (votes, votes), p)
+        np.add.at(information, pairs, -p[:, :, None] * p[:, None, :])
+    slope, spread = np.zeros(items), np.zeros((items, items))
+    np.add.at(slope, votes, scores)
+    np.add.at(spread, pairs, scores[:, :, None] * scores[:, None, :])
+    return value, slope, information, spread
+
+
 def _check(votes: np.ndarray) -> None:
     if votes.ndim != 2 or votes.shape[1] < 2 or not len(votes):
         raise VotesError(
