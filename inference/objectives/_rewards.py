@@ -25,7 +25,7 @@ def expected_reward(
     Args:
         program: Any program.
         reward: Of what it returns, a real scalar. It may depend on other arrays, which get their
-            derivatives too.
+            derivatives too. For one without derivatives, see `ppgen.black_box`.
 
     Returns:
         A function of the program's arguments: one draw of the reward.
@@ -51,7 +51,11 @@ def expected_reward(
 
 
 def kl_regularized_reward(
-    program: Program, reference: Program, reward: Callable[[Any], Float[Array, ""]], *, beta: float
+    program: Program,
+    reference: Program,
+    reward: Callable[[Any], Float[Array, ""]],
+    *,
+    beta: float | int,
 ) -> Callable[..., Float[Array, ""]]:
     r"""The expected reward less what it costs to leave a reference, to be maximised.
 

@@ -15,7 +15,9 @@ Program = Callable[..., Any]
 Choices = Mapping[str, Any]
 
 
-def dpo(program: Program, reference: Program, *, beta: float) -> Callable[..., Float[Array, ""]]:
+def dpo(
+    program: Program, reference: Program, *, beta: float | int
+) -> Callable[..., Float[Array, ""]]:
     r"""Direct preference optimisation: a pair of which one was preferred to the other.
 
     .. math:: -\log \sigma\Big(\beta \log \frac{p_\theta(y^+)}{p_{ref}(y^+)}
@@ -61,7 +63,7 @@ def dpo(program: Program, reference: Program, *, beta: float) -> Callable[..., F
 
 
 def ddo(
-    program: Program, reference: Program, *, alpha: float = 1.0, beta: float = 1.0
+    program: Program, reference: Program, *, alpha: float | int = 1.0, beta: float | int = 1.0
 ) -> Callable[..., Float[Array, ""]]:
     r"""Direct discriminative optimisation: a model as its own discriminator from a reference.
 
@@ -70,10 +72,11 @@ def ddo(
               \qquad r_\theta = \log \frac{p_\theta}{p_{ref}}.
 
     For α = β = 1 it is smallest at the law of the data; in general, over all functions r, at
-    p_ref^{1 − 1/β} (p_data / α)^{1/β}, which is a law for one α only. At θ = ref it is
-    (1 + α) log 2 and its gradient β/2 times that of the negative log likelihood, so that at a
-    maximum of the likelihood α = β = 1 stays where it is. *Unbiased*, value and gradients, for
-    exact densities; *heuristic* where a density is itself estimated.
+    p_ref^{1 − 1/β} (p_data / α)^{1/β}, which is a law for one α only: at another one there need not
+    be a minimum, and it is the best checkpoint of a short run that becomes the next reference. At
+    θ = ref the loss is (1 + α) log 2 and its gradient β/2 times that of the negative log
+    likelihood, zero at a maximum of the likelihood. *Unbiased*, value and gradients, for exact
+    densities; *heuristic* where a density is itself estimated.
 
     Args:
         program: p_θ, a program of arguments `*args`.
@@ -117,8 +120,8 @@ def ddo_jensen(
     noise: Callable[[Any], Any],
     denoising: Callable[[Any, Any, Any], Float[Array, ""]],
     *,
-    alpha: float = 1.0,
-    beta: float = 1.0,
+    alpha: float | int = 1.0,
+    beta: float | int = 1.0,
 ) -> Callable[..., Float[Array, ""]]:
     r"""`ddo` for models whose density is known by a bound: diffusion, flow matching, VAEs.
 
@@ -156,7 +159,7 @@ def ddo_jensen(
     return loss
 
 
-def _discriminate(real: Any, fake: Any, alpha: float, beta: float) -> Float[Array, ""]:
+def _discriminate(real: Any, fake: Any, alpha: float, beta: float | int) -> Float[Array, ""]:
     return jax.nn.softplus(-beta * real) + alpha * jax.nn.softplus(beta * fake)
 
 

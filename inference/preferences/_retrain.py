@@ -62,7 +62,7 @@ def retrain(
     size: int,
     steps: int,
     reference: PyTree | None = None,
-    mix: float | None = None,
+    mix: float | int | None = None,
     objective: Callable[[Any, Any], Float[Array, ""]] | None = None,
     batch_size: int | None = None,
     callback: Callable[[Round], bool | None] | None = None,
@@ -83,8 +83,9 @@ def retrain(
 
     Args:
         program: `program(params)` draws and returns a datum, a pytree of arrays.
-        reward: Of a datum, a real scalar in nats. It is only evaluated, so it may be anything that
-            `jax.vmap` can evaluate: a classifier, `jax.pure_callback` with a `vmap_method`.
+        reward: Of a datum, a real scalar in nats. It is evaluated, K times for each datum that is
+            kept, and not differentiated, so it may be anything that `jax.vmap` can evaluate: a
+            classifier, `jax.pure_callback` with a `vmap_method`.
         params: Where to begin, as for `fit`.
         optimizer: From optax. Its state begins anew in each round.
         key: Everything random here follows from it.
@@ -132,15 +133,17 @@ def retrain(
     if mix is not None and not mix > 0:
         raise ValueError(f"mix must be positive, not {mix}; without curated data there is fit(...)")
     maximized = objective if objective is not None else _log_likelihood(program)
-    preferred = ppgen.seed(ppgen.curate(program, reward, choices=choices))
+
+    def rewarded(params: Any) -> tuple[Any, Any]:
+        x = program(params)
+        return x, reward(x)
+
+    preferred = ppgen.seed(ppgen.curate(rewarded, lambda pair: pair[1], choices=choices))
 
     @eqx.filter_jit
-    def draw(params: Any, key: Key[Array, ""]) -> tuple[Any, Float[Array, " size"]]:
-        def one(key: Key[Array, ""]) -> tuple[Any, Float[Array, ""]]:
-            x = preferred(key, params)
-            return x, jnp.asarray(reward(x), float)
-
-        return jax.lax.map(one, jax.random.split(key, size), batch_size=min(size, _AT_ONCE))
+    def draw(params: Any, key: Key[Array, ""]) -> tuple[Any, Any]:
+        keys = jax.random.split(key, size)
+        return jax.lax.map(lambda k: preferred(k, params), keys, batch_size=min(size, _AT_ONCE))
 
     means: list[float] = []
     for number in range(1, rounds + 1):
