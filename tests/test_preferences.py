@@ -522,6 +522,8 @@ def test_errors_of_features_and_contrasts():
         fit_rewards(votes, features=np.array([[2.0], [1.0], [0.0]]))
     with pytest.raises(VotesError, match="never differs"):
         fit_rewards(votes, features=np.c_[[0.0, 1.0, 2.0, 2.0], [0.0, 0.0, 0.0, 1.0]])
+    with pytest.raises(VotesError, match="never differs"):
+        fit_rewards(votes, features=np.ones((4, 1)))
     with pytest.raises(VotesError, match="has no features"):
         fit_rewards(votes, features=np.ones((2, 1)))
     fitted = fit_rewards(np.array([[0, 1], [1, 0]]))

@@ -12,7 +12,7 @@ import ppgen
 from ppgen.inference.objectives import detached
 
 Program = Callable[..., Any]
-Choices = Mapping[str, Any]
+Choices = Mapping[str, Any] | ppgen.Trace
 
 
 def dpo(

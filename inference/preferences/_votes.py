@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ppgen.errors import PpgenError
 
-_STEPS, _TOLERANCE, _FLAT = 100, 1e-12, 1e-9
+_TOLERANCE, _FLAT = 1e-12, 1e-9
 
 
 class VotesError(PpgenError, ValueError):
@@ -181,23 +181,24 @@ def fit_rewards(
     weights = np.zeros(basis.shape[1])
     value, slope, information, spread = _derivatives(votes, stages, basis @ weights)
     scale = np.trace(basis.T @ information @ basis)
-    for _ in range(_STEPS):
+    done = False
+    while not done:
         curvature = basis.T @ information @ basis
-        if np.linalg.eigvalsh(curvature)[0] <= _FLAT * scale:
+        # Where the likelihood has no maximum, it gets flat on the way.
+        if not len(weights) or np.linalg.eigvalsh(curvature)[0] <= _FLAT * scale:
             raise VotesError(
                 "the votes do not determine the rewards: some combination of features never "
                 "differs between items that were compared, or decides all votes",
                 instead="fewer features, or more votes",
             )
         step = np.linalg.solve(curvature, basis.T @ slope)
-        if (gain := float(step @ (basis.T @ slope))) < _TOLERANCE:
-            break
-        # Concave, so that half steps always end in an ascent.
-        size = 1.0
-        while (new := _derivatives(votes, stages, basis @ (weights + size * step)))[0] < (
-            value + 1e-4 * size * gain
-        ) and size > 1e-9:
+        gain, size = float(step @ (basis.T @ slope)), 1.0
+        done = gain < _TOLERANCE * (1 + abs(value))
+        new = _derivatives(votes, stages, basis @ (weights + step))
+        # Concave, so that half steps always end in an ascent; the last one is below rounding.
+        while not done and new[0] < value + 1e-4 * size * gain:
             size /= 2
+            new = _derivatives(votes, stages, basis @ (weights + size * step))
         weights, (value, slope, information, spread) = weights + size * step, new
     inverse = basis @ np.linalg.inv(basis.T @ information @ basis) @ basis.T
     return FittedRewards(basis @ weights, inverse, inverse @ spread @ inverse, value)
@@ -264,12 +265,12 @@ def _check_determined(votes: np.ndarray, stages: range, items: int) -> None:
     The maximum exists, and is unique, where one can go from any item to any other by steps from one
     that won to one that it won against.
     """
-    beats: set[tuple[int, int]] = set()
+    beats = []
     for stage in stages:
         for k in range(stage + 1, votes.shape[1]):
             there = votes[:, k] >= 0
-            beats.update(zip(votes[there, stage].tolist(), votes[there, k].tolist(), strict=True))
-    rows, columns = np.array(sorted(beats)).T
+            beats.append(np.unique(votes[there, stage] * items + votes[there, k]))
+    rows, columns = np.divmod(np.unique(np.concatenate(beats)), items)
     graph = csr_array((np.ones(len(rows)), (rows, columns)), shape=(items, items))
     count, label = connected_components(graph, connection="strong")
     if count == 1:
