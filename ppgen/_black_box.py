@@ -25,8 +25,8 @@ def black_box(f: Callable[..., Any]) -> Callable[..., Any]:
     ever. Where a derivative by its arguments *is* needed, because a reparameterised choice or a
     parameter reaches them, it would be missing, and that is an error. Values are those of `f`.
 
-    A host function in `jax.pure_callback` is known to be a black box: there it is for parameters
-    that reach it, which JAX refuses in words of its own.
+    `jax.pure_callback` is known to be one without this; derivatives by parameters that reach it JAX
+    refuses in words of its own.
 
     Args:
         f: a function of arrays in JAX.

@@ -240,9 +240,7 @@ def test_derivatives():
         )
 
 
-@pytest.mark.parametrize(
-    "estimators", [{}, {"* | index": ppgen.Enumerate()}, {"*": ppgen.Enumerate()}]
-)
+@pytest.mark.parametrize("estimators", [{}, {"* | index": ppgen.Enumerate()}])
 def test_gradients_of_what_is_curated(estimators):
     """Through the program that is drawn from, its density and the reward, by any estimator."""
 

@@ -185,7 +185,7 @@ def test_retraining_follows_the_recursion(mix):
         jnp.log(jnp.array(P)),
         optax.adam(optax.cosine_decay_schedule(0.05, 100)),
         key=jax.random.key(0),
-        rounds=3,
+        rounds=2,
         choices=3,
         size=n,
         steps=100,
@@ -203,8 +203,8 @@ def test_retraining_follows_the_recursion(mix):
         p = kept if mix is None else (P + mix * kept) / (1 + mix)
         assert total_variation(jax.nn.softmax(now.params), p) < 0.03
     # Without the curation, or with a K that is one off, it would have been elsewhere.
-    assert total_variation(P, p) > 0.08
-    assert [now.number for now in seen] == [1, 2, 3]
+    assert total_variation(P, p) > 0.06
+    assert [now.number for now in seen] == [1, 2]
     np.testing.assert_allclose(result.rewards, [now.rewards.mean() for now in seen], rtol=1e-5)
     if mix is None:
         assert np.all(np.diff(result.rewards) > 0)
