@@ -34,6 +34,7 @@ from ppgen.inference.objectives import forward_kl as forward_kl
 from ppgen.inference.objectives import hvi as hvi
 from ppgen.inference.objectives import iwelbo as iwelbo
 from ppgen.inference.objectives import iwhvi as iwhvi
+from ppgen.inference.objectives import kl_regularized_reward as kl_regularized_reward
 from ppgen.inference.objectives import renyi as renyi
 from ppgen.inference.objectives import reweighted_wake_sleep as reweighted_wake_sleep
 from ppgen.inference.objectives import sleep as sleep
@@ -44,6 +45,18 @@ from ppgen.inference.particles import ParticleFilter as ParticleFilter
 from ppgen.inference.particles import Trajectory as Trajectory
 from ppgen.inference.posteriors import Posterior as Posterior
 from ppgen.inference.posteriors import posterior as posterior
+from ppgen.inference.preferences import FittedRewards as FittedRewards
+from ppgen.inference.preferences import Interval as Interval
+from ppgen.inference.preferences import Retrained as Retrained
+from ppgen.inference.preferences import Round as Round
+from ppgen.inference.preferences import VotesError as VotesError
+from ppgen.inference.preferences import curated_law as curated_law
+from ppgen.inference.preferences import ddo as ddo
+from ppgen.inference.preferences import ddo_jensen as ddo_jensen
+from ppgen.inference.preferences import dpo as dpo
+from ppgen.inference.preferences import fit_rewards as fit_rewards
+from ppgen.inference.preferences import retrain as retrain
+from ppgen.inference.preferences import vote_log_likelihood as vote_log_likelihood
 from ppgen.inference.resampling import MultinomialResampling as MultinomialResampling
 from ppgen.inference.resampling import ResidualResampling as ResidualResampling
 from ppgen.inference.resampling import SystematicResampling as SystematicResampling
