@@ -333,6 +333,9 @@ def _failure(loop: Loop, given: Given) -> FitError:
         objective = f"{objective} {at}"
     if found is None:
         return FitError(f"{objective}; operation by operation, it is finite")
+    if found.operation == "argument":
+        name = found.where.removeprefix("[0].").replace("[1].fed", "data")
+        return FitError(f"{objective}: {name} hold {found.result}")
     return FitError(f"{objective}: {found}", site=found.site, where=found.where or None)
 
 

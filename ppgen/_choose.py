@@ -16,7 +16,14 @@ from jax import Array
 from numpyro.distributions import Distribution
 
 from ppgen import _jax
-from ppgen._distributions import flatten, plain, split_event, split_mask, without_masks
+from ppgen._distributions import (
+    flatten,
+    in_single_precision,
+    plain,
+    split_event,
+    split_mask,
+    without_masks,
+)
 from ppgen._errors import EstimatorError, SiteError
 from ppgen._pathwise import has_pathwise_derivative
 from ppgen._primitives import (
@@ -231,7 +238,7 @@ def draw(dist: Any, *, name: str | None = None, grad: AbstractEstimator | None =
 
         dist = from_distrax(dist)
     name = f"draw at {os.path.basename(where)}" if name is None else name
-    dist, mask = split_mask(dist)
+    dist, mask = split_mask(in_single_precision(dist))
     if mask is not None:
         raise SiteError(
             "a masked distribution has no meaning outside of a program: the mask would be ignored",
