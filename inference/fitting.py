@@ -18,25 +18,14 @@ from jaxtyping import Array, Float, Key, PyTree
 from tqdm import tqdm
 
 import ppgen
-from ppgen.errors import PpgenError
 from ppgen.inference.checkpoints import Checkpoints, Store
 from ppgen.inference.early_stopping import EarlyStopping, Validation
-from ppgen.inference.loop import Loop
+from ppgen.inference.loop import FitError, Loop
 from ppgen.inference.metric_log import MetricLog
 from ppgen.inference.optimization import Given, Optimization
 from ppgen.inference.placement import Placement, Shardings
 from ppgen.inference.recovery import Recovery
 from ppgen.inference.sources import source_of
-
-
-class FitError(PpgenError, ArithmeticError):
-    """An objective or a gradient that is not finite. The message names the step.
-
-    Attributes:
-        fitted: What `fit` had reached: the parameters before that step.
-    """
-
-    fitted: Fitted
 
 
 class Fitted(NamedTuple):
@@ -266,7 +255,7 @@ def fit(
                 bar.update(len(values))
                 bar.set_postfix_str(f"objective {np.mean(values):.6g}", refresh=False)
                 if calls:
-                    now = loop.parameters(loop.kept(loop.carry.params))
+                    now = loop.parameters(loop.kept(loop.carry.trained.params))
                     now = Progress(
                         loop.step, values, now, notes["seconds"], notes["held_out"], skipped
                     )
@@ -286,7 +275,7 @@ def fit(
 
 def _fitted(loop: Loop, validation: Validation | None, stopped: str) -> Fitted:
     carry, optimization = loop.carry, loop.optimization
-    params, state = carry.params, carry.state
+    params, state = carry.trained.params, carry.trained.state
     if validation is not None:
         params, state = validation.best
     average = None
@@ -315,27 +304,22 @@ def _record(
 
 def _failure(loop: Loop, given: Given) -> FitError:
     """What to say of a step that is not finite: it is made once more, operation by operation."""
-    found = ppgen.first_nonfinite(loop.optimization.attempt)(loop.carry, given)
+    found = ppgen.first_nonfinite(loop.optimization.evaluate)(loop.carry, given)
     at = f"at step {loop.step}"
     objective = f"the objective is {loop.failed_at:g}"
     outputs = () if found is None else found.outputs
     if np.isfinite(loop.failed_at):
         gradients = [x.removeprefix(".gradient") for x in outputs if x.startswith(".gradient")]
-        updated = [x.removeprefix(".carry.") for x in outputs if x.startswith(".carry")]
         which = ", ".join(f"params{x}" for x in gradients)
-        objective = (
-            f"the gradient of {which} is not finite {at}, where {objective}"
-            if gradients
-            else f"the update of {', '.join(updated) or 'the parameters'} is not finite {at}, where "
-            f"{objective} and its gradient is finite"
-        )
+        which = f"the gradient of {which}" if gradients else "the new state of the model"
+        objective = f"{which} is not finite {at}, where {objective}"
     else:
         objective = f"{objective} {at}"
     if found is None:
         return FitError(f"{objective}; operation by operation, it is finite")
     if found.operation == "argument":
-        name = found.where.removeprefix("[0].").replace("[1].fed", "data")
-        return FitError(f"{objective}: {name} hold {found.result}")
+        name = found.where.removeprefix("[0].trained.").replace("[1].fed", "data")
+        return FitError(f"{objective}: {name} held {found.result} before it")
     return FitError(f"{objective}: {found}", site=found.site, where=found.where or None)
 
 
