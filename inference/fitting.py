@@ -145,8 +145,9 @@ def fit(
             and count it.
         allow_biased: Accept estimators that are biased by design.
         mesh: Devices to work on together, for example `jax.make_mesh((8,), ("data",))`. The rows
-            of a batch are divided along the first axis. It is one program for all of
-            them, so the numbers are those of one device, but for the order of sums.
+            of a batch are divided along the first axis, and draws along the next one, if there is
+            one. It is one program for all of them, so the numbers are those of one device, but
+            for the order of sums.
         shardings: Where the parameters lie on the mesh: `PartitionSpec`s as a prefix of `params`,
             or a function `(path, array) -> PartitionSpec`. By default each device has all.
         checkpoints: Where and when to save. If the folder holds checkpoints of this fit, it goes on
@@ -189,6 +190,8 @@ def fit(
     if steps < 1 or chunk < 1:
         raise ValueError(f"steps and chunk must be positive, not {steps} and {chunk}")
     began = time.perf_counter()
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
     varying, fixed, static = _split(params)
     placement = Placement(mesh, shardings)
     optimization = Optimization(

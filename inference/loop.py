@@ -55,12 +55,13 @@ class Loop:
         placement = optimization.placement
         self.optimization = optimization
         self._steps, self._room = steps, chunk
-        self._start = (
-            (params, state) if placement.mesh is None else placement.replicate((params, state))
-        )
         self.given = Given(*placement.replicate((key, fixed)), fed=())
-        like = jax.eval_shape(optimization.begin, *self._start)
+        like = jax.eval_shape(optimization.begin, params, state)
         shardings = placement.of_state(like, lambda carry: carry.trained.params)
+        self._start = (params, state)
+        if shardings is not None:
+            where = (shardings.trained.params, shardings.trained.state)
+            self._start = placement.put(self._start, where)
         self.like = like if shardings is None else _placed(like, shardings)
         self._begin = jax.jit(optimization.begin, out_shardings=shardings)
         outs = None if shardings is None else (shardings, *[placement.everywhere()] * 3)

@@ -217,6 +217,7 @@ class Optimization:
             draws=self.draws,
             has_aux=self.has_state,
             allow_biased=self.allow_biased,
+            sharding=self.placement.of_draws(batched=bool(batch)) if self.draws > 1 else None,
         )
 
         def loss(params: PyTree) -> tuple[Float[Array, ""], tuple[Float[Array, ""], PyTree]]:
