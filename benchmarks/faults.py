@@ -241,8 +241,8 @@ def refused(task: Callable[[], None], folder: Path) -> str:
 def full_disk(base: Path, size: int) -> dict[str, str]:
     """A disk with room for a checkpoint or two, then one with more room."""
     whole, folder = base / "roomy", base / "full"
-    whole.mkdir()
-    folder.mkdir()
+    for path in (whole, folder, base / "other"):
+        path.mkdir()
     complete(lambda: strictly(whole, "arrays", size=size), whole)
     with small_disk(base / "disk", 2 * _megabytes(whole)) as remount:
         disk = base / "disk" / "checkpoints"
@@ -251,9 +251,8 @@ def full_disk(base: Path, size: int) -> dict[str, str]:
         remount(f"size={20 * _megabytes(whole)}m")
         complete(lambda: strictly(folder, "arrays", size=size, disk=disk), folder)
         remount("ro")
-        (folder / "metrics.jsonl").unlink()
-        read_only = refused(lambda: strictly(folder, "arrays", size=size, disk=disk), folder)
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
+        other = base / "disk" / "others"
+        read_only = refused(lambda: strictly(base / "other", "arrays", disk=other), base)
     return {
         "said": _shown(why, base),
         "complete checkpoints left": str(left),
@@ -346,24 +345,28 @@ def _page(report: dict[str, Any], command: str) -> str:
         )
     return f"""# Fits that are interrupted
 
-{datetime.date.today()}; {platform.system()}, {os.cpu_count()} cores; Python {platform.python_version()}, \
-jax {jax.__version__}, orbax {orbax.checkpoint.__version__}, grain {grain.__version__}. \
+{datetime.date.today()}; {platform.system()}, {os.cpu_count()} cores; \
+Python {platform.python_version()}, jax {jax.__version__}, \
+orbax {orbax.checkpoint.__version__}, grain {grain.__version__}. \
 Command: `{command}`.
 
-A fit of {STEPS} steps with a checkpoint every 7, metrics every 10 and a held-out objective every 9, on {ROWS} rows
-in batches of {BATCH}. "Same" is bit for bit: parameters, moving average, history, lines of metrics.
+A fit of {STEPS} steps with a checkpoint every 7, metrics every 10 and a held-out objective every 9,
+on {ROWS} rows in batches of {BATCH}. "Same" is bit for bit: parameters, moving average, history,
+lines of metrics. "Half-written" are kills while a checkpoint was written, "early" ones before there
+was any.
 
 ## Killed (SIGKILL) at random moments
 
-| data | kills | of these while a checkpoint was written | before there was one | fits that were finished | same as one never killed |
+| data | kills | half-written | early | fits | same as one never killed |
 | --- | --- | --- | --- | --- | --- |
 {rows}
 
 ## Damaged checkpoints
 
-Each file of the last checkpoint was cut in half, or had one bit flipped, or was removed: {damage["damages"]} damages.
-{damage["noticed"]} were noticed, and the fit went on from the checkpoint before; {damage["harmless"]} were
-in what is not read, or changed no value. {damage["same"]} of the fits ended the same.
+Each file of the last checkpoint was cut in half, or had one bit flipped, or was removed:
+{damage["damages"]} damages. {damage["noticed"]} were noticed, and the fit went on from the
+checkpoint before; {damage["harmless"]} were in what is not read, or changed no value.
+{damage["same"]} of the fits ended the same.
 
 ## Disks
 

@@ -79,7 +79,7 @@ class Store:
                     keep_checkpoints_without_metrics=False,
                 )
             )
-        with self._errors("made a folder of checkpoints"):
+        with self._errors("kept"):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
                 self._folder,
@@ -243,7 +243,7 @@ class Store:
         # Of orbax, tensorstore and the system: no space, no permission, no folder.
         except Exception as error:
             raise CheckpointError(
-                f"no checkpoint can be {done} in {self._folder}: {first_line(error)}",
+                f"no checkpoint can be {done} in {self._folder}: {first_line(error, 600)}",
                 instead="a folder on a disk with room for it; what was saved before is as it was",
             ) from error
 

@@ -7,7 +7,7 @@ and a part in the compiled loop, which takes the batch of one step from what was
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -179,14 +179,17 @@ def source_of(
             what = "a program that draws them" if data is not None else "no data"
             raise ValueError(f"a batch_size needs data to take batches from, and there are {what}")
         return NoData(data)
-    leaves = jax.tree.leaves(data)
-    if len(leaves) == 1 and leaves[0] is data and _is_stream(data):
-        return StreamSource(Stream(data, batch_size, positions=positions), steps, block, placement)
+    if _is_stream(data):
+        stream = Stream(data, batch_size, positions=positions)
+        return StreamSource(stream, steps, block, placement)
     return ArraySource(data, batch_size, placement)
 
 
 def _is_stream(data: Any) -> bool:
-    return isinstance(data, Iterable) and not hasattr(data, "dtype")
+    """Whether something is to be iterated; a pytree of arrays, lists included, is not."""
+    if not isinstance(data, Iterable) or hasattr(data, "dtype"):
+        return False
+    return isinstance(data, Iterator) or jax.tree_util.all_leaves([data])
 
 
 def _is_program(data: Any) -> bool:
