@@ -267,7 +267,9 @@ def _raw_like(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 def _typed(x: Array, like: Any) -> Array:
     if like is None or not _is_key(like):
         return x
-    return jax.random.wrap_key_data(x, impl=jax.random.key_impl(like))
+    impl = []
+    jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), like)
+    return jax.random.wrap_key_data(x, impl=impl[0])
 
 
 def _described(x: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree, UInt32
 from tqdm import tqdm
 
 import ppgen
@@ -72,9 +72,9 @@ class Progress(NamedTuple):
 def fit(
     objective: Callable[..., Any],
     params: PyTree,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | optax.MultiSteps,
     *,
-    key: Key[Array, ""],
+    key: Key[Array, ""] | UInt32[Array, " 2"],
     steps: int,
     data: Any = None,
     batch_size: int | None = None,
@@ -192,6 +192,8 @@ def fit(
     began = time.perf_counter()
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
+    if isinstance(optimizer, optax.MultiSteps):
+        optimizer = optimizer.gradient_transformation()
     varying, fixed, static = _split(params)
     placement = Placement(mesh, shardings)
     optimization = Optimization(
@@ -321,7 +323,8 @@ def _failure(loop: Loop, given: Given) -> FitError:
     if found is None:
         return FitError(f"{objective}; operation by operation, it is finite")
     if found.operation == "argument":
-        name = found.where.removeprefix("[0].trained.").replace("[1].fed", "data")
+        name = found.where.removeprefix("[0].trained.")
+        name = name.replace("[1].fed.rows", "data").replace("[1].fed", "data")
         return FitError(f"{objective}: {name} held {found.result} before it")
     return FitError(f"{objective}: {found}", site=found.site, where=found.where or None)
 

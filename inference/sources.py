@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -110,6 +110,11 @@ class ArraySource(AbstractSource):
         return order, (self._batches.take(fed, step, order, self._placement.split_rows),)
 
 
+class _Block(NamedTuple):
+    first: Any
+    rows: PyTree
+
+
 class StreamSource(AbstractSource):
     """Batches that the host reads, a block of steps at a time, while the device works on others.
 
@@ -139,7 +144,7 @@ class StreamSource(AbstractSource):
             block, read = self._stream.read(self._length, self._steps - step)
             self._block = self._placement.send_block(block)
             self._first, self._until = step, step + read
-        return (np.int32(self._first), self._block), self._until
+        return _Block(np.int32(self._first), self._block), self._until
 
     def position(self, step: int) -> Any:
         """Where the rows of `step` begin in the stream."""
@@ -153,9 +158,8 @@ class StreamSource(AbstractSource):
         self, fed: PyTree, carried: PyTree, key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[PyTree, tuple[PyTree, ...]]:
         """One batch of the block."""
-        first, block = fed
         batch = jax.tree.map(
-            lambda x: jax.lax.dynamic_index_in_dim(x, step - first, keepdims=False), block
+            lambda x: jax.lax.dynamic_index_in_dim(x, step - fed.first, keepdims=False), fed.rows
         )
         return (), (batch,)
 

@@ -1,4 +1,4 @@
-"""Batches of any sizes, cut anew: no row is lost, none counts twice, and it goes on where it was."""
+"""Batches of any sizes, cut anew: no row is lost or counts twice, and it goes on where it was."""
 
 from __future__ import annotations
 
