@@ -8,16 +8,18 @@ from ppgen.inference.arviz_data import to_arviz as to_arviz
 from ppgen.inference.checkpoint import CheckpointError as CheckpointError
 from ppgen.inference.checkpoint import load_checkpoint as load_checkpoint
 from ppgen.inference.checkpoint import save_checkpoint as save_checkpoint
+from ppgen.inference.checkpoints import Checkpoints as Checkpoints
+from ppgen.inference.early_stopping import EarlyStopping as EarlyStopping
 from ppgen.inference.filtering import conditional_smc as conditional_smc
 from ppgen.inference.filtering import fivo as fivo
 from ppgen.inference.filtering import smc as smc
-from ppgen.inference.fitting import FitError as FitError
 from ppgen.inference.fitting import Fitted as Fitted
 from ppgen.inference.fitting import Progress as Progress
 from ppgen.inference.fitting import fit as fit
 from ppgen.inference.kernels import AbstractKernel as AbstractKernel
 from ppgen.inference.kernels import HamiltonianMonteCarlo as HamiltonianMonteCarlo
 from ppgen.inference.kernels import RandomWalk as RandomWalk
+from ppgen.inference.loop import FitError as FitError
 from ppgen.inference.metrics import Estimate as Estimate
 from ppgen.inference.metrics import bits_per_dimension as bits_per_dimension
 from ppgen.inference.metrics import mean_over_data as mean_over_data
@@ -62,6 +64,7 @@ from ppgen.inference.resampling import ResidualResampling as ResidualResampling
 from ppgen.inference.resampling import SystematicResampling as SystematicResampling
 from ppgen.inference.resampling import WithoutScore as WithoutScore
 from ppgen.inference.resampling import draw_ancestors as draw_ancestors
+from ppgen.inference.streams import DataError as DataError
 from ppgen.inference.weighting import ImportanceSamples as ImportanceSamples
 from ppgen.inference.weighting import importance_sampling as importance_sampling
 from ppgen.inference.weighting import sir as sir

@@ -13,8 +13,16 @@ from numpyro.distributions import Distribution
 
 from ppgen import _jax
 from ppgen._choose import bind_choice
+from ppgen._distributions import as_single_precision
 from ppgen._errors import ControlFlowError, SiteError
-from ppgen._primitives import DENSITY_SCOPE, EstimatedSpec, SiteSpec, equations, over_lanes
+from ppgen._primitives import (
+    DENSITY_SCOPE,
+    SITE_SCOPE,
+    EstimatedSpec,
+    SiteSpec,
+    equations,
+    over_lanes,
+)
 from ppgen.densities import log_prob
 
 
@@ -161,7 +169,7 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
 
     def density(_, operands, value):
         dist = spec.density.build(operands[: spec.num_leaves])
-        logp = log_prob(dist, value)
+        logp = log_prob(dist, as_single_precision(value))
         rest = operands[spec.num_leaves :]
         if spec.has_mask:
             logp = jnp.where(rest[0], logp, jnp.zeros((), logp.dtype))
@@ -178,7 +186,7 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
             return scaled(_, operands, value) - own
 
     own = [*range(spec.num_leaves), *range(end, len(operands))]
-    with jax.named_scope(DENSITY_SCOPE):
+    with jax.named_scope(SITE_SCOPE + name), jax.named_scope(DENSITY_SCOPE):
         logp = over_lanes(
             density,
             lanes,
