@@ -97,15 +97,17 @@ def draw_history(
     references: Sequence[tuple[str, float]] = (),
     *,
     label: str,
+    unit: str = "nats per image",
     window: int = 25,
 ) -> None:
-    """Writes the curve of a bound: every step, a running mean, and reference levels.
+    """Writes the curve of an objective: every step, a running mean, and reference levels.
 
     Args:
         path: The PNG file.
-        values: The bound at each step, in nats for each image.
+        values: The objective at each step.
         references: Labelled levels, drawn as horizontal lines.
-        label: Name of the bound.
+        label: Name of the objective.
+        unit: Its unit.
         window: Steps in the running mean.
     """
     figure = Figure(figsize=(7, 4.2), layout=_padded())
@@ -127,7 +129,7 @@ def draw_history(
     axes.set_ylim(shown.min() - margin, shown.max() + margin)
     axes.set_xlim(0, len(values))
     axes.set_xlabel("step")
-    axes.set_ylabel(f"{label} (nats per image)")
+    axes.set_ylabel(f"{label} ({unit})")
     axes.legend(loc="center right", framealpha=1.0, edgecolor="none")
     axes.grid(alpha=0.25)
     _save(figure, path)
