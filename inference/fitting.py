@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
 from tqdm import tqdm
 
+import ppgen
 from ppgen.errors import PpgenError
 from ppgen.inference.checkpoints import Checkpoints, Store
 from ppgen.inference.early_stopping import EarlyStopping, Validation
@@ -277,7 +278,7 @@ def fit(
                     log.sync()
                 recovery.save(notes | {"stopped": stopped})
             if failed is not None:
-                error = FitError(_blame(optimization, loop, failed))
+                error = _failure(loop, failed)
                 error.fitted = _fitted(loop, validation, "failure")
                 raise error
     return _fitted(loop, validation, stopped or "steps")
@@ -312,8 +313,30 @@ def _record(
     return record | {"seconds": round(notes["seconds"], 3)}
 
 
-def _blame(optimization: Optimization, loop: Loop, given: Given) -> str:
-    return f"the objective is {loop.failed_at} at step {loop.step}"
+def _failure(loop: Loop, given: Given) -> FitError:
+    """What to say of a step that is not finite: it is made once more, operation by operation."""
+    found = ppgen.first_nonfinite(loop.optimization.attempt)(loop.carry, given)
+    at = f"at step {loop.step}"
+    objective = f"the objective is {loop.failed_at:g}"
+    outputs = () if found is None else found.outputs
+    if np.isfinite(loop.failed_at):
+        gradients = [x.removeprefix(".gradient") for x in outputs if x.startswith(".gradient")]
+        updated = [x.removeprefix(".carry.") for x in outputs if x.startswith(".carry")]
+        which = ", ".join(f"params{x}" for x in gradients)
+        objective = (
+            f"the gradient of {which} is not finite {at}, where {objective}"
+            if gradients
+            else f"the update of {', '.join(updated) or 'the parameters'} is not finite {at}, where "
+            f"{objective} and its gradient is finite"
+        )
+    else:
+        objective = f"{objective} {at}"
+    if found is None:
+        return FitError(f"{objective}; operation by operation, it is finite")
+    if found.operation == "argument":
+        name = found.where.removeprefix("[0].").replace("[1].fed", "data")
+        return FitError(f"{objective}: {name} hold {found.result}")
+    return FitError(f"{objective}: {found}", site=found.site, where=found.where or None)
 
 
 def _split(params: PyTree) -> tuple[PyTree, PyTree, PyTree]:

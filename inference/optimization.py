@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -40,6 +40,20 @@ class Carry(eqx.Module):
     state: PyTree
     average: PyTree
     source: PyTree
+
+
+class Attempt(NamedTuple):
+    """What a step computes.
+
+    Attributes:
+        objective: before the step.
+        gradient: of what is minimised.
+        carry: after it.
+    """
+
+    objective: Float[Array, ""]
+    gradient: PyTree
+    carry: Carry
 
 
 class Given(eqx.Module):
@@ -123,14 +137,14 @@ class Optimization:
         value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
         return -value if self.maximize else value, (value, state)
 
-    def step(self, carry: Carry, given: Given) -> tuple[Carry, Float[Array, ""]]:
-        """One step, and the objective before it."""
+    def attempt(self, carry: Carry, given: Given) -> Attempt:
+        """A step, finite or not."""
         source, batch = self.source.take(given.fed, carry.source, _keys(given)[0], carry.step)
 
         def loss(params: PyTree) -> Any:
             return self.loss(params, carry, given, batch)
 
-        (value, (shown, state)), gradient = jax.value_and_grad(loss, has_aux=True)(carry.params)
+        (value, (objective, state)), gradient = jax.value_and_grad(loss, has_aux=True)(carry.params)
         updates, optimizer = self.optimizer.update(
             gradient,
             carry.optimizer,
@@ -153,15 +167,20 @@ class Optimization:
             average=average,
             source=source,
         )
-        old = eqx.tree_at(lambda c: c.source, carry, source)
+        return Attempt(objective, gradient, new)
+
+    def step(self, carry: Carry, given: Given) -> tuple[Carry, Float[Array, ""]]:
+        """A step, whose update is left out if it is not finite; and the objective before it."""
+        made = self.attempt(carry, given)
+        old = eqx.tree_at(lambda c: c.source, carry, made.carry.source)
         if self.skip:
-            old = eqx.tree_at(
-                lambda c: (c.step, c.skipped), old, (carry.step + 1, carry.skipped + 1)
-            )
+            counts = (carry.step + 1, carry.skipped + 1)
+            old = eqx.tree_at(lambda c: (c.step, c.skipped), old, counts)
         else:
             old = eqx.tree_at(lambda c: c.stopped, old, jnp.asarray(True))
-        good = all_finite((shown, gradient, params, state))
-        return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old), shown
+        good = all_finite((made.objective, made.gradient, made.carry.params, made.carry.state))
+        carry = jax.tree.map(lambda new, old: jnp.where(good, new, old), made.carry, old)
+        return carry, made.objective
 
     def run(
         self, carry: Carry, given: Given, count: Int[Array, ""], room: int

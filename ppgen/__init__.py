@@ -30,6 +30,8 @@ from ppgen._functional import init_state as init_state
 from ppgen._importance import Importance as Importance
 from ppgen._importance import importance as importance
 from ppgen._marginal import marginal as marginal
+from ppgen._nonfinite import NonFinite as NonFinite
+from ppgen._nonfinite import first_nonfinite as first_nonfinite
 from ppgen._normalize import normalize as normalize
 from ppgen._programs import Trace as Trace
 from ppgen._programs import assess as assess

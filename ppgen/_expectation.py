@@ -251,7 +251,10 @@ def _checked(cost: Any) -> Array:
             instead="return jnp.sum(...) or jnp.mean(...) of it",
         )
     cost = jnp.asarray(cost)
-    return cost if jnp.issubdtype(cost.dtype, jnp.floating) else cost.astype(float)
+    if not jnp.issubdtype(cost.dtype, jnp.floating):
+        return cost.astype(float)
+    # Scores multiply it, and draws are averaged.
+    return cost.astype(jnp.promote_types(cost.dtype, jnp.float32))
 
 
 def _is_real(cost: Any) -> bool:

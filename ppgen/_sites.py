@@ -14,7 +14,14 @@ from numpyro.distributions import Distribution
 from ppgen import _jax
 from ppgen._choose import bind_choice
 from ppgen._errors import ControlFlowError, SiteError
-from ppgen._primitives import DENSITY_SCOPE, EstimatedSpec, SiteSpec, equations, over_lanes
+from ppgen._primitives import (
+    DENSITY_SCOPE,
+    SITE_SCOPE,
+    EstimatedSpec,
+    SiteSpec,
+    equations,
+    over_lanes,
+)
 from ppgen.densities import log_prob
 
 
@@ -178,7 +185,7 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
             return scaled(_, operands, value) - own
 
     own = [*range(spec.num_leaves), *range(end, len(operands))]
-    with jax.named_scope(DENSITY_SCOPE):
+    with jax.named_scope(SITE_SCOPE + name), jax.named_scope(DENSITY_SCOPE):
         logp = over_lanes(
             density,
             lanes,
