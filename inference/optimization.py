@@ -205,14 +205,6 @@ class Optimization:
         _, carry, values = jax.lax.while_loop(unfinished, body, start)
         return carry, values, carry.stopped
 
-    def averaged(self, carry: Carry) -> PyTree:
-        """The moving average of the parameters, debiased; before the first step, themselves."""
-        if not int(carry.average.count):
-            return carry.params
-        decay, state = self.decay, carry.average
-        mean = optax.tree_utils.tree_bias_correction(state.ema, decay, state.count)
-        return jax.tree.map(lambda x, like: x.astype(like.dtype), mean, carry.params)
-
     def parameters(self, params: PyTree, given: Given) -> PyTree:
         """The user's pytree with these inexact arrays in it."""
         return eqx.combine(params, given.fixed, self.static)
@@ -259,6 +251,14 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
         if jnp.issubdtype(x.dtype, jnp.inexact):
             found &= jnp.isfinite(x).all()
     return found
+
+
+def averaged(state: optax.EmaState, decay: float, params: PyTree) -> PyTree:
+    """The moving average of the parameters, debiased; before the first step, themselves."""
+    if not int(state.count):
+        return params
+    mean = optax.tree_utils.tree_bias_correction(state.ema, decay, state.count)
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), mean, params)
 
 
 def _average(decay: float) -> optax.GradientTransformation:

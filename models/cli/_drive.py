@@ -100,7 +100,7 @@ def load(recipe: AbstractRecipe, training: Training, folder: Path) -> dict[str, 
     found = {}
     for name in recipe.stages:
         try:
-            params = eqx.filter_eval_shape(lambda n=name: _params(recipe, training, n, facts))
+            params = _params(recipe, training, name, facts)
         except (KeyError, TypeError, ValueError) as error:
             raise CommandError(f"{folder / CONFIG} is damaged: {error!r}") from error
         path = folder / name / CHECKPOINTS

@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+# Not for the type checker alone: tyro evaluates the annotations.
+from ppgen.models.cli._training import Training
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Key, PyTree
 
     from ppgen.inference import Estimate
-    from ppgen.models.cli._training import Training
 
 Split = Literal["held-out", "train"]
 
