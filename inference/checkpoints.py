@@ -209,6 +209,11 @@ class Store:
         for name, x in stored.items():
             if _described(arrays[name]) != x:
                 raise _Damaged(f"{name} is not what was written")
+        for name, x in arrays.items():
+            if getattr(like.get(name), "sharding", None) is None:
+                # As it was before: not bound to a device, which would make another program of all
+                # that takes it, to be compiled again.
+                arrays[name] = jax.numpy.array(np.asarray(x))
         return {name: _typed(x, like.get(name)) for name, x in arrays.items()}, content["notes"]
 
     def _restore(self, step: int, **items: Any) -> Any:

@@ -59,6 +59,7 @@ def load_fitted(folder: str | Path, params: PyTree, *, ema: float | None = None)
     if ema is not None:
         wide = jax.tree.map(lambda x: x.astype(jnp.result_type(float)), varying)
         carry["average"] = optax.EmaState(count=jnp.int32(0), ema=wide)
+    carry = jax.eval_shape(lambda: carry)
     names = by_name({"carry": carry})
     with Store(Checkpoints(folder), maximize=False, read_only=True) as store:
         found = store.latest(names, optional=lambda name: name not in names)

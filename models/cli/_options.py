@@ -161,8 +161,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _unboxed(text: str) -> str:
-    lines = [re.sub(r"[╭╮╰╯│]", "", line).strip() for line in text.splitlines()]
-    rules = [i for i, line in enumerate(lines) if set(line) <= {"─"} and line] or [len(lines)]
+    """The error in a box of tyro's, which are of ASCII where the terminal's encoding may be."""
+    lines = [re.sub(r"[╭╮╰╯│|+]", "", line).strip() for line in text.splitlines()]
+    rules = [i for i, line in enumerate(lines) if i and line and set(line) <= {"─", "-"}]
+    rules = rules or [len(lines)]
     message = (" ".join(lines[1 : rules[0]]) or " ".join(lines)).rstrip(".")
-    near = [re.split(r"[ ,]", line)[0] for line in lines[rules[0] :] if line.startswith("--")]
-    return f"{message}; did you mean {near[0]}?" if near else message
+    if "Perhaps you meant:" in lines:
+        rest = lines[lines.index("Perhaps you meant:") :]
+        near = [re.split(r"[ ,]", line)[0] for line in rest if line.startswith("--")]
+        message += f"; did you mean {near[0]}?"
+    return message

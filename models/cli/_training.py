@@ -59,7 +59,7 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def at_least(options: Any, least: float, *names: str) -> None:
+def at_least(options: Any, least: int, *names: str) -> None:
     """Refuse options below a least value.
 
     Raises:
