@@ -10,7 +10,7 @@ from ppgen.models.cli import main
 TINY = {
     "vae": ["--hidden", "8", "--latent", "2", "--batch-size", "16"],
     "air": ["--hidden", "4", "--what", "2", "--batch-size", "4", "--scenes", "40"]
-    + ["--held-out", "10", "--estimator", "score"],
+    + ["--held-out", "10", "--estimator", "score", "--looks", "1"],
 }
 """Options of each model: a new one needs a row."""
 

@@ -82,10 +82,6 @@ def test_a_model_fits_goes_on_is_evaluated_and_sampled(here, model, capsys):
 
     assert main(["evaluate", f"runs/{model}-001"]) == 0
     assert capsys.readouterr().out == table
-    assert main(["evaluate", f"runs/{model}-001", "--split", "train", "--particles", "3"]) == 0
-    other = capsys.readouterr().out
-    assert other.startswith("trained on:") and "-3 " in other
-
     assert main(["sample", f"runs/{model}-001", "--num", "4", "--out", "a.png"]) == 0
     assert matplotlib.image.imread(here / "a.png").shape[0] > 100
     assert {"loss.png", "samples.png"} <= {path.name for path in folder.rglob("*.png")}
@@ -200,6 +196,12 @@ def test_a_locked_run_is_left_alone(here, run, capsys):
         assert "running" in capsys.readouterr().out
         assert main(["resume", "run"]) == 2
     assert "is being fitted by another process" in capsys.readouterr().err
+
+
+def test_an_evaluation_may_be_of_other_data_and_particles(run, capsys):
+    assert main(["evaluate", str(run), "--split", "train", "--particles", "3"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("trained on: 40 images") and "IWELBO-3 " in out
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(here, run, capsys):

@@ -33,6 +33,8 @@ class AIRRecipe(AbstractRecipe):
     """Draws of all latent variables for each scene, in iwelbo and vimco."""
     what: int = 10
     """Dimensions of the looks of a thing."""
+    looks: int = 3
+    """Most things to look for in a scene, from 1 to 3."""
     hidden: int = 128
     """Width of the hidden layers."""
     scenes: int = 20_000
@@ -47,7 +49,9 @@ class AIRRecipe(AbstractRecipe):
 
     def check(self) -> None:
         """Refuse networks and data of no size."""
-        at_least(self, 1, "particles", "what", "hidden")
+        at_least(self, 1, "particles", "what", "hidden", "looks")
+        if self.looks > 3:
+            raise CommandError(f"--looks must be at most 3, not {self.looks}")
         at_least(self, 2, "scenes", "held_out")
         if self.objective == "vimco":
             at_least(self, 2, "particles")
@@ -68,9 +72,15 @@ class AIRRecipe(AbstractRecipe):
 
     def params(self, stage: str, facts: dict[str, Any], key: Key[Array, ""]) -> AIR:
         """Fresh weights."""
-        from ppgen.models.air import AIR
+        from ppgen.models.air import AIR, PRESENT
 
-        return AIR(canvas=facts["canvas"], what=self.what, hidden=self.hidden, key=key)
+        return AIR(
+            canvas=facts["canvas"],
+            what=self.what,
+            hidden=self.hidden,
+            present=PRESENT[: self.looks],
+            key=key,
+        )
 
     def stage(
         self,
@@ -138,10 +148,9 @@ class AIRRecipe(AbstractRecipe):
         # Normal around the mean scene, with the model's own noise: what knows no digits says.
         noise = (seen.images - train.images.mean(0)) / air.noise
         floor = -0.5 * (noise**2 + np.log(2 * np.pi * air.noise**2)).sum((1, 2))
-        guide = _guide("enumerate")
         bounds = {
             "mean scene": floor,
-            "ELBO": of_each(elbo(air_model, guide), 0),
+            "ELBO": of_each(elbo(air_model, air_guide), 0),
             f"IWELBO-{particles}": of_each(iwelbo(air_model, air_guide, particles=particles), 1),
         }
         counts = jax.lax.map(
@@ -154,7 +163,7 @@ class AIRRecipe(AbstractRecipe):
             "counts by the guide": np.asarray(counts) == seen.counts,
         }
         rows = [(label, (mean_over_data(x), None)) for label, x in bounds.items()]
-        rows += [(label, (None, mean_over_data(x))) for label, x in right.items()]
+        rows += [(label, (None, mean_over_data(x * 1.0))) for label, x in right.items()]
         where = "held out" if split == "held-out" else "trained on"
         references = [(f"held-out {k}", float(x.mean())) for k, x in bounds.items()]
         return Report(
@@ -173,7 +182,7 @@ class AIRRecipe(AbstractRecipe):
         count: int,
         key: Key[Array, ""],
     ) -> None:
-        """Draws scenes of one and of two things: of the prior itself, nineteen of twenty are empty."""
+        """Draws scenes of one and of two things: of the prior's own, nineteen of 20 are empty."""
         import equinox as eqx
         import jax
         import numpy as np
@@ -186,8 +195,8 @@ class AIRRecipe(AbstractRecipe):
         air = fitted[""]
 
         def scene(air: AIR, more: jax.Array) -> jax.Array:
-            present = {f"z_pres_{t}": 0 for t in range(len(air.present))}
-            present |= {"z_pres_0": 1, "z_pres_1": more}
+            flips = [1, more, 0][: len(air.present)]
+            present = {f"z_pres_{t}": flip for t, flip in enumerate(flips)}
             return numpyro.handlers.condition(air_model, present)(air)
 
         draw = eqx.filter_jit(jax.vmap(ppgen.seed(scene), in_axes=(0, None, 0)))

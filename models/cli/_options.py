@@ -161,11 +161,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _unboxed(text: str) -> str:
-    """The error in a box of tyro's, which are of ASCII where the terminal's encoding may be."""
-    lines = [re.sub(r"[╭╮╰╯│|+]", "", line).strip() for line in text.splitlines()]
-    rules = [i for i, line in enumerate(lines) if i and line and set(line) <= {"─", "-"}]
-    rules = rules or [len(lines)]
-    message = (" ".join(lines[1 : rules[0]]) or " ".join(lines)).rstrip(".")
+    """What is in a box of tyro's: a title, the error, a rule, and advice.
+
+    It is drawn with ASCII, and another rule after the title, where the terminal may need that.
+    """
+    lines = [re.sub(r"[╭╮╰╯│]", "", line).strip() for line in text.splitlines()]
+    _, *lines = [line for line in lines if line] or [""]
+    is_rule = [set(line) <= {"─", "-"} for line in lines]
+    start = 1 if is_rule[:1] == [True] else 0
+    end = is_rule.index(True, start) if True in is_rule[start:] else len(lines)
+    message = " ".join(lines[start:end]).rstrip(".")
     if "Perhaps you meant:" in lines:
         rest = lines[lines.index("Perhaps you meant:") :]
         near = [re.split(r"[ ,]", line)[0] for line in rest if line.startswith("--")]
