@@ -64,9 +64,7 @@ class Store:
         CheckpointError: the folder cannot be used.
     """
 
-    def __init__(
-        self, settings: Checkpoints, *, maximize: bool, read_only: bool = False
-    ) -> None:
+    def __init__(self, settings: Checkpoints, *, maximize: bool, read_only: bool = False) -> None:
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers as policies
 

@@ -25,7 +25,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
-    """Compiled programs are kept for the other tests of the file, and nowhere else."""
+    """Compiled programs are kept for the other tests, and nowhere else."""
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
@@ -36,7 +36,7 @@ def cache(tmp_path_factory):
     ]
     before = {name: getattr(jax.config, name) for name in names}
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
+        folder = tmp_path_factory.getbasetemp() / "compiled"
         patch.setenv("XDG_CACHE_HOME", str(folder))
         patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
         compilation_cache.reset_cache()
@@ -58,8 +58,8 @@ def images(tmp_path_factory):
 def run(tmp_path_factory, images, cache):
     """The folder of a finished run."""
     folder = tmp_path_factory.mktemp("runs") / "first"
-    arguments = ["fit", "vae", *TINY["vae"], *SHORT, "--data", str(images), "--out", str(folder)]
-    assert main(arguments) == 0
+    arguments = ["fit", "vae", *TINY["vae"], *SHORT, "--objective", "iwelbo"]
+    assert main([*arguments, "--data", str(images), "--out", str(folder)]) == 0
     return folder
 
 

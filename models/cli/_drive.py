@@ -226,9 +226,7 @@ def _finish(
             label=f"training {stage.label}",
             unit=stage.unit,
         )
-    recipe.sample(
-        folder / "samples.png", facts, params, count=100, key=_key(training, "samples")
-    )
+    recipe.sample(folder / "samples.png", facts, params, count=100, key=_key(training, "samples"))
     recipe.pictures(folder, data, params, _key(training, "pictures"))
     steps = {name: len(fitted.history) for name, (_, fitted) in stages.items()}
     write_json(

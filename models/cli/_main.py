@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         after SIGINT or SIGTERM.
     """
     try:
-        with _warnings_in_one_line():
+        with _in_one_line():
             execute = _command(list(sys.argv[1:] if argv is None else argv))
             if execute is not None:
                 execute()
@@ -108,7 +109,10 @@ def _help(prog: str, about: dict[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def _warnings_in_one_line() -> Iterator[None]:
+def _in_one_line() -> Iterator[None]:
+    """Warnings for the user as notes; and no log of the checkpoints' library, which says more."""
+    log = logging.getLogger("absl")
+    level = log.level
     with warnings.catch_warnings():
         show = warnings.showwarning
 
@@ -119,4 +123,8 @@ def _warnings_in_one_line() -> Iterator[None]:
                 show(message, category, *rest, **more)
 
         warnings.showwarning = shown
-        yield
+        log.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            log.setLevel(level)

@@ -19,7 +19,7 @@ import tyro
 from ppgen.models.cli._errors import CommandError
 from ppgen.models.cli._machine import Compiler, Machine
 from ppgen.models.cli._recipes import RECIPES
-from ppgen.models.cli._training import Training, flag
+from ppgen.models.cli._training import flag
 
 
 @dataclasses.dataclass(frozen=True)
