@@ -124,9 +124,12 @@ def draw_history(
             level, color=colour, linestyle="--", linewidth=1.2, label=f"{name}: {level:.1f}"
         )
     # The first steps are far below everything else and would flatten the rest of the curve.
-    shown = np.concatenate([np.quantile(values, [0.03, 1.0]), [level for _, level in references]])
-    margin = 0.05 * (shown.max() - shown.min()) + 1e-3
-    axes.set_ylim(shown.min() - margin, shown.max() + margin)
+    finite = values[np.isfinite(values)]
+    ends = np.quantile(finite, [0.03, 1.0]) if len(finite) else []
+    shown = [x for x in [*ends, *(level for _, level in references)] if np.isfinite(x)]
+    if shown:
+        margin = 0.05 * (max(shown) - min(shown)) + 1e-3
+        axes.set_ylim(min(shown) - margin, max(shown) + margin)
     axes.set_xlim(0, len(values))
     axes.set_xlabel("step")
     axes.set_ylabel(f"{label} ({unit})")

@@ -126,16 +126,16 @@ def test_a_model_fits_goes_on_is_evaluated_and_sampled(here, model, capsys):
 
 
 def test_a_killed_run_goes_on_and_ends_in_the_same_bits(here, images):
-    arguments = [*TINY["vae"], "--data", images, "--steps", "1500", "--chunk", "10"]
-    arguments += ["--checkpoint-every", "20", "--early-stopping", "90", "--evaluate-every", "30"]
+    arguments = [*TINY["vae"], "--data", images, "--steps", "600", "--chunk", "10"]
+    arguments += ["--checkpoint-every", "60", "--early-stopping", "90", "--evaluate-every", "40"]
     process = start(here, "fit", "vae", *arguments, "--out", "killed")
     checkpoints = here / "killed" / "checkpoints"
-    wait_for(process, lambda: (checkpoints / "40").exists())
+    wait_for(process, lambda: (checkpoints / "60").exists())
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     reached = max(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
-    assert 0 < reached < 1500 and not (here / "killed" / "figures.json").exists()
+    assert 0 < reached < 600 and not (here / "killed" / "figures.json").exists()
     assert main(["resume", "killed"]) == 0
     assert main(["fit", "vae", *map(str, arguments), "--out", "whole"]) == 0
     assert_same(saved(here / "killed"), saved(here / "whole"))
@@ -267,7 +267,7 @@ def test_the_cache_is_used_and_a_folder_that_cannot_be_written_is_a_note(
 
 def test_two_processes_are_one_run(here, images, run):
     """Each with two devices: the numbers are those of one, up to the order of sums."""
-    arguments = [*TINY["vae"], *SHORT, "--data", images, "--out", "run"]
+    arguments = [*TINY["vae"], *SHORT, "--objective", "iwelbo", "--data", images, "--out", "run"]
     arguments += ["--coordinator", f"localhost:{free_port()}", "--num-processes", "2"]
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
     both = [
