@@ -13,13 +13,13 @@ from ppgen.inference.early_stopping import EarlyStopping as EarlyStopping
 from ppgen.inference.filtering import conditional_smc as conditional_smc
 from ppgen.inference.filtering import fivo as fivo
 from ppgen.inference.filtering import smc as smc
-from ppgen.inference.fitting import FitError as FitError
 from ppgen.inference.fitting import Fitted as Fitted
 from ppgen.inference.fitting import Progress as Progress
 from ppgen.inference.fitting import fit as fit
 from ppgen.inference.kernels import AbstractKernel as AbstractKernel
 from ppgen.inference.kernels import HamiltonianMonteCarlo as HamiltonianMonteCarlo
 from ppgen.inference.kernels import RandomWalk as RandomWalk
+from ppgen.inference.loop import FitError as FitError
 from ppgen.inference.metrics import Estimate as Estimate
 from ppgen.inference.metrics import bits_per_dimension as bits_per_dimension
 from ppgen.inference.metrics import mean_over_data as mean_over_data

@@ -98,6 +98,6 @@ def _is_abstract_array(leaf: Any) -> bool:
     return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: Exception, most: int = 200) -> str:
     """The first line of a message, which for orbax can be pages long."""
-    return str(error).strip().split("\n")[0][:200] or type(error).__name__
+    return str(error).strip().split("\n")[0][:most] or type(error).__name__

@@ -81,7 +81,7 @@ class Store:
                     keep_checkpoints_without_metrics=False,
                 )
             )
-        with self._errors("made a folder of checkpoints"):
+        with self._errors("kept"):
             if not read_only:
                 self._folder.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
@@ -252,7 +252,7 @@ class Store:
         # Of orbax, tensorstore and the system: no space, no permission, no folder.
         except Exception as error:
             raise CheckpointError(
-                f"no checkpoint can be {done} in {self._folder}: {first_line(error)}",
+                f"no checkpoint can be {done} in {self._folder}: {first_line(error, 600)}",
                 instead="a folder on a disk with room for it; what was saved before is as it was",
             ) from error
 
@@ -276,7 +276,9 @@ def _raw_like(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 def _typed(x: Array, like: Any) -> Array:
     if like is None or not _is_key(like):
         return x
-    return jax.random.wrap_key_data(x, impl=jax.random.key_impl(like))
+    impl = []
+    jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), like)
+    return jax.random.wrap_key_data(x, impl=impl[0])
 
 
 def _described(x: Any) -> dict[str, Any]:

@@ -81,12 +81,12 @@ class Validation:
 
     def begin(self) -> None:
         """Before the first evaluation, nothing is better than where the fit begins."""
-        self.best = self._loop.kept((self._loop.carry.params, self._loop.carry.state))
+        self.best = self._loop.kept(_now(self._loop))
 
     def __call__(self) -> tuple[float, bool]:
         """Evaluate; the value, and whether to stop."""
         loop, best = self._loop, self.record["value"]
-        now = (loop.carry.params, loop.carry.state)
+        now = _now(loop)
         value = float(self._evaluate(*now, loop.given, self._data))
         self.record = self.record | {"last": value}
         gain = math.inf if best is None else (value - best) * (1 if self._maximize else -1)
@@ -97,3 +97,7 @@ class Validation:
         else:
             self.record |= {"since": self.record["since"] + 1}
         return value, self.record["since"] >= self._settings.patience
+
+
+def _now(loop: Loop) -> tuple[PyTree, PyTree]:
+    return loop.carry.trained.params, loop.carry.trained.state

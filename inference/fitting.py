@@ -14,29 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree, UInt32
 from tqdm import tqdm
 
 import ppgen
-from ppgen.errors import PpgenError
 from ppgen.inference.checkpoints import Checkpoints, Store
 from ppgen.inference.early_stopping import EarlyStopping, Validation
-from ppgen.inference.loop import Loop
+from ppgen.inference.loop import FitError, Loop
 from ppgen.inference.metric_log import MetricLog
 from ppgen.inference.optimization import Given, Optimization, averaged
 from ppgen.inference.placement import Placement, Shardings
 from ppgen.inference.recovery import Recovery
 from ppgen.inference.sources import source_of
-
-
-class FitError(PpgenError, ArithmeticError):
-    """An objective or a gradient that is not finite. The message names the step.
-
-    Attributes:
-        fitted: What `fit` had reached: the parameters before that step.
-    """
-
-    fitted: Fitted
 
 
 class Fitted(NamedTuple):
@@ -83,9 +72,9 @@ class Progress(NamedTuple):
 def fit(
     objective: Callable[..., Any],
     params: PyTree,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | optax.MultiSteps,
     *,
-    key: Key[Array, ""],
+    key: Key[Array, ""] | UInt32[Array, " 2"],
     steps: int,
     data: Any = None,
     batch_size: int | None = None,
@@ -156,8 +145,9 @@ def fit(
             and count it.
         allow_biased: Accept estimators that are biased by design.
         mesh: Devices to work on together, for example `jax.make_mesh((8,), ("data",))`. The rows
-            of a batch are divided along the first axis. It is one program for all of
-            them, so the numbers are those of one device, but for the order of sums.
+            of a batch are divided along the first axis, and draws along the next one, if there is
+            one. It is one program for all of them, so the numbers are those of one device, but
+            for the order of sums.
         shardings: Where the parameters lie on the mesh: `PartitionSpec`s as a prefix of `params`,
             or a function `(path, array) -> PartitionSpec`. By default each device has all.
         checkpoints: Where and when to save. If the folder holds checkpoints of this fit, it goes on
@@ -200,6 +190,10 @@ def fit(
     if steps < 1 or chunk < 1:
         raise ValueError(f"steps and chunk must be positive, not {steps} and {chunk}")
     began = time.perf_counter()
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    if isinstance(optimizer, optax.MultiSteps):
+        optimizer = optimizer.gradient_transformation()
     varying, fixed, static = _split(params)
     placement = Placement(mesh, shardings)
     optimization = Optimization(
@@ -266,7 +260,7 @@ def fit(
                 bar.update(len(values))
                 bar.set_postfix_str(f"objective {np.mean(values):.6g}", refresh=False)
                 if calls:
-                    now = loop.parameters(loop.kept(loop.carry.params))
+                    now = loop.parameters(loop.kept(loop.carry.trained.params))
                     now = Progress(
                         loop.step, values, now, notes["seconds"], notes["held_out"], skipped
                     )
@@ -286,13 +280,12 @@ def fit(
 
 def _fitted(loop: Loop, validation: Validation | None, stopped: str) -> Fitted:
     carry, optimization = loop.carry, loop.optimization
-    params, state = carry.params, carry.state
+    params, state = carry.trained.params, carry.trained.state
     if validation is not None:
         params, state = validation.best
     average = None
     if optimization.decay is not None:
-        average = averaged(carry.average, optimization.decay, carry.params)
-        average = loop.parameters(average)
+        average = loop.parameters(averaged(carry.trained, optimization.decay))
     return Fitted(
         loop.parameters(params),
         loop.values(),
@@ -316,27 +309,23 @@ def _record(
 
 def _failure(loop: Loop, given: Given) -> FitError:
     """What to say of a step that is not finite: it is made once more, operation by operation."""
-    found = ppgen.first_nonfinite(loop.optimization.attempt)(loop.carry, given)
+    found = ppgen.first_nonfinite(loop.optimization.evaluate)(loop.carry, given)
     at = f"at step {loop.step}"
     objective = f"the objective is {loop.failed_at:g}"
     outputs = () if found is None else found.outputs
     if np.isfinite(loop.failed_at):
         gradients = [x.removeprefix(".gradient") for x in outputs if x.startswith(".gradient")]
-        updated = [x.removeprefix(".carry.") for x in outputs if x.startswith(".carry")]
         which = ", ".join(f"params{x}" for x in gradients)
-        objective = (
-            f"the gradient of {which} is not finite {at}, where {objective}"
-            if gradients
-            else f"the update of {', '.join(updated) or 'the parameters'} is not finite {at}, where "
-            f"{objective} and its gradient is finite"
-        )
+        which = f"the gradient of {which}" if gradients else "the new state of the model"
+        objective = f"{which} is not finite {at}, where {objective}"
     else:
         objective = f"{objective} {at}"
     if found is None:
         return FitError(f"{objective}; operation by operation, it is finite")
     if found.operation == "argument":
-        name = found.where.removeprefix("[0].").replace("[1].fed", "data")
-        return FitError(f"{objective}: {name} hold {found.result}")
+        name = found.where.removeprefix("[0].trained.")
+        name = name.replace("[1].fed.rows", "data").replace("[1].fed", "data")
+        return FitError(f"{objective}: {name} held {found.result} before it")
     return FitError(f"{objective}: {found}", site=found.site, where=found.where or None)
 
 

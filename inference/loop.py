@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
-from ppgen.inference.optimization import Carry, Given, Optimization
+from ppgen.errors import PpgenError
+from ppgen.inference.optimization import Carry, Given, Optimization, Trained
 from ppgen.inference.streams import DataError
+
+
+class FitError(PpgenError, ArithmeticError):
+    """Something that is not finite. The message names the step, and what made it so.
+
+    Attributes:
+        fitted: What `fit` had reached, a `Fitted`: the parameters before that step.
+    """
+
+    fitted: Any = None
 
 
 class Loop:
@@ -44,23 +55,24 @@ class Loop:
         placement = optimization.placement
         self.optimization = optimization
         self._steps, self._room = steps, chunk
-        self._start = (
-            (params, state) if placement.mesh is None else placement.replicate((params, state))
-        )
         self.given = Given(*placement.replicate((key, fixed)), fed=())
-        like = jax.eval_shape(optimization.begin, *self._start)
-        shardings = placement.of_state(like, lambda carry: carry.params)
+        like = jax.eval_shape(optimization.begin, params, state)
+        shardings = placement.of_state(like, lambda carry: carry.trained.params)
+        self._start = (params, state)
+        if shardings is not None:
+            where = (shardings.trained.params, shardings.trained.state)
+            self._start = placement.put(self._start, where)
         self.like = like if shardings is None else _placed(like, shardings)
-        everywhere = placement.everywhere()
         self._begin = jax.jit(optimization.begin, out_shardings=shardings)
+        outs = None if shardings is None else (shardings, *[placement.everywhere()] * 3)
         self._run = jax.jit(
             functools.partial(optimization.run, room=self._room),
             donate_argnums=0,
-            out_shardings=None if shardings is None else (shardings, everywhere, everywhere),
+            out_shardings=outs,
         )
-        again = None if shardings is None else (shardings.source, shardings.stopped)
-        self._again = jax.jit(
-            lambda: (optimization.source.carried(), jnp.asarray(False)), out_shardings=again
+        self._carried = jax.jit(
+            optimization.source.carried,
+            out_shardings=None if shardings is None else shardings.source,
         )
         self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
         self.carry: Carry
@@ -71,13 +83,17 @@ class Loop:
         """Start anew."""
         self.carry = self._begin(*self._start)
 
-    def go_on(self, carry: Carry, history: Float[np.ndarray, " steps"]) -> None:
-        """Go on from a carry, which lacks what any run can make again."""
-        source, stopped = self._again()
-        self.carry = eqx.tree_at(
-            lambda c: (c.source, c.stopped), carry, (source, stopped), is_leaf=lambda x: x is None
-        )
-        self.step = len(history)
+    def go_on(
+        self,
+        *,
+        step: Int[Array, ""],
+        skipped: Int[Array, ""],
+        trained: Trained,
+        history: Float[np.ndarray, " steps"],
+    ) -> None:
+        """Go on from where another run was."""
+        self.carry = Carry(step, skipped, trained, self._carried())
+        self.step = int(step)
         self.history = [history]
 
     def advance(self, stop: int) -> Given | None:
@@ -98,19 +114,24 @@ class Loop:
             )
         stop = min(stop, until, self.step + self._room)
         given = Given(self.given.key, self.given.fixed, fed)
-        self.carry, values, stopped = self._run(self.carry, given, np.int32(stop - self.step))
+        self.carry, values, failed, finite = self._run(
+            self.carry, given, np.int32(stop - self.step)
+        )
         if stop < self._steps:
             source.feed(stop)  # read while the device is busy
         values = np.asarray(values)
-        if bool(stopped):
-            self.step = int(self.carry.step)
-            taken = self.step - sum(map(len, self.history))
-            self.history.append(values[:taken])
-            self.failed_at = float(values[taken])
-            return given
+        if failed := bool(failed):
+            stop = int(self.carry.step)
+            self.failed_at = float(values[stop - self.step])
         self.history.append(values[: stop - self.step])
         self.step = stop
-        return None
+        if not finite and not failed:
+            raise FitError(
+                f"the parameters are not finite after step {stop - 1}, where the objective and its "
+                "gradient were: the optimiser makes them so, in one of the last "
+                f"{len(self.history[-1])} steps"
+            )
+        return given if failed else None
 
     def values(self) -> Float[np.ndarray, " steps"]:
         """The objective at each step."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -18,42 +18,50 @@ from ppgen.inference.placement import Placement
 from ppgen.inference.sources import AbstractSource
 
 
+class Trained(eqx.Module):
+    """What an update changes.
+
+    Attributes:
+        params: the inexact arrays of the parameters.
+        optimizer: the optimiser's state.
+        state: the model's mutable state, or ().
+        average: optax's state of the moving average of the parameters, or ().
+    """
+
+    params: PyTree
+    optimizer: PyTree
+    state: PyTree
+    average: PyTree
+
+
 class Carry(eqx.Module):
     """All that goes from step to step; every leaf is an array.
 
     Attributes:
         step: the next step, so the number of steps taken, skipped ones included.
         skipped: steps that were skipped because something was not finite.
-        stopped: whether the step was tried, and was not finite. Nothing was updated then.
-        params: the inexact arrays of the parameters.
-        optimizer: the optimiser's state.
-        state: the model's mutable state, or ().
-        average: optax's state of the moving average of the parameters, or ().
-        source: what the source of the batches carries.
+        trained: what an update changes.
+        source: what the source of the batches carries, and any run can make again.
     """
 
     step: Int[Array, ""]
     skipped: Int[Array, ""]
-    stopped: Bool[Array, ""]
-    params: PyTree
-    optimizer: PyTree
-    state: PyTree
-    average: PyTree
+    trained: Trained
     source: PyTree
 
 
-class Attempt(NamedTuple):
-    """What a step computes.
+class Evaluated(eqx.Module):
+    """What a step computes before it changes anything.
 
     Attributes:
-        objective: before the step.
-        gradient: of what is minimised.
-        carry: after it.
+        objective: at the parameters before the step.
+        gradient: of the loss, which is the objective or its negative.
+        state: the model's new state.
     """
 
     objective: Float[Array, ""]
     gradient: PyTree
-    carry: Carry
+    state: PyTree
 
 
 class Given(eqx.Module):
@@ -109,105 +117,112 @@ class Optimization:
         return Carry(
             step=jnp.int32(0),
             skipped=jnp.int32(0),
-            stopped=jnp.asarray(False),
-            params=params,
-            optimizer=self.optimizer.init(params),
-            state=state,
-            average=() if self.decay is None else _average(self.decay).init(params),
+            trained=Trained(
+                params=params,
+                optimizer=self.optimizer.init(params),
+                state=state,
+                average=() if self.decay is None else _average(self.decay).init(params),
+            ),
             source=self.source.carried(),
         )
 
-    def loss(
-        self, params: PyTree, carry: Carry, given: Given, batch: tuple[PyTree, ...]
-    ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], PyTree]]:
-        """What a step minimises; and the objective, of which it is the negative for bounds."""
+    def evaluate(self, carry: Carry, given: Given) -> Evaluated:
+        """What a step computes before it changes anything."""
+        _, batch = self._batch(carry, given)
+        return _evaluated(self._loss(carry, given, batch), carry)[1]
+
+    def step(self, carry: Carry, given: Given) -> tuple[Carry, Float[Array, ""], Bool[Array, ""]]:
+        """A step, whose update is left out if it is not finite.
+
+        Returns:
+            The carry, the objective before the step, and whether all was finite.
+        """
+        source, batch = self._batch(carry, given)
+        loss = self._loss(carry, given, batch)
+        value, made = _evaluated(loss, carry)
+
+        def update(old: Trained) -> Trained:
+            updates, optimizer = self.optimizer.update(
+                made.gradient,
+                old.optimizer,
+                old.params,
+                value=value,
+                grad=made.gradient,
+                value_fn=lambda params: loss(params)[0],
+            )
+            params = optax.apply_updates(old.params, updates)
+            average = old.average
+            if self.decay is not None:
+                _, average = _average(self.decay).update(params, average)
+            return Trained(params, optimizer, made.state, average)
+
+        zero = (carry.step < 0).astype(jnp.float32)
+        good = _all_finite(made, zero)
+        # Not `jnp.where`, with which XLA would not overwrite the old values but copy them.
+        trained = jax.lax.cond(good, update, lambda old: old, carry.trained)
+        carry = Carry(carry.step + 1, carry.skipped + ~good, trained, source)
+        return carry, made.objective, good
+
+    def run(
+        self, carry: Carry, given: Given, count: Int[Array, ""], room: int
+    ) -> tuple[Carry, Float[Array, " room"], Bool[Array, ""], Bool[Array, ""]]:
+        """Takes `count` steps, fewer if one of them is not finite and that is an error.
+
+        Returns:
+            The carry, the objective at the steps, whether the loop ended before a step that was
+            not finite, and whether the parameters are finite.
+        """
+
+        # How many steps is an operand, so that a shorter last run compiles nothing new.
+        def unfinished(loop: tuple) -> Bool[Array, ""]:
+            i, _, _, failed = loop
+            return (i < count) & ~failed
+
+        def body(loop: tuple) -> tuple:
+            i, carry, values, _ = loop
+            carry, value, good = self.step(carry, given)
+            failed = jnp.asarray(False) if self.skip else ~good
+            return i + 1, carry, values.at[i].set(value), failed
+
+        start = (jnp.int32(0), carry, jnp.zeros(room), jnp.asarray(False))
+        _, carry, values, failed = jax.lax.while_loop(unfinished, body, start)
+        # The step that failed was not taken.
+        back = failed.astype(jnp.int32)
+        carry = Carry(carry.step - back, carry.skipped - back, carry.trained, carry.source)
+        finite = _all_finite(carry.trained.params, (carry.step < 0).astype(jnp.float32))
+        return carry, values, failed, finite
+
+    def parameters(self, params: PyTree, given: Given) -> PyTree:
+        """The user's pytree with these inexact arrays in it."""
+        return eqx.combine(params, given.fixed, self.static)
+
+    def _batch(self, carry: Carry, given: Given) -> tuple[PyTree, tuple[PyTree, ...]]:
+        return self.source.take(given.fed, carry.source, _keys(given)[0], carry.step)
+
+    def _loss(self, carry: Carry, given: Given, batch: tuple[PyTree, ...]) -> _Loss:
+        """What a step minimises, of the parameters; with the objective and the new state."""
         key = jax.random.fold_in(_keys(given)[1], carry.step)
-        # Fixed arrays too: a cast is to let all that the objective computes be of one precision.
-        low = self._lowered(eqx.combine(params, given.fixed))
-        args = (eqx.combine(low, self.static), *self._state_argument(carry), *self._lowered(batch))
+        old = carry.trained.state
+        batch = self._lowered(batch)
         run = ppgen.expectation(
             self.objective,
             draws=self.draws,
             has_aux=self.has_state,
             allow_biased=self.allow_biased,
+            sharding=self.placement.of_draws(batched=bool(batch)) if self.draws > 1 else None,
         )
-        value, state = run(key, *args) if self.has_state else (run(key, *args), carry.state)
-        if self.has_state:
-            state = self._checked_state(state, carry.state)
-        value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
-        return -value if self.maximize else value, (value, state)
 
-    def attempt(self, carry: Carry, given: Given) -> Attempt:
-        """A step, finite or not."""
-        source, batch = self.source.take(given.fed, carry.source, _keys(given)[0], carry.step)
+        def loss(params: PyTree) -> tuple[Float[Array, ""], tuple[Float[Array, ""], PyTree]]:
+            # Fixed arrays are cast as well, or what is computed with them would not be lower.
+            params = eqx.combine(*self._lowered((params, given.fixed)), self.static)
+            if not self.has_state:
+                value, state = run(key, params, *batch), old
+            else:
+                value, state = run(key, params, old, *batch)
+                state = self._checked_state(state, old)
+            return -value if self.maximize else value, (value, state)
 
-        def loss(params: PyTree) -> Any:
-            return self.loss(params, carry, given, batch)
-
-        (value, (objective, state)), gradient = jax.value_and_grad(loss, has_aux=True)(carry.params)
-        updates, optimizer = self.optimizer.update(
-            gradient,
-            carry.optimizer,
-            carry.params,
-            value=value,
-            grad=gradient,
-            value_fn=lambda params: loss(params)[0],
-        )
-        params = optax.apply_updates(carry.params, updates)
-        average = carry.average
-        if self.decay is not None:
-            _, average = _average(self.decay).update(params, carry.average)
-        new = Carry(
-            step=carry.step + 1,
-            skipped=carry.skipped,
-            stopped=carry.stopped,
-            params=params,
-            optimizer=optimizer,
-            state=state,
-            average=average,
-            source=source,
-        )
-        return Attempt(objective, gradient, new)
-
-    def step(self, carry: Carry, given: Given) -> tuple[Carry, Float[Array, ""]]:
-        """A step, whose update is left out if it is not finite; and the objective before it."""
-        made = self.attempt(carry, given)
-        old = eqx.tree_at(lambda c: c.source, carry, made.carry.source)
-        if self.skip:
-            counts = (carry.step + 1, carry.skipped + 1)
-            old = eqx.tree_at(lambda c: (c.step, c.skipped), old, counts)
-        else:
-            old = eqx.tree_at(lambda c: c.stopped, old, jnp.asarray(True))
-        good = all_finite((made.objective, made.gradient, made.carry.params, made.carry.state))
-        carry = jax.tree.map(lambda new, old: jnp.where(good, new, old), made.carry, old)
-        return carry, made.objective
-
-    def run(
-        self, carry: Carry, given: Given, count: Int[Array, ""], room: int
-    ) -> tuple[Carry, Float[Array, " room"], Bool[Array, ""]]:
-        """Takes `count` steps, fewer if one of them is not finite.
-
-        Returns:
-            The carry, the objective at the steps, and whether the last one was not finite.
-        """
-
-        # How many steps is an operand, so that a shorter last run compiles nothing new.
-        def unfinished(loop: tuple) -> Bool[Array, ""]:
-            i, carry, _ = loop
-            return (i < count) & ~carry.stopped
-
-        def body(loop: tuple) -> tuple:
-            i, carry, values = loop
-            carry, value = self.step(carry, given)
-            return i + 1, carry, values.at[i].set(value)
-
-        start = (jnp.int32(0), carry, jnp.zeros(room))
-        _, carry, values = jax.lax.while_loop(unfinished, body, start)
-        return carry, values, carry.stopped
-
-    def parameters(self, params: PyTree, given: Given) -> PyTree:
-        """The user's pytree with these inexact arrays in it."""
-        return eqx.combine(params, given.fixed, self.static)
+        return loss
 
     def _lowered(self, tree: PyTree) -> PyTree:
         if self.compute_dtype is None:
@@ -218,9 +233,6 @@ class Optimization:
             return x.astype(self.compute_dtype) if floating else x
 
         return jax.tree.map(cast, tree)
-
-    def _state_argument(self, carry: Carry) -> tuple[PyTree, ...]:
-        return (carry.state,) if self.has_state else ()
 
     def _checked_state(self, new: PyTree, old: PyTree) -> PyTree:
         if self.draws > 1:
@@ -244,20 +256,36 @@ class Optimization:
         return jax.tree.map(like, new, old)
 
 
-def all_finite(tree: PyTree) -> Bool[Array, ""]:
-    """Whether all inexact arrays of a pytree are."""
+_Loss = Callable[[PyTree], tuple[Float[Array, ""], tuple[Float[Array, ""], PyTree]]]
+
+
+def _evaluated(loss: _Loss, carry: Carry) -> tuple[Float[Array, ""], Evaluated]:
+    (value, (objective, state)), gradient = jax.value_and_grad(loss, has_aux=True)(
+        carry.trained.params
+    )
+    return value, Evaluated(objective, gradient, state)
+
+
+def _all_finite(tree: PyTree, zero: Float[Array, ""]) -> Bool[Array, ""]:
+    """Whether all inexact arrays of a pytree are.
+
+    A product with zeros, of which XLA may not know that they are, is finite if and only if its
+    operands are, and is computed several times faster than `jnp.isfinite(x).all()` on a CPU.
+    """
     found = jnp.asarray(True)
     for x in jax.tree.leaves(tree):
         if jnp.issubdtype(x.dtype, jnp.inexact):
+            x = x if x.ndim == 0 else x @ jnp.full(x.shape[-1], zero.astype(x.dtype))
             found &= jnp.isfinite(x).all()
     return found
 
 
-def averaged(state: optax.EmaState, decay: float, params: PyTree) -> PyTree:
+def averaged(trained: Trained, decay: float) -> PyTree:
     """The moving average of the parameters, debiased; before the first step, themselves."""
-    if not int(state.count):
+    params, average = trained.params, trained.average
+    if not int(average.count):
         return params
-    mean = optax.tree_utils.tree_bias_correction(state.ema, decay, state.count)
+    mean = optax.tree_utils.tree_bias_correction(average.ema, decay, average.count)
     return jax.tree.map(lambda x, like: x.astype(like.dtype), mean, params)
 
 

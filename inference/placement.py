@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 Shardings = PyTree | Callable[[str, jax.ShapeDtypeStruct], PartitionSpec]
@@ -15,7 +15,7 @@ Shardings = PyTree | Callable[[str, jax.ShapeDtypeStruct], PartitionSpec]
 
 
 class Placement:
-    """One device, or a mesh with the rows of a batch along its first axis.
+    """One device, or a mesh: the rows of a batch lie along its first axis, draws along its second.
 
     The program is the same: one over the whole batch, which XLA divides. So the numbers, random
     ones included, are those of one device up to the order of sums.
@@ -29,12 +29,26 @@ class Placement:
     def __init__(self, mesh: Mesh | None, shardings: Shardings | None) -> None:
         if shardings is not None and mesh is None:
             raise ValueError("shardings need a mesh")
-        self.mesh = mesh
+        # Whatever the axes were made for: it is XLA that divides the program.
+        self.mesh = mesh and Mesh(
+            mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim
+        )
         self._shardings = shardings
 
     def everywhere(self) -> NamedSharding | None:
         """The sharding of what is on each device."""
         return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
+
+    def of_draws(self, batched: bool) -> NamedSharding | None:
+        """Along which axis of the mesh draws lie: the first one, unless that has a batch."""
+        names = () if self.mesh is None else self.mesh.axis_names[int(batched) :]
+        return NamedSharding(self.mesh, PartitionSpec(names[0])) if names else None
+
+    def put(self, tree: PyTree, shardings: PyTree | None) -> PyTree:
+        """Arrays of the user's, where they belong."""
+        if shardings is None:
+            return tree
+        return jax.tree.map(lambda x, s: self._put(x, s.spec), tree, shardings)
 
     def replicate(self, tree: PyTree) -> PyTree:
         """The same on each device. Every process has all of it."""

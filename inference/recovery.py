@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Array, Key
@@ -67,7 +66,7 @@ class Recovery:
                 instead="its key, or another folder",
             )
         tree = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in names])
-        self._loop.go_on(tree["carry"], np.asarray(arrays["history"]))
+        self._loop.go_on(**tree["carry"], history=np.asarray(arrays["history"]))
         self._source.start(step, notes["source"])
         if self._validation is not None:
             self._validation.best = tree["best"]
@@ -96,10 +95,10 @@ class Recovery:
         self._saved = loop.step
 
 
-def _lasting(carry: Carry) -> Carry:
+def _lasting(carry: Carry) -> Any:
     """Without what any run can make again."""
-    return eqx.tree_at(lambda c: (c.source, c.stopped), carry, (None, None))
+    return {"step": carry.step, "skipped": carry.skipped, "trained": carry.trained}
 
 
 def _best(carry: Carry) -> Any:
-    return carry.params, carry.state
+    return carry.trained.params, carry.trained.state

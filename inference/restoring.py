@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 from ppgen.inference.checkpoint import CheckpointError, by_name
 from ppgen.inference.checkpoints import Checkpoints, Store
 from ppgen.inference.fitting import Fitted
-from ppgen.inference.optimization import averaged
+from ppgen.inference.optimization import Trained, averaged
 
 
 def load_fitted(folder: str | Path, params: PyTree, *, ema: float | None = None) -> Fitted:
@@ -55,11 +55,13 @@ def load_fitted(folder: str | Path, params: PyTree, *, ema: float | None = None)
         raise CheckpointError(f"there is no folder of checkpoints {folder}")
     params = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, params)
     varying, rest = eqx.partition(params, eqx.is_inexact_array)
-    carry: dict[str, Any] = {"params": varying, "skipped": jnp.int32(0)}
+    average: Any = ()
     if ema is not None:
         wide = jax.tree.map(lambda x: x.astype(jnp.result_type(float)), varying)
-        carry["average"] = optax.EmaState(count=jnp.int32(0), ema=wide)
-    carry = jax.eval_shape(lambda: carry)
+        average = optax.EmaState(count=jnp.int32(0), ema=wide)
+    # What `Recovery` saves, as far as it is wanted here.
+    trained = Trained(params=varying, optimizer=(), state=(), average=average)
+    carry = jax.eval_shape(lambda: {"skipped": jnp.int32(0), "trained": trained})
     names = by_name({"carry": carry})
     with Store(Checkpoints(folder), maximize=False, read_only=True) as store:
         found = store.latest(names, optional=lambda name: name not in names)
@@ -67,19 +69,15 @@ def load_fitted(folder: str | Path, params: PyTree, *, ema: float | None = None)
         raise CheckpointError(f"there is no checkpoint in {folder}")
     _, arrays, notes = found
     carry = jax.tree.unflatten(jax.tree.structure(carry), [arrays[name] for name in names])
-    last = carry["params"]
+    trained = carry["trained"]
+    best = trained.params
     if "validation" in notes:  # early stopping returns the best parameters
-        best = [arrays[f"best/0/{name}"] for name in by_name(last)]
-        best = jax.tree.unflatten(jax.tree.structure(last), best)
-    else:
-        best = last
-    average = None
-    if ema is not None:
-        average = eqx.combine(averaged(carry["average"], ema, last), rest)
+        found = [arrays[f"best/0/{name}"] for name in by_name(best)]
+        best = jax.tree.unflatten(jax.tree.structure(best), found)
     return Fitted(
         eqx.combine(best, rest),
         np.asarray(arrays["history"]),
-        ema=average,
+        ema=None if ema is None else eqx.combine(averaged(trained, ema), rest),
         skipped=int(carry["skipped"]),
         stopped=notes["stopped"] or "steps",
     )

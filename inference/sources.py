@@ -7,8 +7,8 @@ and a part in the compiled loop, which takes the batch of one step from what was
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -110,6 +110,11 @@ class ArraySource(AbstractSource):
         return order, (self._batches.take(fed, step, order, self._placement.split_rows),)
 
 
+class _Block(NamedTuple):
+    first: Any
+    rows: PyTree
+
+
 class StreamSource(AbstractSource):
     """Batches that the host reads, a block of steps at a time, while the device works on others.
 
@@ -139,7 +144,7 @@ class StreamSource(AbstractSource):
             block, read = self._stream.read(self._length, self._steps - step)
             self._block = self._placement.send_block(block)
             self._first, self._until = step, step + read
-        return (np.int32(self._first), self._block), self._until
+        return _Block(np.int32(self._first), self._block), self._until
 
     def position(self, step: int) -> Any:
         """Where the rows of `step` begin in the stream."""
@@ -153,9 +158,8 @@ class StreamSource(AbstractSource):
         self, fed: PyTree, carried: PyTree, key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[PyTree, tuple[PyTree, ...]]:
         """One batch of the block."""
-        first, block = fed
         batch = jax.tree.map(
-            lambda x: jax.lax.dynamic_index_in_dim(x, step - first, keepdims=False), block
+            lambda x: jax.lax.dynamic_index_in_dim(x, step - fed.first, keepdims=False), fed.rows
         )
         return (), (batch,)
 
@@ -179,14 +183,17 @@ def source_of(
             what = "a program that draws them" if data is not None else "no data"
             raise ValueError(f"a batch_size needs data to take batches from, and there are {what}")
         return NoData(data)
-    leaves = jax.tree.leaves(data)
-    if len(leaves) == 1 and leaves[0] is data and _is_stream(data):
-        return StreamSource(Stream(data, batch_size, positions=positions), steps, block, placement)
+    if _is_stream(data):
+        stream = Stream(data, batch_size, positions=positions)
+        return StreamSource(stream, steps, block, placement)
     return ArraySource(data, batch_size, placement)
 
 
 def _is_stream(data: Any) -> bool:
-    return isinstance(data, Iterable) and not hasattr(data, "dtype")
+    """Whether something is to be iterated; a pytree of arrays, lists included, is not."""
+    if not isinstance(data, Iterable) or hasattr(data, "dtype"):
+        return False
+    return isinstance(data, Iterator) or jax.tree_util.all_leaves([data])
 
 
 def _is_program(data: Any) -> bool:

@@ -25,6 +25,7 @@ from ppgen._pathwise import has_pathwise_derivative
 
 __all__ = [
     "Structure",
+    "as_single_precision",
     "flatten",
     "has_pathwise_derivative",
     "in_single_precision",
@@ -253,13 +254,17 @@ def in_single_precision(dist: Distribution) -> Distribution:
     copies: dict[int, Any] = {}
 
     def promoted(x: Any) -> Any:
-        if not (isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)):
-            return x
-        if jnp.finfo(x.dtype).bits >= 32:
-            return x
-        return copies.setdefault(id(x), x.astype(jnp.float32))
+        single = as_single_precision(x)
+        return x if single is x else copies.setdefault(id(x), single)
 
     return rebuilt(dist, promoted)
+
+
+def as_single_precision(x: Any) -> Any:
+    """An array of floating-point numbers of less than single precision, in that."""
+    if not (isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)):
+        return x
+    return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
 
 
 def plain(dist: Any) -> Any:

@@ -13,6 +13,7 @@ from numpyro.distributions import Distribution
 
 from ppgen import _jax
 from ppgen._choose import bind_choice
+from ppgen._distributions import as_single_precision
 from ppgen._errors import ControlFlowError, SiteError
 from ppgen._primitives import (
     DENSITY_SCOPE,
@@ -168,7 +169,7 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
 
     def density(_, operands, value):
         dist = spec.density.build(operands[: spec.num_leaves])
-        logp = log_prob(dist, value)
+        logp = log_prob(dist, as_single_precision(value))
         rest = operands[spec.num_leaves :]
         if spec.has_mask:
             logp = jnp.where(rest[0], logp, jnp.zeros((), logp.dtype))
