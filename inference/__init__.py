@@ -64,6 +64,7 @@ from ppgen.inference.resampling import ResidualResampling as ResidualResampling
 from ppgen.inference.resampling import SystematicResampling as SystematicResampling
 from ppgen.inference.resampling import WithoutScore as WithoutScore
 from ppgen.inference.resampling import draw_ancestors as draw_ancestors
+from ppgen.inference.restoring import load_fitted as load_fitted
 from ppgen.inference.streams import DataError as DataError
 from ppgen.inference.weighting import ImportanceSamples as ImportanceSamples
 from ppgen.inference.weighting import importance_sampling as importance_sampling

@@ -22,7 +22,7 @@ from ppgen.inference.checkpoints import Checkpoints, Store
 from ppgen.inference.early_stopping import EarlyStopping, Validation
 from ppgen.inference.loop import FitError, Loop
 from ppgen.inference.metric_log import MetricLog
-from ppgen.inference.optimization import Given, Optimization
+from ppgen.inference.optimization import Given, Optimization, averaged
 from ppgen.inference.placement import Placement, Shardings
 from ppgen.inference.recovery import Recovery
 from ppgen.inference.sources import source_of
@@ -285,7 +285,7 @@ def _fitted(loop: Loop, validation: Validation | None, stopped: str) -> Fitted:
         params, state = validation.best
     average = None
     if optimization.decay is not None:
-        average = loop.parameters(optimization.averaged(carry))
+        average = loop.parameters(averaged(carry.trained, optimization.decay))
     return Fitted(
         loop.parameters(params),
         loop.values(),
