@@ -32,11 +32,13 @@ from ppgen.inference.objectives import expected_reward as expected_reward
 from ppgen.inference.objectives import f_divergence as f_divergence
 from ppgen.inference.objectives import forward_kl as forward_kl
 from ppgen.inference.objectives import hvi as hvi
+from ppgen.inference.objectives import implicit_score_matching as implicit_score_matching
 from ppgen.inference.objectives import iwelbo as iwelbo
 from ppgen.inference.objectives import iwhvi as iwhvi
 from ppgen.inference.objectives import renyi as renyi
 from ppgen.inference.objectives import reweighted_wake_sleep as reweighted_wake_sleep
 from ppgen.inference.objectives import sleep as sleep
+from ppgen.inference.objectives import sliced_score_matching as sliced_score_matching
 from ppgen.inference.objectives import sticking_the_landing as sticking_the_landing
 from ppgen.inference.objectives import tvo as tvo
 from ppgen.inference.objectives import vimco as vimco

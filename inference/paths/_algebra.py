@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 import ppgen
 from ppgen.inference.paths._errors import PathError
-from ppgen.inference.paths._structure import Sites, checked, nearly_equal, normal_parameters
+from ppgen.inference.paths._structure import Sites, agree, checked, normal_parameters, probe
 
 Program = Callable[..., Any]
 Field = Callable[[Array, Array], Array]
@@ -114,25 +114,18 @@ def coefficients(bridge: Program) -> Callable[..., Coefficients]:
             # Whatever else it draws must not matter, which is checked below.
             return ppgen.seed(program)(jax.random.key(0))
 
-        def ends(t: Array) -> tuple[Array, Array, Array]:
-            middle = point(t, zero, zero)[0]
-            return (
-                point(t, zero + 1, zero)[0] - middle,
-                point(t, zero, zero + 1)[0] - middle,
-                middle,
-            )
+        def ends(t: Array) -> tuple[Array, Array]:
+            middle, one = point(t, zero, zero)[0], jnp.ones_like(like)
+            return point(t, one, zero)[0] - middle, point(t, zero, one)[0] - middle
 
-        found, dots = jax.jvp(ends, (t,), (jnp.ones_like(t),))
-        alpha, sigma, middle = found
-        keys = jax.random.split(jax.random.key(1))
-        u, w = (jax.random.normal(key, like.shape, like.dtype) for key in keys)
+        (alpha, sigma), dots = jax.jvp(ends, (t,), (jnp.ones_like(t),))
+        u, w = probe(like, 1), probe(like, 2)
         x, noise = point(t, u, w)
         if noise is not None:
             noise = tuple(jnp.broadcast_to(n, like.shape) for n in noise)
-        right = nearly_equal(x, alpha * u + sigma * w) & nearly_equal(middle, zero)
         numbers = checked(
-            (alpha, sigma, dots[0], dots[1]),
-            right,
+            (alpha, sigma, *dots),
+            agree(x, alpha * u, sigma * w),
             "the path is not alpha(t) * x1 + sigma(t) * x0, element by element",
             "path_point, which takes any path; or a bridge of these two sites",
         )

@@ -7,17 +7,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpyro
 from jaxtyping import Array, Float
 
 import ppgen
 from ppgen.inference.paths._errors import PathError
 from ppgen.inference.paths._points import PathPoint, path_point
 from ppgen.inference.paths._structure import (
+    agree,
     checked,
     depends,
     fixing,
     is_unbounded,
-    nearly_equal,
+    probe,
 )
 
 Program = Callable[..., Any]
@@ -93,8 +95,12 @@ def regress(
         3.0
     """
 
+    def propose() -> None:
+        numpyro.sample("t", proposal)
+
     def objective(params: Any, *args: Any) -> Float[Array, ""]:
-        time = None if proposal is None else ppgen.draw(proposal, name="t")
+        drawn = None if proposal is None else ppgen.simulate(propose)()
+        time = None if drawn is None else drawn["t"]
         point = path_point(bridge, time=time, keep=inputs)(*args)
         if missing := [name for name in inputs if name not in point.sites]:
             raise PathError("the bridge has no such site", site=missing[0])
@@ -114,8 +120,8 @@ def regress(
             raise PathError(f"the loss of one prediction is a scalar, not {jnp.shape(losses)}")
         if weight is not None:
             losses = losses * weight(point.t)
-        if proposal is not None:
-            losses = losses * jnp.exp(point.log_time - proposal.log_prob(time))
+        if drawn is not None:
+            losses = losses * jnp.exp(point.log_time - drawn.log_probs["t"])
         return jnp.mean(losses)
 
     return objective
@@ -170,7 +176,7 @@ def _score(point: PathPoint, bridge: Program, noise: str, args: tuple) -> Array:
     scale = at(jnp.ones_like(s))[0] - start
     scale = checked(
         scale,
-        nearly_equal(point.x, start + scale * s),
+        agree(at(probe(s, 1))[0], start, scale * probe(s, 1)),
         "the path is not linear, element by element, in the noise",
         "x = r + sigma(t) * noise",
     )

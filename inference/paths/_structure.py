@@ -72,7 +72,7 @@ def normal_parameters(law: Any) -> tuple[Array, Array] | None:
     """Location and scale of independent normals; `None` of anything else."""
     while isinstance(law, (dist.Independent, dist.ExpandedDistribution, dist.MaskedDistribution)):
         law = law.base_dist
-    return (law.loc, law.scale) if type(law) is dist.Normal else None
+    return (jnp.asarray(law.loc), jnp.asarray(law.scale)) if type(law) is dist.Normal else None
 
 
 def is_unbounded(law: Any) -> bool:
@@ -115,7 +115,16 @@ def checked(coefficients: Any, right: Array, message: str, instead: str) -> Any:
     return jax.tree.map(lambda c: jnp.where(right, c, jnp.nan), coefficients)
 
 
-def nearly_equal(a: Array, b: Array) -> Array:
-    """Whether all elements agree, but for rounding."""
-    size = jnp.max(jnp.abs(a)) + jnp.max(jnp.abs(b)) + 1e-30
-    return jnp.max(jnp.abs(a - b)) <= 1e3 * jnp.finfo(a.dtype).eps * size
+def probe(like: Array, index: int) -> Array:
+    """Fixed numbers to look at a function with, the same in every run."""
+    return jax.random.normal(jax.random.key(index), like.shape, like.dtype)
+
+
+def agree(found: Array, *terms: Array) -> Array:
+    """Whether `found` is the sum of the terms, but for rounding.
+
+    Nothing that has a derivative depends on it, so none goes into it.
+    """
+    found, *terms = jax.lax.stop_gradient((found, *terms))
+    size = sum(jnp.max(jnp.abs(term)) for term in terms)
+    return jnp.max(jnp.abs(found - sum(terms))) <= 10 * jnp.sqrt(jnp.finfo(found.dtype).eps) * size

@@ -23,7 +23,7 @@ class Warped(Distribution):
     found by bisection, and 1 / f'(u) by `jax.jvp`. Three that are in use:
 
     - logit-normal: `Warped(lambda u, m, s: sigmoid(m + s * ndtri(u)), m, s)`;
-    - mode, for -1 ≤ s ≤ 2/(π-2): `Warped(lambda u, s: u + s * (sin(pi * u / 2) ** 2 - u), s)`;
+    - mode, for -1 ≤ s ≤ 2/(π-2): `Warped(lambda u, s: u + s * (u - sin(pi * u / 2) ** 2), s)`;
     - cosine: `Warped(lambda u: 1 - 1 / (1 + tan(pi * u / 2)))`.
 
     Args:
