@@ -25,7 +25,7 @@ from ppgen.inference import (
 from ppgen.models.datasets import GaussianMixture
 
 SIGMAS = 5.0
-DRAWS = 2000
+DRAWS = 1500
 TIMES = jnp.linspace(0.01, 0.99, 101)
 
 
@@ -137,8 +137,8 @@ def test_noise_is_abducted_and_replayed():
     forth = Chain(begin, ancestral(fields), times)
     data = jnp.array([2.3, 0.8])
     back = Chain(dist.Delta(data, event_dim=1), noising(bridge), times[::-1])
-    path = ppgen.seed(back.path)(jax.random.key(0))[::-1]
-    choices = forth.abduct(path)
+    path = jax.jit(ppgen.seed(back.path))(jax.random.key(0))[::-1]
+    choices = jax.jit(forth.abduct)(path)
     found = jax.jit(ppgen.assess(forth))(choices)
     np.testing.assert_allclose(found.value, data, atol=1e-4)
     right = dist.Normal(0, 1).log_prob(choices["noise"]).sum() + begin.log_prob(path[0])

@@ -12,7 +12,15 @@ from jaxtyping import Array, Float
 
 import ppgen
 from ppgen.inference.paths._errors import PathError
-from ppgen.inference.paths._structure import Sites, agree, checked, normal_parameters, probe
+from ppgen.inference.paths._structure import (
+    Sites,
+    agree,
+    checked,
+    depends,
+    fixing,
+    normal_parameters,
+    probe,
+)
 
 Program = Callable[..., Any]
 Field = Callable[[Array, Array], Array]
@@ -28,7 +36,8 @@ class Coefficients(NamedTuple):
         sigma: of the noise site.
         alpha_dot: the derivative of `alpha` by t.
         sigma_dot: the derivative of `sigma` by t.
-        noise: location and scale of the noise site where it is normal, else `None`.
+        noise: location and scale of the noise site where it is normal and independent of all other
+            sites, else `None`.
     """
 
     alpha: Float[Array, "..."]
@@ -121,8 +130,10 @@ def coefficients(bridge: Program) -> Callable[..., Coefficients]:
         (alpha, sigma), dots = jax.jvp(ends, (t,), (jnp.ones_like(t),))
         u, w = probe(like, 1), probe(like, 2)
         x, noise = point(t, u, w)
-        if noise is not None:
+        if noise is not None and _independent(bridge, t, like, args):
             noise = tuple(jnp.broadcast_to(n, like.shape) for n in noise)
+        else:
+            noise = None
         numbers = checked(
             (alpha, sigma, *dots),
             agree(x, alpha * u, sigma * w),
@@ -132,6 +143,20 @@ def coefficients(bridge: Program) -> Callable[..., Coefficients]:
         return Coefficients(*numbers, noise)
 
     return run
+
+
+def _independent(bridge: Program, t: Array, like: Array, args: tuple) -> bool:
+    """Whether no other site depends on the noise, nor the noise on the data."""
+
+    def log_probs(x1: Array, x0: Array) -> dict[str, Array]:
+        program = fixing(bridge, {"t": t, "x1": x1, "x0": x0})
+        return ppgen.seed(ppgen.simulate(program))(jax.random.key(0), *args).log_probs
+
+    def others(x0: Array) -> list[Array]:
+        return [lp for name, lp in log_probs(like, x0).items() if name != "x0"]
+
+    own = depends(lambda x1: log_probs(x1, like)["x0"], like)
+    return not any(own) and not any(depends(others, like))
 
 
 class Decoded(eqx.Module):
