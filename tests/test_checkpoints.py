@@ -165,14 +165,14 @@ def test_a_wrong_number_is_noticed(tmp_path):
 
 
 def test_of_another_fit_is_an_error(tmp_path):
-    run(tmp_path, "arrays", steps=10)
+    run(tmp_path, "none", steps=10)
     with pytest.raises(CheckpointError, match="another key"):
-        run(tmp_path, "arrays", key=jax.random.key(4))
+        run(tmp_path, "none", key=jax.random.key(4))
     folder = Checkpoints(tmp_path / "checkpoints")
     more = {"key": KEY, "steps": 20}
-    with pytest.raises(CheckpointError, match=r"params is float32\[4\], and float32\[5\] here"):
+    with pytest.raises(CheckpointError, match=r"is float32\[4\], and float32\[5\] here"):
         fit(loss, jnp.zeros(5), optax.adam(0.1), checkpoints=folder, ema=0.9, **more)
-    with pytest.raises(CheckpointError, match="another fit: .* not known here"):
+    with pytest.raises(CheckpointError, match="another fit: .* and not known here"):
         fit(loss, jnp.zeros(4), optax.sgd(0.1), checkpoints=folder, **more)
     with pytest.raises(CheckpointError, match="holds the checkpoints of another fit"):
         once = Checkpoints(folder.folder, resume=False)
@@ -205,7 +205,7 @@ def test_typed_keys_and_state_are_saved(tmp_path):
 
 def test_faults():
     """SIGKILL, a damaged file, a full disk, in processes of their own: see benchmarks/faults.py."""
-    command = [sys.executable, ROOT / "benchmarks" / "faults.py", "--kills", "3", "--damages", "12"]
+    command = [sys.executable, ROOT / "benchmarks" / "faults.py", "--kills", "2", "--damages", "20"]
     command += ["--kinds", "grain"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr

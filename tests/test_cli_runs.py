@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,10 +12,13 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
+import optax
 import pytest
 from cli_runs import (
     SHORT,
@@ -27,12 +31,14 @@ from cli_runs import (
     run,
 )
 
-from ppgen.inference import FitError, load_fitted
+from ppgen.inference import Estimate, FitError, load_fitted
 from ppgen.models.cli import main
 from ppgen.models.cli._interrupts import SIGNALS, deferred
 from ppgen.models.cli._options import from_record
+from ppgen.models.cli._recipe import AbstractRecipe, Report, Stage
 from ppgen.models.cli._recipes import RECIPES
 from ppgen.models.cli._run_folder import read_config
+from ppgen.models.cli._training import Training
 
 
 def saved(folder):
@@ -120,6 +126,76 @@ def test_a_model_fits_goes_on_is_evaluated_and_sampled(here, model, capsys):
     assert main(["list"]) == 0
     listed = capsys.readouterr().out
     assert f"runs/{model}-001  {model}  4 of 4 steps" in listed and listed.endswith("finished\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoStages(AbstractRecipe):
+    """First the mean of numbers, and then that of their distances from it."""
+
+    scale: float = 1.0
+    """Of the numbers."""
+
+    training: ClassVar[Training] = Training(
+        steps=4, batch_size=5, learning_rate=0.1, chunk=2, checkpoint_every=2
+    )
+    evaluation_particles: ClassVar[int] = 1
+    stages: ClassVar[tuple[str, ...]] = ("mean", "distance")
+
+    def check(self):
+        pass
+
+    def load(self):
+        return self.scale * np.arange(20, dtype=np.float32)
+
+    def facts(self, data):
+        return {"rows": len(data)}
+
+    def params(self, stage, facts, key):
+        return {stage: jnp.zeros(())}
+
+    def stage(self, name, training, params, data, fitted):
+        assert list(fitted) == ["mean", "distance"][: self.stages.index(name)]
+        if name == "distance":
+            data = np.abs(data - np.asarray(fitted["mean"]["mean"]))
+        return Stage(
+            lambda params, rows: jnp.mean((params[name] - rows) ** 2),
+            params,
+            optax.sgd(training.learning_rate),
+            data,
+        )
+
+    def evaluate(self, data, fitted, *, particles, split, key):
+        values = [Estimate(float(fitted[name][name]), 0.0) for name in self.stages]
+        return Report("held out: 20 numbers", [("units", 6)], [("both", values[1:])], {})
+
+    def sample(self, path, facts, fitted, *, count, key):
+        path.write_text(f"{count} of {facts['rows']}")
+
+    def pictures(self, folder, data, fitted, key):
+        pass
+
+
+def test_a_run_of_two_stages_goes_on_in_either(here, monkeypatch, capsys):
+    monkeypatch.setitem(RECIPES, "two", TwoStages)
+    assert main(["fit", "two", "--scale", "2"]) == 0
+    folder = here / "runs" / "two-001"
+    assert (folder / "samples.png").read_text() == "100 of 20"
+    whole = saved(folder)
+    assert whole["distance"].params["distance"] > 0
+    for stage in TwoStages.stages:
+        killed = here / f"killed-{stage}"
+        shutil.copytree(folder, killed)
+        (killed / "figures.json").unlink()
+        shutil.rmtree(killed / stage / "checkpoints" / "4")
+        if stage == "mean":
+            shutil.rmtree(killed / "distance")
+        assert main(["resume", str(killed)]) == 0
+        assert_same(saved(killed), whole)
+        for name in TwoStages.stages:
+            assert metrics_of(killed / name) == metrics_of(folder / name)
+    capsys.readouterr()
+    assert main(["list"]) == 0
+    assert "mean 4, distance 4 of 4 steps" in capsys.readouterr().out
 
 
 # --- killed, interrupted --------------------------------------------------------------------------
