@@ -32,10 +32,8 @@ def prepared(request):
     state = svi.init(KEY, *row.args)
     params = svi.optim.get_params(state.optim_state)
     leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(8), len(leaves))
-    moved = [
-        x + 0.05 * jax.random.normal(k, jnp.shape(x)) for k, x in zip(keys, leaves, strict=True)
-    ]
+    normal = np.random.default_rng(8).standard_normal
+    moved = [jnp.asarray(x + 0.05 * normal(np.shape(x)), jnp.asarray(x).dtype) for x in leaves]
     return row, svi, jax.tree.unflatten(treedef, moved), state.mutable_state or {}
 
 
