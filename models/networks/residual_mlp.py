@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 
 class ResidualMLP(eqx.Module):
-    """h ← h + W₂ gelu(W₁ norm(h)), `depth` times, between two affine layers.
+    """h ← h + W₃ (gelu(W₁ norm(h)) · W₂ norm(h)), `depth` times, between two affine layers.
 
-    The blocks begin as the identity (W₂ is zero), so that depth does not slow the first steps. It
-    computes in the precision of its weights; normalisation, which sums squares, in float32 or more.
+    The blocks begin as the identity (W₃ is zero), so that depth does not slow the first steps. Their
+    gates multiply, so that interactions of two inputs take one block. It computes in the precision
+    of its weights; normalisation, which sums squares, in float32 or more.
+
+    References:
+        Shazeer. GLU variants improve transformer. arXiv 2020, for the gates.
     """
 
     first: eqx.nn.Linear
@@ -27,7 +32,7 @@ class ResidualMLP(eqx.Module):
         self.blocks = [
             (
                 eqx.nn.LayerNorm(hidden),
-                eqx.nn.Linear(hidden, hidden, key=keys[2 * i + 1]),
+                eqx.nn.Linear(hidden, 2 * hidden, key=keys[2 * i + 1]),
                 _zero(eqx.nn.Linear(hidden, hidden, key=keys[2 * i + 2])),
             )
             for i in range(depth)
@@ -39,7 +44,8 @@ class ResidualMLP(eqx.Module):
         """Evaluates the network on one input: no batch axis (`jax.vmap` gives one)."""
         h = self.first(x.astype(self.first.weight.dtype))
         for norm, inner, outer in self.blocks:
-            h = h + outer(jax.nn.gelu(inner(norm(h))))
+            gate, h_in = jnp.split(inner(norm(h)), 2)
+            h = h + outer(jax.nn.gelu(gate) * h_in)
         return self.last(jax.nn.gelu(self.norm(h)))
 
 
