@@ -77,7 +77,7 @@ class Ising(eqx.Module):
             >>> print(f"{Ising(4).log_normalizer():.6f}")
             12.598503
         """
-        return self._log_sum()
+        return self._log_sum().real
 
     def entropy(self) -> float:
         """The entropy in nats, exact: log Z less the mean log weight.
@@ -91,7 +91,7 @@ class Ising(eqx.Module):
         # The mean log weight is the derivative of log Z by a common factor of the log weights; a
         # complex step has no cancellation, so that it is exact to rounding.
         step = 1e-30
-        return self._log_sum() - complex(self._log_sum(factor=1 + 1j * step)).imag / step
+        return self._log_sum().real - self._log_sum(factor=1 + 1j * step).imag / step
 
     def log_marginal(self, x: Num[np.ndarray, " sites"], known: Bool[np.ndarray, " sites"]) -> float:
         """The log probability of the values of some sites, the others summed out: in nats, exact.
@@ -109,11 +109,11 @@ class Ising(eqx.Module):
             >>> print(f"{np.exp(up) + np.exp(down):.6f}")
             1.000000
         """
-        return self._log_sum((np.asarray(x), np.asarray(known))) - self._log_sum()
+        return (self._log_sum((np.asarray(x), np.asarray(known))) - self._log_sum()).real
 
     def _log_sum(
         self, clamped: tuple[np.ndarray, np.ndarray] | None = None, factor: complex = 1.0
-    ) -> float:
+    ) -> complex:
         """Log of the sum of the weights, to the power of `factor`, of what agrees with `clamped`."""
         within, between = _transfer(self.columns, self.coupling, self.field, complex(factor))
         allowed = np.ones((self.rows, len(within)))
@@ -130,8 +130,7 @@ class Ising(eqx.Module):
             size = np.abs(product).max()
             log_scale += math.log(size)
             product = (product[:, keep] / size) @ step
-        total = np.log(np.trace(product[:, first])) + log_scale
-        return total if factor != 1.0 else float(total.real)
+        return complex(np.log(np.trace(product[:, first])) + log_scale)
 
 
 def _states(columns: int) -> Int[np.ndarray, "states columns"]:

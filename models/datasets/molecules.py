@@ -79,7 +79,7 @@ def all_strings(sites: int, values: int) -> Int[np.ndarray, "strings sites"]:
         >>> all_strings(2, 2).tolist()
         [[0, 0], [0, 1], [1, 0], [1, 1]]
     """
-    return np.array(list(itertools.product(range(values), repeat=sites)))
+    return np.array(list(itertools.product(range(values), repeat=sites)), np.int32)
 
 
 def molecule_string(x: Int[np.ndarray, " sites"]) -> str:
