@@ -245,9 +245,7 @@ def importance_weighted_kl(
     log_w, cost, error = jax.vmap(one)(jnp.arange(draws))
     held = jax.lax.stop_gradient(cost)
     baseline = (jnp.sum(held) - held) / (draws - 1)
-    return jnp.mean(
-        jnp.exp(log_w) * (cost - 1 - baseline) + 1 + baseline + penalty * error
-    )
+    return jnp.mean(jnp.exp(log_w) * (cost - 1 - baseline) + 1 + baseline + penalty * error)
 
 
 def published_kl(

@@ -148,7 +148,7 @@ def fit_energy(
     objective: Literal["importance", "published", "elbo"] = "published",
     draws: int = 512,
     erased: int | None = None,
-    penalty: float = 4.0,
+    penalty: float | None = None,
     callback: Callback | None = None,
 ) -> MaM:
     """Trains a model towards an unnormalised target f.
@@ -165,7 +165,7 @@ def fit_energy(
         draws: Vectors in a step.
         erased: With "published": draw from persistent chains, whose moves erase that many sites; by
             ancestral sampling if None.
-        penalty: λ, the weight of `consistency`.
+        penalty: λ, the weight of `consistency`; D if None, so that it is the sum over an order.
         callback: As for `fit`.
 
     Returns:
@@ -177,6 +177,7 @@ def fit_energy(
     fit_key, chain_key, start_key = jax.random.split(key, 3)
     if objective != "published" and erased is not None:
         raise ValueError(f"{objective!r} draws by ancestral sampling, not from chains: erased=None")
+    penalty = mam.sites if penalty is None else penalty
     common: dict[str, Any] = {"key": fit_key, "steps": steps, "callback": callback}
 
     if objective == "importance":

@@ -63,7 +63,11 @@ def test_gibbs_draws_have_the_exact_marginals():
         x, weights, log_z = brute_force(ising)
         p = np.exp(weights - log_z)
         errors = []
-        for values in (lambda x: x[:, 5], lambda x: x[:, 0] == x[:, 3], lambda x: x[:, 5] == x[:, 9]):
+        for values in (
+            lambda x: x[:, 5],
+            lambda x: x[:, 0] == x[:, 3],
+            lambda x: x[:, 5] == x[:, 9],
+        ):
             exact = p @ values(x)
             errors.append((values(draws).mean() - exact) / np.sqrt(exact * (1 - exact) / 4000))
         return np.abs(errors).max()

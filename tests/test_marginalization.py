@@ -288,9 +288,7 @@ def test_the_published_gradient_is_the_one_of_the_paper_and_biased():
         return published_kl(independent(marginal), log_weight, drawn(marginal))
 
     x = ppgen.seed(drawn)(jax.random.key(0), MARGINAL, 50)
-    score = jax.vmap(
-        lambda x: jax.grad(lambda m: log_marginal(independent(m), x))(MARGINAL)
-    )(x)
+    score = jax.vmap(lambda x: jax.grad(lambda m: log_marginal(independent(m), x))(MARGINAL))(x)
     cost = jax.vmap(lambda x: log_marginal(independent(MARGINAL), x) - log_weight(x))(x)
     by_hand = jnp.mean((cost - cost.mean())[:, None, None] / cost.std() * score, 0)
     fixed = ppgen.expectation(lambda m: published_kl(independent(m), log_weight, x))
@@ -340,7 +338,9 @@ def divergences(mam):
     """KL(p_θ ‖ f / Z), p_θ normalised, and that of p_φ with its order, from draws."""
     log_p = jax.jit(jax.vmap(log_marginal, (None, 0)))(mam, STATES)
     log_p = log_p - jax.nn.logsumexp(log_p)
-    bound = ppgen.expectation(elbo(lambda mam: target(mam, ISING.log_weight), any_order), draws=2000)
+    bound = ppgen.expectation(
+        elbo(lambda mam: target(mam, ISING.log_weight), any_order), draws=2000
+    )
     of_phi = ISING.log_normalizer() - jax.jit(bound)(jax.random.key(9), mam)
     return float(jnp.exp(log_p) @ (log_p - LOG_TARGET)), float(of_phi)
 
@@ -387,9 +387,7 @@ def test_training_by_the_elbo_improves_the_conditionals(start):
 def test_objectives_that_cannot_be_are_refused():
     common = {"key": jax.random.key(0), "steps": 1}
     with pytest.raises(ValueError, match="not from chains"):
-        fit_energy(
-            fresh(), log_weight, optax.sgd(0.1), objective="importance", erased=2, **common
-        )
+        fit_energy(fresh(), log_weight, optax.sgd(0.1), objective="importance", erased=2, **common)
     with pytest.raises(ValueError, match="too few"):
         ppgen.expectation(importance_of(1))(jax.random.key(0), random_model())
 
@@ -421,7 +419,9 @@ def test_chains_move_with_the_model_and_stay_configurations():
 
 
 def test_maximum_likelihood_in_two_stages():
-    data = STATES[np.random.RandomState(0).choice(512, 4000, p=np.exp(LOG_TARGET) / np.exp(LOG_TARGET).sum())]
+    data = STATES[
+        np.random.RandomState(0).choice(512, 4000, p=np.exp(LOG_TARGET) / np.exp(LOG_TARGET).sum())
+    ]
     seen = []
     mam = fit_likelihood(
         fresh(),
