@@ -1,4 +1,4 @@
-"""Marginalization models at their marks: Ising models, digits, molecules, and what a marginal costs.
+"""Marginalization models: Ising models, digits, molecules, and what a marginal costs.
 
     python benchmarks/models_marginalization.py                # prints, and writes the .md
     python benchmarks/models_marginalization.py --fast         # smaller, with easier marks; no file
@@ -33,7 +33,7 @@ from scipy.special import logsumexp
 import ppgen
 from ppgen.inference import per_datum
 from ppgen.models.baselines import pixel_marginal_log_likelihood
-from ppgen.models.datasets import Ising, Molecules, all_strings, load_digits, sample_ising
+from ppgen.models.datasets import Ising, Molecules, all_strings, sample_ising
 from ppgen.models.marginalization import (
     MaM,
     any_order,
@@ -41,6 +41,7 @@ from ppgen.models.marginalization import (
     inconsistency,
     log_marginal,
 )
+from ppgen.models.marginalization_tasks import binary_digits
 from ppgen.models.marginalization_training import fit_energy, fit_likelihood, sample
 from ppgen.models.networks import DualMLP
 
@@ -257,8 +258,7 @@ def speed(fast: bool, seed: int) -> list[Mark]:
 
 
 def digits(fast: bool, seed: int) -> list[Mark]:
-    data, name = load_digits(), "digits 8x8"
-    train, held_out = (np.asarray(part >= 8, np.int32) for part in (data.train, data.held_out))
+    (train, held_out), name = binary_digits(), "digits 8x8"
     width, depth, steps = (64, 1, (300, 300)) if fast else (256, 1, (2000, 2000))
 
     def trained(train: np.ndarray, steps: tuple[int, int]) -> MaM:
@@ -321,7 +321,7 @@ def digits(fast: bool, seed: int) -> list[Mark]:
 
 @eqx.filter_jit
 def subset_by_conditionals(mam: MaM, x: Any, known: Any, seed: int) -> Any:
-    """log p_φ of a subset, its sites first in a random order: D passes, as an ARM has to."""
+    """The log p_φ of a subset, its sites first in a random order: D passes, as an ARM has to."""
 
     def one(x, known, key):
         order = jnp.argsort(jnp.where(known, 0.0, 1.0) + jax.random.uniform(key, x.shape))
@@ -423,18 +423,20 @@ def main() -> None:
         runs.append(marks(options.fast, seed))
         spent.append(time.process_time() - start)
         print(f"seed {seed}: {spent[-1]:.0f} s of CPU", *table(runs[-1:]), sep="\n", flush=True)
+    command = "python benchmarks/models_marginalization.py --seeds "
+    command += " ".join(map(str, options.seeds))
     lines = [
         "# Marginalization models",
         "",
-        f"`python benchmarks/models_marginalization.py --seeds {' '.join(map(str, options.seeds))}`, "
-        f"{datetime.date.today()}; {os.cpu_count()} CPU cores ({platform.machine()}, shared); Python "
-        f"{sys.version.split()[0]}, jax {jax.__version__}, numpyro {numpyro.__version__}; "
+        f"`{command}`, {datetime.date.today()}; {os.cpu_count()} CPU cores "
+        f"({platform.machine()}, shared); Python {sys.version.split()[0]}, "
+        f"jax {jax.__version__}, numpyro {numpyro.__version__}; "
         f"{statistics.mean(spent):.0f} s of CPU for a seed.",
         "",
         "Divergences and errors in nats; mean over the seeds, in brackets the least and the most. "
         "`p_theta` are the marginals, in one pass, `p_phi` the conditionals; the divergence of "
-        "`p_phi` is that of vector and order together, an upper bound on that of the vector. Energy "
-        "training is by the published heuristic with persistent chains, unless it says unbiased.",
+        "`p_phi` is that of vector and order together, an upper bound on that of the vector. "
+        "Energies are by the published heuristic with persistent chains, unless it says unbiased.",
         "",
         *table(runs),
     ]

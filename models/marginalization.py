@@ -75,7 +75,7 @@ class MaM(eqx.Module):
 def log_marginal(
     mam: MaM, x: Int[Array, " sites"], known: Bool[Array, " sites"] | None = None
 ) -> Float[Array, ""]:
-    """log p_θ of the values of the sites `known`, all if None: in nats, one pass."""
+    """Log p_θ of the values of the sites `known`, all if None: in nats, one pass."""
     return mam(x, jnp.ones(mam.sites, bool) if known is None else known)[0]
 
 
@@ -162,7 +162,12 @@ def any_order_bound(mam: MaM, x: Int[Array, " sites"]) -> Float[Array, ""]:
     Returns:
         The estimate, in nats.
     """
-    rank, d = _prefix(mam)
+    return _bound_at(mam, x, *_prefix(mam))
+
+
+def _bound_at(
+    mam: MaM, x: Int[Array, " sites"], rank: Int[Array, " sites"], d: Int[Array, ""]
+) -> Float[Array, ""]:
     log_p = jnp.take_along_axis(mam(x, rank < d)[1], x[:, None], 1)[:, 0]
     return mam.sites / (mam.sites - d) * jnp.sum(jnp.where(rank >= d, log_p, 0.0))
 
@@ -254,8 +259,8 @@ def published_kl(
     r"""The paper's stand-in for KL(p_θ ‖ f), at given vectors: *heuristic*, cheap and stable.
 
     The published gradient is the score function of p_θ on vectors that come from p_φ, mostly from
-    its persistent chains, with the differences log p_θ − log f centred and divided by their standard
-    deviation in the batch:
+    its persistent chains, with the differences log p_θ − log f centred and divided by their
+    standard deviation in the batch:
 
     .. math:: \frac1n \sum_i \frac{c_i - \bar c}{\mathrm{std}(c)} \nabla \log p_\theta(x_i)
               = \nabla\, \mathrm{std}(c), \qquad c_i = \log p_\theta(x_i) - \log f(x_i).
@@ -279,5 +284,38 @@ def published_kl(
     """
     cost = jax.vmap(lambda x: log_marginal(mam, x) - log_weight(x))(x)
     error = jax.vmap(consistency, in_axes=(None, 0))(mam, x)
+    return _spread(cost) + penalty * jnp.mean(error)
+
+
+def target_loss(
+    mam: MaM, log_weight: LogWeight, x: Int[Array, "draws sites"], *, penalty: float | Array = 0.0
+) -> Float[Array, ""]:
+    """`published_kl`, less `any_order_bound`, where the vectors are of the target itself.
+
+    So p_φ is told by every site that is not known, not just by one in a step: in many sites this
+    is what makes it learn. *Unbiased* for its expectation over the vectors, the standard deviation
+    apart; they are of f in the limit of the chains of `persistent_chains` with a `log_weight`.
+
+    Args:
+        mam: The parameters.
+        log_weight: log f.
+        x: Vectors of f / Z, held fixed.
+        penalty: λ, the weight of `consistency` at the same vectors.
+
+    Returns:
+        KL(f / Z ‖ p_φ, order) + H(f / Z), plus the standard deviation, plus λ C: in nats. It draws.
+    """
+
+    def one(x: Array) -> tuple[Array, Array, Array]:
+        # At one prefix for both, for they share a pass.
+        prefix = _prefix(mam)
+        cost = log_marginal(mam, x) - log_weight(x)
+        return cost, inconsistency(mam, x, *prefix) ** 2, _bound_at(mam, x, *prefix)
+
+    cost, error, bound = jax.vmap(one)(x)
+    return _spread(cost) + jnp.mean(penalty * error - bound)
+
+
+def _spread(cost: Float[Array, " draws"]) -> Float[Array, ""]:
     # The root has no derivative at zero, where the target is met at all vectors.
-    return jnp.sqrt(jnp.var(cost) + 1e-12) + penalty * jnp.mean(error)
+    return jnp.sqrt(jnp.var(cost) + 1e-12)

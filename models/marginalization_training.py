@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import optax
 from jaxtyping import Array, Float, Int, Key, Num
 
@@ -23,6 +24,7 @@ from ppgen.models.marginalization import (
     importance_weighted_kl,
     published_kl,
     target,
+    target_loss,
 )
 from ppgen.models.networks import Paired
 
@@ -37,7 +39,12 @@ class Chained(eqx.Module):
 
 
 def persistent_chains(
-    optimizer: optax.GradientTransformation, mam: MaM, *, erased: int, key: Key[Array, ""]
+    optimizer: optax.GradientTransformation,
+    mam: MaM,
+    *,
+    erased: int,
+    key: Key[Array, ""],
+    log_weight: LogWeight | None = None,
 ) -> optax.GradientTransformation:
     """An optimiser of `Chained`: gradient steps of the model, block-Gibbs moves of its chains.
 
@@ -49,6 +56,7 @@ def persistent_chains(
         mam: A model of the same structure.
         erased: Sites that a move draws: a trade of passes for mixing.
         key: Draws the moves.
+        log_weight: log f, to follow f instead, as `block_gibbs` does with it.
 
     Returns:
         The transformation, for `fit`.
@@ -63,19 +71,49 @@ def persistent_chains(
         inner, key = state
         updates, inner = optimizer.update(gradient.mam, inner, params.mam)
         key, move_key = jax.random.split(key)
-        moved = block_gibbs(move_key, eqx.combine(params.mam, fixed), params.chains, erased=erased)
+        held = eqx.combine(params.mam, fixed)
+        moved = block_gibbs(move_key, held, params.chains, erased=erased, log_weight=log_weight)
         return Chained(updates, moved - params.chains), (inner, key)
 
     return optax.GradientTransformation(init, update)
 
 
 def block_gibbs(
-    key: Key[Array, ""], mam: MaM, chains: Num[Array, "chains sites"], *, erased: int
+    key: Key[Array, ""],
+    mam: MaM,
+    chains: Num[Array, "chains sites"],
+    *,
+    erased: int,
+    log_weight: LogWeight | None = None,
 ) -> Num[Array, "chains sites"]:
-    """One block-Gibbs move of every chain: the last `erased` sites of a random order, from p_φ."""
-    move = ppgen.seed(lambda mam, x: any_order(mam, start=x.astype(int), erased=erased))
+    """One move of every chain: the last `erased` sites of a random order, anew from p_φ.
+
+    Args:
+        key: Draws the moves.
+        mam: The model.
+        chains: Where they are.
+        erased: Sites to draw.
+        log_weight: log f, to accept a move by the rule of Metropolis and Hastings: it then leaves f
+            invariant *exactly*, whatever p_φ is. With None all moves are accepted: they leave
+            invariant what a consistent p_φ stands for.
+
+    Returns:
+        Where they are then.
+    """
+
+    def move(mam: MaM, x: Array) -> Array:
+        there = ppgen.simulate(any_order)(mam, start=x, erased=erased)
+        if log_weight is None:
+            return there.value
+        back = {"order": there["order"], "values": x[there["order"][mam.sites - erased :]]}
+        log_ratio = log_weight(there.value) - log_weight(x) - there.log_density
+        log_ratio += ppgen.log_density(any_order)(back, mam, start=x, erased=erased)
+        accept = ppgen.draw(dist.Bernoulli(jnp.exp(jnp.minimum(log_ratio, 0.0))), name="accept")
+        return jnp.where(accept == 1, there.value, x)
+
     keys = jax.random.split(key, len(chains))
-    return jax.vmap(move, (0, None, 0))(keys, mam, chains).astype(chains.dtype)
+    moved = jax.vmap(ppgen.seed(move), (0, None, 0))(keys, mam, chains.astype(int))
+    return moved.astype(chains.dtype)
 
 
 def sample(key: Key[Array, ""], mam: MaM, draws: int) -> Int[Array, "draws sites"]:
@@ -145,7 +183,7 @@ def fit_energy(
     *,
     key: Key[Array, ""],
     steps: int,
-    objective: Literal["importance", "published", "elbo"] = "published",
+    objective: Literal["importance", "published", "corrected", "elbo"] = "published",
     draws: int = 512,
     erased: int | None = None,
     penalty: float | None = None,
@@ -160,11 +198,12 @@ def fit_energy(
         key: Everything random here follows from it.
         steps: Gradient steps.
         objective: "importance" is `importance_weighted_kl`, *unbiased*; "published" the *heuristic*
-            `published_kl`; "elbo" is *unbiased* too, for p_φ alone: the score function through
+            `published_kl`; "corrected" is `target_loss`, on chains that are corrected to follow f;
+            "elbo" is *unbiased* too, for p_φ alone: the score function through
             ancestral draws, and p_θ stays where it is.
         draws: Vectors in a step.
-        erased: With "published": draw from persistent chains, whose moves erase that many sites; by
-            ancestral sampling if None.
+        erased: Draw from persistent chains, whose moves erase that many sites, for "published" and
+            "corrected"; by ancestral sampling if None.
         penalty: λ, the weight of `consistency`; D if None, so that it is the sum over an order.
         callback: As for `fit`.
 
@@ -172,11 +211,13 @@ def fit_energy(
         The model.
 
     Raises:
-        ValueError: If there is no such objective, or chains with another than "published".
+        ValueError: If there is no such objective, or it does not go with `erased`.
     """
     fit_key, chain_key, start_key = jax.random.split(key, 3)
-    if objective != "published" and erased is not None:
+    if objective in ("importance", "elbo") and erased is not None:
         raise ValueError(f"{objective!r} draws by ancestral sampling, not from chains: erased=None")
+    if objective == "corrected" and erased is None:
+        raise ValueError("'corrected' draws from chains: how many sites is a move to erase?")
     penalty = mam.sites if penalty is None else penalty
     common: dict[str, Any] = {"key": fit_key, "steps": steps, "callback": callback}
 
@@ -189,8 +230,8 @@ def fit_energy(
     if objective == "elbo":
         bound = elbo(lambda mam: target(mam, log_weight), any_order)
         return fit(bound, mam, optimizer, draws=draws, maximize=True, **common).params
-    if objective != "published":
-        raise ValueError(f"no objective {objective!r}: importance, published or elbo")
+    if objective not in ("published", "corrected"):
+        raise ValueError(f"no objective {objective!r}: importance, published, corrected or elbo")
     if erased is None:
 
         def ancestral(mam: MaM) -> Array:
@@ -200,10 +241,14 @@ def fit_energy(
 
         return fit(ancestral, mam, optimizer, **common).params
 
+    loss, followed = published_kl, None
+    if objective == "corrected":
+        loss, followed = target_loss, log_weight
+
     def chained(params: Chained) -> Array:
         x = jax.lax.stop_gradient(params.chains).astype(int)
-        return published_kl(params.mam, log_weight, x, penalty=penalty)
+        return loss(params.mam, log_weight, x, penalty=penalty)
 
     start = jax.random.randint(start_key, (draws, mam.sites), 0, mam.values).astype(float)
-    moving = persistent_chains(optimizer, mam, erased=erased, key=chain_key)
+    moving = persistent_chains(optimizer, mam, erased=erased, key=chain_key, log_weight=followed)
     return fit(chained, Chained(mam, start), moving, **common).params.mam

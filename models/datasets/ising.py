@@ -60,6 +60,11 @@ class Ising(eqx.Module):
         """Number of spins."""
         return self.rows * self.columns
 
+    @property
+    def values(self) -> int:
+        """Number of values of a spin."""
+        return 2
+
     def log_weight(self, x: Num[Array, " sites"]) -> Float[Array, ""]:
         """The log of the unnormalised probability of one configuration, in nats."""
         spins = (2.0 * x - 1.0).reshape(self.rows, self.columns)
@@ -67,7 +72,7 @@ class Ising(eqx.Module):
         return 2 * self.coupling * jnp.sum(edges) + self.field * jnp.sum(spins)
 
     def log_normalizer(self) -> float:
-        """log Z in nats, exact.
+        """Log Z in nats, exact.
 
         Raises:
             DataError: If there are more than `MAX_COLUMNS` columns.
@@ -116,7 +121,7 @@ class Ising(eqx.Module):
     def _log_sum(
         self, clamped: tuple[np.ndarray, np.ndarray] | None = None, factor: complex = 1.0
     ) -> complex:
-        """Log of the sum of the weights, to the power of `factor`, of what agrees with `clamped`."""
+        """Log of the sum of weights ** factor over all that agrees with `clamped`."""
         within, between = _transfer(self.columns, self.coupling, self.field, complex(factor))
         allowed = np.ones((self.rows, len(within)))
         if clamped is not None:

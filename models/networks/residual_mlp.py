@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, Key
 class ResidualMLP(eqx.Module):
     """h ← h + W₃ (gelu(W₁ norm(h)) · W₂ norm(h)), `depth` times, between two affine layers.
 
-    The blocks begin as the identity (W₃ is zero), so that depth does not slow the first steps. Their
-    gates multiply, so that interactions of two inputs take one block. It computes in the precision
-    of its weights; normalisation, which sums squares, in float32 or more.
+    The blocks begin as the identity (W₃ is zero), so that depth does not slow the first steps.
+    Their gates multiply, so that interactions of two inputs take one block. It computes in the
+    precision of its weights; normalisation, which sums squares, in float32 or more.
 
     References:
         Shazeer. GLU variants improve transformer. arXiv 2020, for the gates.
