@@ -14,7 +14,8 @@ it does not hold, p_θ is not quite normalised, and every figure has to say whos
 
 Training by *maximum likelihood* takes two stages: `any_order_bound` for p_φ, then `consistency` for
 p_θ. Training by an *energy*, an unnormalised target f, does both at once: `importance_weighted_kl`
-is unbiased, `published_kl` the heuristic of the paper, each to be added to `consistency`.
+is unbiased, `published_kl` the heuristic of the paper, and `target_loss` is for draws that follow f
+itself; `consistency` is part of each. `ppgen.models.marginalization_training` runs them.
 
 References:
     Liu, Ramadge, Adams. Generative marginalization models. ICML 2024 (arXiv 2023).
