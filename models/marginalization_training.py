@@ -67,7 +67,8 @@ def persistent_chains(
         return optimizer.init(params.mam), key
 
     def update(gradient: Chained, state: tuple, params: Chained | None = None) -> tuple:
-        assert params is not None
+        if params is None:
+            raise ValueError(optax.NO_PARAMS_MSG)
         inner, key = state
         updates, inner = optimizer.update(gradient.mam, inner, params.mam)
         key, move_key = jax.random.split(key)
@@ -199,8 +200,8 @@ def fit_energy(
         steps: Gradient steps.
         objective: "importance" is `importance_weighted_kl`, *unbiased*; "published" the *heuristic*
             `published_kl`; "corrected" is `target_loss`, on chains that are corrected to follow f;
-            "elbo" is *unbiased* too, for p_φ alone: the score function through
-            ancestral draws, and p_θ stays where it is.
+            "elbo" is *unbiased* too, for p_φ alone, by the score function through ancestral draws:
+            nothing ties p_θ to it.
         draws: Vectors in a step.
         erased: Draw from persistent chains, whose moves erase that many sites, for "published" and
             "corrected"; by ancestral sampling if None.
@@ -218,7 +219,7 @@ def fit_energy(
         raise ValueError(f"{objective!r} draws by ancestral sampling, not from chains: erased=None")
     if objective == "corrected" and erased is None:
         raise ValueError("'corrected' draws from chains: how many sites is a move to erase?")
-    penalty = mam.sites if penalty is None else penalty
+    penalty = float(mam.sites) if penalty is None else penalty
     common: dict[str, Any] = {"key": fit_key, "steps": steps, "callback": callback}
 
     if objective == "importance":
