@@ -1,6 +1,9 @@
 """Networks that the models are parameterised by, as equinox modules."""
 
+from ppgen.models.networks.dual import DualMLP as DualMLP
+from ppgen.models.networks.dual import Paired as Paired
 from ppgen.models.networks.glimpse import attend as attend
 from ppgen.models.networks.glimpse import paint as paint
 from ppgen.models.networks.mlp import DiagonalGaussianMLP as DiagonalGaussianMLP
 from ppgen.models.networks.mlp import PixelMLP as PixelMLP
+from ppgen.models.networks.residual_mlp import ResidualMLP as ResidualMLP
