@@ -8,3 +8,4 @@ from ppgen.models.datasets.images import split as split
 from ppgen.models.datasets.scenes import Scenes as Scenes
 from ppgen.models.datasets.scenes import draw_scenes as draw_scenes
 from ppgen.models.datasets.scenes import load_scenes as load_scenes
+from ppgen.models.datasets.poisson import solve_poisson as solve_poisson
