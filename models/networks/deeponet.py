@@ -31,7 +31,7 @@ class DeepONet(eqx.Module):
         self,
         *,
         context: int,
-        queries: int,
+        query: int,
         outputs: int,
         basis: int = 16,
         width: int = 96,
@@ -43,7 +43,7 @@ class DeepONet(eqx.Module):
 
         Args:
             context: Dimensions of the context.
-            queries: Dimensions of a query.
+            query: Dimensions of a query.
             outputs: Numbers at a query.
             basis: Functions that each output is a combination of.
             width: Of the hidden layers.
@@ -52,7 +52,7 @@ class DeepONet(eqx.Module):
             key: Draws the weights.
         """
         branch, trunk = jax.random.split(key)
-        inputs = queries * (1 + 2 * frequencies)
+        inputs = query * (1 + 2 * frequencies)
         self.branch = eqx.nn.MLP(context, basis * outputs, width, depth, jnp.tanh, key=branch)
         self.trunk = eqx.nn.MLP(inputs, basis * outputs, width, depth, jnp.tanh, key=trunk)
         self.bias = jnp.zeros(outputs)
@@ -68,7 +68,7 @@ class DeepONet(eqx.Module):
         return self.branch(context)
 
     def decode(
-        self, code: Float[Array, " code"], query: Float[Array, " queries"]
+        self, code: Float[Array, " code"], query: Float[Array, " query"]
     ) -> Float[Array, " outputs"]:
         """What there is at a query in [−1, 1]."""
         trunk = self.trunk(fourier_features(query, self.frequencies))

@@ -65,8 +65,8 @@ class GICNet(eqx.Module):
     """A grid-invariant convolutional network: a function of a cloud of points with values.
 
     Lifted pointwise, interpolated onto a fixed grid, convolved there, and made one vector, the code
-    of the cloud, together with a context; a head evaluates the code at a query. Permuting the
-    points changes nothing, and any number of them will do.
+    of the cloud and a context. A trunk network of a query scales the entries of the code, and a
+    head reads them. Permuting the points changes nothing, and any number of them will do.
 
     References:
         Vadeboncoeur, Kazlauskaite, Papandreou, Cirak, Girolami, Akyildiz. Random grid neural
@@ -77,6 +77,7 @@ class GICNet(eqx.Module):
     interpolate: KernelInterpolation
     convolutions: list[eqx.nn.Conv]
     dense: eqx.nn.MLP
+    trunk: eqx.nn.MLP
     head: eqx.nn.MLP
     frequencies: int = eqx.field(static=True)
 
@@ -86,10 +87,9 @@ class GICNet(eqx.Module):
         dimensions: int,
         values: int,
         context: int,
-        queries: int,
+        query: int,
         outputs: int,
         width: int = 96,
-        depth: int = 2,
         channels: int = 16,
         nodes: int = 16,
         frequencies: int = 0,
@@ -100,27 +100,29 @@ class GICNet(eqx.Module):
         Args:
             dimensions: Of a point.
             values: Numbers at a point.
-            context: Dimensions of the context.
-            queries: Dimensions of a query; may be zero.
+            context: Dimensions of the context; may be zero.
+            query: Dimensions of a query.
             outputs: Numbers at a query.
             width: Of the dense layers, and of the code.
-            depth: Hidden layers of the head.
             channels: On the grid.
             nodes: Of the grid, in each dimension.
             frequencies: Fourier features of a query, in each dimension.
             key: Draws the weights.
         """
-        keys = iter(jax.random.split(key, 5))
+        keys = iter(jax.random.split(key, 6))
+
+        def layers(inputs: int, outputs: int) -> eqx.nn.MLP:
+            return eqx.nn.MLP(inputs, outputs, width, 1, jnp.tanh, key=next(keys))
+
         self.lift = eqx.nn.Linear(values, channels, key=next(keys))
         self.interpolate = KernelInterpolation(channels, nodes)
         self.convolutions = [
             eqx.nn.Conv(dimensions, channels, channels, 5, padding="SAME", key=next(keys))
             for _ in range(2)
         ]
-        flat = channels * nodes**dimensions
-        self.dense = eqx.nn.MLP(flat + context, width, width, 1, jnp.tanh, key=next(keys))
-        inputs = width + queries * (1 + 2 * frequencies)
-        self.head = eqx.nn.MLP(inputs, outputs, width, depth, jnp.tanh, key=next(keys))
+        self.dense = layers(channels * nodes**dimensions + context, width)
+        self.trunk = layers(query * (1 + 2 * frequencies), width)
+        self.head = layers(width, outputs)
         self.frequencies = frequencies
 
     def encode(
@@ -129,14 +131,14 @@ class GICNet(eqx.Module):
         values: Float[Array, "points values"],
         context: Float[Array, " context"],
     ) -> Float[Array, " width"]:
-        """The code of a cloud, given a context."""
+        """The code of a cloud of points in [−1, 1]ᵈ and their values, and of a context."""
         grid = self.interpolate(points, jax.vmap(self.lift)(values))
         for convolution in self.convolutions:
             grid = grid + jax.nn.gelu(convolution(grid))
         return jnp.tanh(self.dense(jnp.concatenate([grid.ravel(), context])))
 
     def decode(
-        self, code: Float[Array, " width"], query: Float[Array, " queries"]
+        self, code: Float[Array, " width"], query: Float[Array, " query"]
     ) -> Float[Array, " outputs"]:
-        """What there is at a query in [−1, 1]."""
-        return self.head(jnp.concatenate([code, fourier_features(query, self.frequencies)]))
+        """What a code says at a query in [−1, 1], as a smooth function of it."""
+        return self.head(code * jnp.tanh(self.trunk(fourier_features(query, self.frequencies))))

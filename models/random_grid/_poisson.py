@@ -6,13 +6,14 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
+from ppgen.models.datasets.poisson import FLOOR, solve_poisson
 from ppgen.models.random_grid._problem import AbstractProblem, Field, derivative
 
 COEFFICIENTS = 5
-FLOOR = 0.1
 
 
 class Poisson(AbstractProblem):
@@ -57,6 +58,13 @@ class Poisson(AbstractProblem):
             return conductivity * derivative(u, x)
 
         return derivative(flux, x) + w
+
+    def solve(
+        self, z: Float[np.ndarray, " z"], w: Float[np.ndarray, "1"], *, refine: int = 1
+    ) -> tuple[Float[np.ndarray, "nodes 1"], Float[np.ndarray, "nodes 1"]]:
+        """By `solve_poisson`, on 201 points."""
+        u = solve_poisson(z, float(w[0]), nodes=400 * refine + 1)
+        return np.linspace(-1.0, 1.0, 201)[:, None], u[:: 2 * refine, None]
 
 
 def _polynomial(x: Float[Array, "1"], z: Float[Array, " z"]) -> Float[Array, "1"]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
@@ -58,6 +59,18 @@ class AbstractProblem(eqx.Module):
         self, u: Field, x: Float[Array, " d"], z: Float[Array, " z"], w: Float[Array, " w"]
     ) -> Float[Array, " equations"]:
         """F[u](x): zero, everywhere in the box, if u is the solution."""
+
+    @abc.abstractmethod
+    def solve(
+        self, z: Float[np.ndarray, " z"], w: Float[np.ndarray, " w"], *, refine: int = 1
+    ) -> tuple[Float[np.ndarray, "nodes d"], Float[np.ndarray, "nodes fields"]]:
+        """A reference: the points of a fine grid, and a numerical solution there.
+
+        Args:
+            z: Parameters.
+            w: Conditions.
+            refine: Resolution of the solver in multiples of the usual one. The points stay.
+        """
 
 
 def derivative(f: Field, x: Float[Array, " d"], axis: int = 0) -> Float[Array, " fields"]:
