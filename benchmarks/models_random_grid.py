@@ -139,7 +139,17 @@ def train(
     )
     seconds = time.perf_counter() - began
     scores = score(fitted.params, references, key=keys[3])
-    return Run(scores, seconds, parameters_of(rgnp.forward))
+    run = Run(scores, seconds, parameters_of(rgnp.forward))
+    what = ["deeponet"] * deeponet + ["kept grid"] * (grid is not None)
+    what += ["observations"] * (observations is not None)
+    print(
+        f"seed {seed}, {type(problem).__name__}, {size.points} points, {size.steps} steps, "
+        f"{', '.join(what) or 'random grids'}: median NSE_u {median(run):.3g}, "
+        f"NSE_z {scores.nse_z.mean():.3g}, {seconds:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
+    return run
 
 
 def median(run: Run) -> float:

@@ -49,7 +49,9 @@ def solve_burgers(
     """
     with jax.enable_x64(True):
         args = np.asarray([viscosity, advection], float)
-        return np.asarray(_solve(args, np.asarray(initial, float), np.asarray(times, float), tolerance))
+        return np.asarray(
+            _solve(args, np.asarray(initial, float), np.asarray(times, float), tolerance)
+        )
 
 
 @partial(jax.jit, static_argnames="tolerance")

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 def fourier_features(
     x: Float[Array, " d"], frequencies: int, *, period: float = 4.0
-) -> Float[Array, " {d}*(1+2*{frequencies})"]:
+) -> Float[Array, " features"]:
     """A point, and the sines and cosines of its coordinates at whole multiples of a frequency.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -22,6 +22,7 @@ SCALE = 0.05
 """Of the noises of a solution when training begins: about what a solution is worth after it."""
 
 
+@runtime_checkable
 class Network(Protocol):
     """What maps a cloud of points and a context to numbers at queries: `GICNet` or `DeepONet`."""
 
@@ -113,9 +114,7 @@ class RGNP(eqx.Module):
         low, high = jnp.asarray(self.problem.low), jnp.asarray(self.problem.high)
         return dist.Uniform(low, high).expand([self.points, len(low)]).to_event(2)
 
-    def unconstrained(
-        self, z: Float[Array, " z"], w: Float[Array, " w"], x: Cloud
-    ) -> RandomField:
+    def unconstrained(self, z: Float[Array, " z"], w: Float[Array, " w"], x: Cloud) -> RandomField:
         """q_α(ũ | z, w, X), at any point."""
         problem = self.problem
         values = jax.vmap(lambda point: problem.input(point, z, w))(x)

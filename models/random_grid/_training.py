@@ -34,21 +34,23 @@ def equation_objective(batch: int) -> Callable[[RGNP], Float[Array, ""]]:
 
 
 def observations_objective(
-    batch: int, *, total: int, noise: float
+    batch: int, *, noise: float
 ) -> Callable[[RGNP, Observations], Float[Array, ""]]:
-    """`equation_objective`, plus the log likelihood of noisy observations of some solutions.
+    """`equation_objective`, plus the mean log likelihood of noisy observations of some solutions.
+
+    A problem that has been observed counts as much as one that is drawn for the equation.
 
     Args:
         batch: Problems to draw for the equation.
-        total: Problems that have been observed: the rows of a minibatch stand for all of them.
         noise: Standard deviation of the noise of an observation.
 
     Returns:
-        A function of an `RGNP` and a minibatch of observations that draws.
+        A function of an `RGNP` and a minibatch of observed problems that draws, in nats for each
+        problem: the same in expectation at any size of the minibatch.
     """
     equation = equation_objective(batch)
     per_row = jax.vmap(elbo(observations_model, grid_guide), in_axes=(None, 0, None))
-    return lambda rgnp, seen: equation(rgnp) + total * jnp.mean(per_row(rgnp, seen, noise))
+    return lambda rgnp, seen: equation(rgnp) + jnp.mean(per_row(rgnp, seen, noise))
 
 
 def fit_random_grid(
@@ -90,9 +92,8 @@ def fit_random_grid(
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     objective, data = equation_objective(batch), {}
     if observations is not None:
-        total = len(observations.z)
-        objective = observations_objective(batch, total=total, noise=noise)
-        data = {"data": observations, "batch_size": min(batch, total)}
+        objective = observations_objective(batch, noise=noise)
+        data = {"data": observations, "batch_size": min(batch, len(observations.z))}
     return fit(
         objective,
         rgnp,
