@@ -43,7 +43,7 @@ def solve_burgers(
         >>> import numpy as np
         >>> from ppgen.models.datasets import solve_burgers
         >>> x = np.linspace(0, 1, 101)
-        >>> u = solve_burgers(0.1, 0.0, np.sin(np.pi * x), np.array([0.0, 1.0]))  # the heat equation
+        >>> u = solve_burgers(0.1, 0.0, np.sin(np.pi * x), np.array([0.0, 1.0]))  # diffusion
         >>> print(f"{u[1, 50]:.4f} {np.exp(-0.1 * np.pi**2):.4f}")
         0.3727 0.3727
     """

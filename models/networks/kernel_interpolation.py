@@ -46,7 +46,7 @@ class KernelInterpolation(eqx.Module):
             values: One for each channel at each point.
 
         Returns:
-            The channels on the grid, shape `(channels, nodes, ..., nodes)`, of the type of `values`.
+            The channels on the grid, `(channels, nodes, ..., nodes)`, of the type of `values`.
         """
         dtype = jnp.promote_types(values.dtype, jnp.float32)
         grid = jnp.linspace(-1, 1, self.nodes, dtype=dtype)

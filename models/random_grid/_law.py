@@ -1,4 +1,4 @@
-"""The normal law of a random field: at any points, with a covariance of low rank and white noise."""
+"""The normal law of a random field at any points: of low rank, and white noise."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class AbstractProblem(eqx.Module):
     def input(
         self, x: Float[Array, " d"], z: Float[Array, " z"], w: Float[Array, " w"]
     ) -> Float[Array, " inputs"]:
-        """z and w as functions of a point: what a network reads on the grid."""
+        """What z and w are at a point: read by a network on the grid."""
 
     @abc.abstractmethod
     def envelope(
