@@ -169,12 +169,14 @@ def trivial(problem: AbstractProblem, references: References, key: Any) -> float
     return float(np.median(normalized_squared_error(jnp.asarray(mean), u)))
 
 
-def floor(problem: AbstractProblem, references: References, key: Any) -> float:
+def floor(problem: AbstractProblem, references: References) -> float:
     """Median NSE_u of the reference itself, against one of four times the resolution."""
     count = min(8, len(references.z))
-    finer = draw_references(problem, len(references.z), key=key, refine=4).u[:count]
-    ours = references.u[:count].reshape(count, -1)
-    errors = normalized_squared_error(jnp.asarray(ours), jnp.asarray(finer.reshape(count, -1)))
+    z, w, ours = (part[:count] for part in (references.z, references.w, references.u))
+    finer = [problem.solve(*pair, refine=4)[1].ravel() for pair in zip(z, w, strict=True)]
+    errors = normalized_squared_error(
+        jnp.asarray(ours.reshape(count, -1)), jnp.asarray(np.stack(finer), ours.dtype)
+    )
     return float(np.median(errors))
 
 
