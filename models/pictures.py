@@ -136,3 +136,48 @@ def draw_history(
     axes.legend(loc="center right", framealpha=1.0, edgecolor="none")
     axes.grid(alpha=0.25)
     _save(figure, path)
+
+
+def draw_bands(
+    path: str | Path,
+    x: Float[np.ndarray, " n"],
+    panels: Sequence[
+        tuple[str, Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]
+    ],
+    *,
+    title: str,
+    columns: int = 4,
+) -> None:
+    """Writes curves of a reference and of a random function, with a band of two deviations.
+
+    Args:
+        path: The PNG file.
+        x: Where the curves are given.
+        panels: A label, the reference, the mean and the standard deviation, for each panel.
+        title: What the curves are.
+        columns: Panels in a row.
+    """
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(2.7 * columns, 2.2 * rows + 0.8), layout=_padded())
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    for axes in grid.ravel()[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (label, reference, mean, deviation) in zip(grid.ravel(), panels, strict=False):
+        axes.fill_between(
+            x,
+            mean - 2 * deviation,
+            mean + 2 * deviation,
+            color="tab:blue",
+            alpha=0.25,
+            linewidth=0,
+            label="± 2 standard deviations",
+        )
+        axes.plot(x, mean, color="tab:blue", label="mean")
+        axes.plot(x, reference, color="black", linestyle="--", linewidth=1.0, label="reference")
+        axes.set_title(label, fontsize="small")
+        axes.grid(alpha=0.25)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(title)
+    _save(figure, path)
