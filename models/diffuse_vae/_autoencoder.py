@@ -1,7 +1,7 @@
-"""The first stage: a variational autoencoder with pixels of variance one half.
+"""The first stage: a variational autoencoder with Gaussian pixels of one fixed variance.
 
-Model: z ~ N(0, I), x ~ N(Dec(z), ½ I). Guide: z ~ N(mean(x), diag scale(x)²). Then −log p(x | z) is
-Σ (x − Dec(z))² and a constant. One image, on the scale [−1, 1]; `jax.vmap` is a batch.
+Model: z ~ N(0, I), x ~ N(Dec(z), s² I). Guide: z ~ N(mean(x), diag scale(x)²). With s² = ½, the
+published loss Σ (x − Dec(z))² + KL. One image, on the scale [−1, 1]; `jax.vmap` is a batch.
 """
 
 from __future__ import annotations
@@ -15,16 +15,13 @@ from jaxtyping import Array, Float, Key
 from ppgen.inference import elbo
 from ppgen.models.networks import DiagonalGaussianMLP
 
-SCALE = 0.5**0.5
-"""Standard deviation of a pixel, given z."""
-
-
 class Autoencoder(eqx.Module):
     """The networks of a variational autoencoder with a latent vector and Gaussian pixels."""
 
     encoder: DiagonalGaussianMLP
     decoder: eqx.nn.MLP
     latent: int = eqx.field(static=True)
+    scale: float = eqx.field(static=True)
 
     def __init__(
         self,
@@ -33,6 +30,7 @@ class Autoencoder(eqx.Module):
         latent: int = 8,
         hidden: int = 128,
         depth: int = 1,
+        scale: float = 0.5**0.5,
         key: Key[Array, ""],
     ) -> None:
         """Makes one with fresh weights.
@@ -42,12 +40,14 @@ class Autoencoder(eqx.Module):
             latent: Dimensions of z.
             hidden: Width of both networks.
             depth: Hidden layers of both networks.
+            scale: Standard deviation s of a pixel, given z. Images of few pixels need a smaller
+                one: else the divergence outweighs them, and latent dimensions go unused.
             key: Draws the weights.
         """
         keys = jax.random.split(key)
         self.encoder = DiagonalGaussianMLP(pixels, latent, hidden, depth, key=keys[0])
         self.decoder = eqx.nn.MLP(latent, pixels, hidden, depth, jax.nn.gelu, key=keys[1])
-        self.latent = latent
+        self.latent, self.scale = latent, scale
 
     @property
     def prior(self) -> dist.Distribution:
@@ -77,7 +77,7 @@ def autoencoder_model(
         Dec(z), the mean of x given z.
     """
     x_hat = decoded(vae, prior)
-    numpyro.sample("x", dist.Normal(x_hat, SCALE).to_event(1), obs=x)
+    numpyro.sample("x", dist.Normal(x_hat, vae.scale).to_event(1), obs=x)
     return x_hat
 
 
@@ -95,7 +95,8 @@ def decoded(vae: Autoencoder, prior: dist.Distribution | None = None) -> Float[A
 def autoencoder_bound(vae: Autoencoder, x: Float[Array, " pixels"]) -> Float[Array, ""]:
     """The evidence lower bound of the first stage, for one image: *a bound*, in nats.
 
-    Less a constant it is −Σ (x − Dec(z))² − KL(q(z | x) ‖ p(z)), the divergence in closed form.
+    Less a constant it is −Σ (x − Dec(z))² / 2s² − KL(q(z | x) ‖ p(z)), the divergence in closed
+    form.
     """
     return elbo(autoencoder_model, autoencoder_guide, analytic_kl=True)(vae, x)
 
