@@ -50,6 +50,8 @@ LEVELS = 1000
 
 
 class Size(NamedTuple):
+    """How much is trained and drawn."""
+
     width: int
     steps: int
     vae_steps: int
@@ -82,7 +84,7 @@ class Unshifted(eqx.Module):
 
     net: Any
 
-    def __call__(self, x, time, image, features):
+    def __call__(self, x, time, image, features):  # noqa: D102
         return self.net(x - image, time, image, features)
 
 
@@ -136,10 +138,10 @@ class Shuffled(eqx.Module):
     images: Any
 
     @property
-    def decoder(self) -> Any:
+    def decoder(self) -> Any:  # noqa: D102
         return self.vae.decoder
 
-    def posterior(self, x: Any) -> Any:
+    def posterior(self, x: Any) -> Any:  # noqa: D102
         # The other image is drawn by the objective, so it is another one in every step.
         i = ppgen.draw(numpyro.distributions.DiscreteUniform(0, len(self.images) - 1), name="other")
         return self.vae.posterior(jax.lax.stop_gradient(self.images)[i])

@@ -29,8 +29,8 @@ def frechet_distance(
     Examples:
         >>> import numpy as np
         >>> x = np.random.RandomState(0).normal(size=(1000, 2))
-        >>> print(f"{frechet_distance(x, x + 2):.3f}, {frechet_distance(x, -x + 2 * x.mean(0)):.3f}")
-        8.000, 0.000
+        >>> print(f"{frechet_distance(x, x + 2):.3f}")
+        8.000
     """
     sets = [np.asarray(x, np.float64) for x in (one, other)]
     means = [x.mean(0) for x in sets]

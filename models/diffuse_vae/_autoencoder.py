@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Key
 from ppgen.inference import elbo
 from ppgen.models.networks import DiagonalGaussianMLP
 
+
 class Autoencoder(eqx.Module):
     """The networks of a variational autoencoder with a latent vector and Gaussian pixels."""
 
@@ -99,5 +100,3 @@ def autoencoder_bound(vae: Autoencoder, x: Float[Array, " pixels"]) -> Float[Arr
     form.
     """
     return elbo(autoencoder_model, autoencoder_guide, analytic_kl=True)(vae, x)
-
-

@@ -35,7 +35,7 @@ class ScheduleError(PpgenError, ValueError):
 
 def linear_schedule(
     levels: int = 1000, *, first: float = 0.1, last: float = 20.0
-) -> Float[Array, "{levels}+1"]:
+) -> Float[Array, " {levels}+1"]:
     """The schedule whose β_t = 1 − ᾱ_t / ᾱ_{t−1} rises linearly.
 
     Args:
@@ -207,7 +207,7 @@ class Sampler(eqx.Module):
         times = np.arange(1, last + 1) if times is None else np.asarray(times)
         visited = np.concatenate([[0], times])
         if len(times) == 0 or (np.diff(visited) < 1).any() or visited[-1] > last:
-            raise ScheduleError(f"times must increase from 1 or more to at most {last}, not {times}")
+            raise ScheduleError(f"times must increase, from 1 to at most {last}: not {times}")
         if not 0 <= eta <= 1 or (large and eta != 1):
             raise ScheduleError(f"eta must be between 0 and 1, and 1 if large, not {eta}")
         levels = schedule[visited]

@@ -283,7 +283,6 @@ def draw_images(
     Returns:
         What `count` runs of `diffuse_vae_model` return, clipped as its predictions are.
     """
-
     keys = jax.random.split(key, count)
     return _draw_images(keys, model, sampler, labels, prior)
 
