@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from ppgen.inference import Fitted, Progress, fit
+from ppgen.inference import Fitted, fit
 from ppgen.models.diffuse_vae._autoencoder import Autoencoder, autoencoder_bound
 from ppgen.models.diffuse_vae._chain import Sampler
 from ppgen.models.diffuse_vae._objectives import denoising_loss, joint_loss
@@ -20,7 +20,6 @@ from ppgen.models.diffuse_vae._programs import DiffuseVAE
 
 Images = Float[np.ndarray | Array, "n pixels"]
 Labels = Int[np.ndarray | Array, " n"]
-Callback = Callable[[Progress], bool | None]
 
 
 def fit_autoencoder(
@@ -31,7 +30,7 @@ def fit_autoencoder(
     key: Key[Array, ""],
     steps: int,
     batch_size: int = 128,
-    callback: Callback | None = None,
+    **options: Any,
 ) -> Fitted:
     """Trains the first stage on its evidence lower bound.
 
@@ -42,7 +41,7 @@ def fit_autoencoder(
         key: Everything random here follows from it.
         steps: Steps to take.
         batch_size: Images in a step.
-        callback: As for `ppgen.inference.fit`.
+        **options: Any others of `ppgen.inference.fit`, such as a callback.
 
     Returns:
         The trained first stage, and the bound at each step in nats for each image.
@@ -60,7 +59,7 @@ def fit_autoencoder(
         data=images,
         batch_size=batch_size,
         maximize=True,
-        callback=callback,
+        **options,
     )
 
 
@@ -75,7 +74,7 @@ def fit_denoiser(
     labels: Labels | None = None,
     batch_size: int = 128,
     dropout: float = 0.0,
-    callback: Callback | None = None,
+    **options: Any,
 ) -> Fitted:
     """Trains the second stage on `denoising_loss`, the first stage frozen.
 
@@ -89,7 +88,7 @@ def fit_denoiser(
         labels: The class of each image, if the model has classes.
         batch_size: Images in a step.
         dropout: Probability of leaving out the condition; 1 trains an unconditional model.
-        callback: As for `ppgen.inference.fit`.
+        **options: Any others of `ppgen.inference.fit`, such as a callback.
 
     Returns:
         The whole model, and the loss at each step.
@@ -108,7 +107,7 @@ def fit_denoiser(
         steps=steps,
         data=(images, labels),
         batch_size=batch_size,
-        callback=callback,
+        **options,
     )
     return Fitted(eqx.tree_at(lambda m: m.net, model, fitted.params), fitted.history)
 
@@ -125,7 +124,7 @@ def fit_jointly(
     batch_size: int = 128,
     dropout: float = 0.0,
     weight: float = 1.0,
-    callback: Callback | None = None,
+    **options: Any,
 ) -> Fitted:
     """Trains both stages together on `joint_loss`.
 
@@ -140,7 +139,7 @@ def fit_jointly(
         batch_size: Images in a step.
         dropout: As for `fit_denoiser`.
         weight: Of the second stage.
-        callback: As for `ppgen.inference.fit`.
+        **options: Any others of `ppgen.inference.fit`, such as a callback.
 
     Returns:
         The model, and the loss at each step.
@@ -158,7 +157,7 @@ def fit_jointly(
         steps=steps,
         data=(images, labels),
         batch_size=batch_size,
-        callback=callback,
+        **options,
     )
 
 

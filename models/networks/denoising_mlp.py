@@ -15,11 +15,16 @@ FREQUENCIES = 16
 class DenoisingMLP(eqx.Module):
     """Maps a noisy image, its time, and what it is conditioned on to the noise in it.
 
+    The noisy image itself, times a number that depends on time, is part of the output. Where there
+    is much noise, it is almost all of it, and an error is multiplied by √((1 − ᾱ) / ᾱ) in the image
+    that is predicted: too much for a perceptron that has to learn to copy.
+
     It computes in the precision of its weights; the features of time are always made in at least
     single precision, since their phases need it.
     """
 
     body: eqx.nn.MLP
+    gate: eqx.nn.Linear
 
     def __init__(
         self,
@@ -39,8 +44,10 @@ class DenoisingMLP(eqx.Module):
             depth: Hidden layers.
             key: Draws the weights.
         """
+        keys = jax.random.split(key)
         inputs = 2 * pixels + features + 2 * FREQUENCIES
-        self.body = eqx.nn.MLP(inputs, pixels, hidden, depth, jax.nn.silu, key=key)
+        self.body = eqx.nn.MLP(inputs, pixels, hidden, depth, jax.nn.silu, key=keys[0])
+        self.gate = eqx.nn.Linear(2 * FREQUENCIES, 1, key=keys[1])
 
     def __call__(
         self,
@@ -60,6 +67,8 @@ class DenoisingMLP(eqx.Module):
         Returns:
             The noise in `x`, in units of its standard deviation.
         """
-        inputs = [x, image, features, sinusoidal_features(time, FREQUENCIES)]
-        dtype = self.body.layers[0].weight.dtype
-        return self.body(jnp.concatenate([part.astype(dtype) for part in inputs]))
+        dtype = self.gate.weight.dtype
+        times = sinusoidal_features(time, FREQUENCIES).astype(dtype)
+        x = x.astype(dtype)
+        inputs = jnp.concatenate([x, image.astype(dtype), features.astype(dtype), times])
+        return self.gate(times) * x + self.body(inputs)
