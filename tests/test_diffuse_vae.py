@@ -262,8 +262,9 @@ def test_a_planted_coefficient_breaks_the_law(planted, monkeypatch):
 # --- programs -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", [1, 2])
-@pytest.mark.parametrize("options", [{}, {"large": True}, {"eta": 0.0}])
+@pytest.mark.parametrize(
+    ("form", "options"), [(1, {}), (2, {}), (1, {"large": True}), (2, {"eta": 0.0})]
+)
 def test_the_program_has_the_density_of_its_kernels(form, options):
     model = small(form)
     sampler = Sampler(linear_schedule(100), quadratic_times(100, 4), **options)
@@ -327,13 +328,12 @@ def as_form_2(model):
     return DiffuseVAE(model.vae, Unshifted(model.net), model.classes, form=2)
 
 
-@pytest.mark.parametrize("x64", [False, True])
-@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize(("x64", "eta"), [(False, 0.0), (True, 0.0), (True, 1.0)])
 def test_form_2_is_form_1_with_a_shift(x64, eta):
     with jax.enable_x64(x64):
         model = small()
         sampler = Sampler(linear_schedule(1000), quadratic_times(1000, 10), eta=eta)
-        draw = ppgen.seed(ppgen.simulate(diffuse_vae_model))
+        draw = eqx.filter_jit(ppgen.seed(ppgen.simulate(diffuse_vae_model)))
         one, two = (draw(jax.random.key(5), m, sampler) for m in (model, as_form_2(model)))
         bound = 1e-10 if x64 else 1e-5
         assert one.value.dtype == (jnp.float64 if x64 else jnp.float32)
@@ -367,10 +367,9 @@ def test_form_2_is_the_published_chain():
     np.testing.assert_allclose(trace.log_density - latent, forwards, rtol=1e-4)
 
 
-@pytest.mark.parametrize("form", [1, 2])
-def test_what_is_abducted_replays_to_the_same_image(form):
+def test_what_is_abducted_replays_to_the_same_image():
     with jax.enable_x64(True):
-        model = small(form, classes=3)
+        model = small(form=2, classes=3)
         sampler = Sampler(linear_schedule(100), uniform_times(100, 10))
         label = jnp.array(1)
         trace = ppgen.seed(partial(ppgen.simulate(diffuse_vae_model), label=label))(
@@ -476,7 +475,7 @@ def test_dropout_is_of_each_image_by_itself():
     def losses(x):
         return jax.vmap(lambda x: denoising_loss(model, sampler, x, dropout=0.3))(x)
 
-    values = ppgen.seed(losses)(jax.random.key(0), jnp.zeros((2000, 5)))
+    values = jax.jit(ppgen.seed(losses))(jax.random.key(0), jnp.zeros((2000, 5)))
     kept = np.asarray(values) > 1e5
     # Per batch it would be all or none.
     assert abs(kept.mean() - 0.7) < 5 * np.sqrt(0.21 / 2000)
@@ -485,15 +484,17 @@ def test_dropout_is_of_each_image_by_itself():
 def test_the_joint_loss_is_both_losses():
     model, sampler = small(form=2), Sampler(linear_schedule(100))
     x = jnp.array([0.5, -1.0, 0.2, 0.9, -0.3])
-    draws = 4000
-    joint, second = (
-        ppgen.expectation(f, draws=draws)(jax.random.key(0), model, sampler, x)
-        for f in (partial(joint_loss, weight=3.0), denoising_loss)
-    )
-    first = ppgen.expectation(autoencoder_bound, draws=draws)(jax.random.key(0), model.vae, x)
-    np.testing.assert_allclose(joint, 3 * second - first, rtol=0.05)
-    gradient = eqx.filter_grad(
-        lambda model: ppgen.expectation(joint_loss)(jax.random.key(0), model, sampler, x)
+
+    def mean(f, *args):
+        return eqx.filter_jit(ppgen.expectation(f, draws=4000))(jax.random.key(0), *args)
+
+    joint = mean(partial(joint_loss, weight=3.0), model, sampler, x)
+    second = mean(denoising_loss, model, sampler, x)
+    np.testing.assert_allclose(joint, 3 * second - mean(autoencoder_bound, model.vae, x), rtol=0.05)
+    gradient = eqx.filter_jit(
+        eqx.filter_grad(
+            lambda model: ppgen.expectation(joint_loss)(jax.random.key(0), model, sampler, x)
+        )
     )(model)
     for part in (gradient.vae.encoder, gradient.vae.decoder, gradient.net):
         assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(part))
@@ -562,6 +563,8 @@ def test_the_bound_and_its_terms_are_those_of_a_gaussian(large):
         samples=40_000,
         detect=0.1,
     )
+    if not large:
+        return
     # The program's own bound evaluates all densities, and agrees.
     bound = ppgen.seed(elbo(diffuse_vae_model, diffuse_vae_guide))
     draws = jax.jit(jax.vmap(lambda key: bound(key, model, sampler, jnp.asarray(x))))(keys)
@@ -628,13 +631,14 @@ def test_networks_read_everything_in_the_precision_of_their_weights(net):
     net = jax.tree.map(lambda a: a + 0.03 if eqx.is_inexact_array(a) else a, net)
     x, image = jax.random.normal(jax.random.key(1), (2, 64))
     inputs = (x, jnp.array(0.3), image, jnp.arange(4.0))
-    out = net(*inputs)
+    run = eqx.filter_jit(lambda net, *inputs: net(*inputs))
+    out = run(net, *inputs)
     assert out.shape == (64,) and out.dtype == jnp.float32
     for i, changed in enumerate([x[::-1], jnp.array(0.301), image[::-1], jnp.ones(4)]):
-        other = net(*inputs[:i], changed, *inputs[i + 1 :])
+        other = run(net, *inputs[:i], changed, *inputs[i + 1 :])
         assert np.abs(other - out).max() > 1e-5
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16) if eqx.is_inexact_array(a) else a, net)
-    low = half(*inputs)
+    low = run(half, *inputs)
     assert low.dtype == jnp.bfloat16
     np.testing.assert_allclose(low.astype(jnp.float32), out, atol=0.1 * np.abs(out).max())
 
@@ -686,7 +690,7 @@ def test_two_stages_train_one_after_the_other_and_the_joint_objective_both():
 
     def train(fit, **options):
         optimizer = optax.adam(3e-3)
-        return fit(model, schedule, x, optimizer, key=keys[3], steps=150, labels=labels, **options)
+        return fit(model, schedule, x, optimizer, key=keys[3], steps=100, labels=labels, **options)
 
     second, joint = train(fit_denoiser, dropout=0.1), train(fit_jointly, dropout=0.1)
     # Predicting no noise at all loses 64.
@@ -697,6 +701,8 @@ def test_two_stages_train_one_after_the_other_and_the_joint_objective_both():
     for trained in (second.params, joint.params):
         assert not eqx.tree_equal(trained.net, model.net)
     sampler = Sampler(schedule, quadratic_times(100, 10), eta=0.0)
-    images = draw_images(keys[4], second.params, sampler, 500, labels=jnp.arange(500) % 3)
-    untrained = draw_images(keys[4], model, sampler, 500, labels=jnp.arange(500) % 3)
-    assert frechet_distance(images, x) < 0.6 * frechet_distance(untrained, x)
+    trained, untrained = (
+        frechet_distance(draw_images(keys[4], m, sampler, 500, labels=jnp.arange(500) % 3), x)
+        for m in (second.params, model)
+    )
+    assert trained < 0.6 * untrained

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -185,7 +186,12 @@ def variational_bound(
     return total + count * term(Move(*(leaf[i] for leaf in sampler.moves)))
 
 
-def _bound(model, sampler, x, label):
+def _bound(
+    model: DiffuseVAE,
+    sampler: Sampler,
+    x: Float[Array, " pixels"],
+    label: Int[Array, ""] | None,
+) -> tuple[BoundTerms, Callable[[Move], Array]]:
     """The terms without moves, and a function that draws the one of a move."""
     if sampler.deterministic:
         raise ScheduleError(
