@@ -692,17 +692,19 @@ def test_two_stages_train_one_after_the_other_and_the_joint_objective_both():
         optimizer = optax.adam(3e-3)
         return fit(model, schedule, x, optimizer, key=keys[3], steps=100, labels=labels, **options)
 
-    second, joint = train(fit_denoiser, dropout=0.1), train(fit_jointly, dropout=0.1)
+    second, joint = train(fit_denoiser, dropout=0.1, ema=0.9), train(fit_jointly, dropout=0.1)
     # Predicting no noise at all loses 64.
     assert second.history[-20:].mean() < 45
     assert joint.history[-20:].mean() < joint.history[0] - 10
-    assert eqx.tree_equal(second.params.vae, model.vae)
+    for trained in (second.params, second.ema):
+        assert eqx.tree_equal(trained.vae, model.vae)
+    assert not eqx.tree_equal(second.ema.net, second.params.net)
     assert not eqx.tree_equal(joint.params.vae, model.vae)
-    for trained in (second.params, joint.params):
+    for trained in (second.params, second.ema, joint.params):
         assert not eqx.tree_equal(trained.net, model.net)
     sampler = Sampler(schedule, quadratic_times(100, 10), eta=0.0)
     trained, untrained = (
         frechet_distance(draw_images(keys[4], m, sampler, 500, labels=jnp.arange(500) % 3), x)
-        for m in (second.params, model)
+        for m in (second.ema, model)
     )
     assert trained < 0.6 * untrained

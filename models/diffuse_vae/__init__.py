@@ -31,6 +31,9 @@ from ppgen.models.diffuse_vae._programs import diffuse_vae_guide as diffuse_vae_
 from ppgen.models.diffuse_vae._programs import diffuse_vae_model as diffuse_vae_model
 from ppgen.models.diffuse_vae._programs import draw_images as draw_images
 from ppgen.models.diffuse_vae._programs import replay as replay
+from ppgen.models.diffuse_vae._training import autoencoder_objective as autoencoder_objective
+from ppgen.models.diffuse_vae._training import denoising_objective as denoising_objective
 from ppgen.models.diffuse_vae._training import fit_autoencoder as fit_autoencoder
 from ppgen.models.diffuse_vae._training import fit_denoiser as fit_denoiser
 from ppgen.models.diffuse_vae._training import fit_jointly as fit_jointly
+from ppgen.models.diffuse_vae._training import joint_objective as joint_objective

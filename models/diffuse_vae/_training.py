@@ -1,4 +1,4 @@
-"""Training in two stages, or in one."""
+"""Training in two stages, or in one: objectives of a batch, and fits of them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,54 @@ from ppgen.models.diffuse_vae._programs import DiffuseVAE
 
 Images = Float[np.ndarray | Array, "n pixels"]
 Labels = Int[np.ndarray | Array, " n"]
+Batch = tuple[Array, Array | None]
+
+
+def autoencoder_objective(vae: Autoencoder, images: Float[Array, "batch pixels"]) -> Array:
+    """The mean of `autoencoder_bound` over a batch: *a bound*, in nats for each image."""
+    return jnp.mean(jax.vmap(autoencoder_bound, in_axes=(None, 0))(vae, images))
+
+
+def denoising_objective(
+    model: DiffuseVAE, schedule: Float[Array, " levels"], *, dropout: float = 0.0
+) -> Callable[[Any, Batch], Float[Array, ""]]:
+    """The mean of `denoising_loss` over a batch, the first stage frozen.
+
+    Args:
+        model: A trained first stage. Its network is replaced.
+        schedule: log ᾱ_0, ..., log ᾱ_T.
+        dropout: As for `denoising_loss`; 1 trains an unconditional model.
+
+    Returns:
+        A function of a network and a batch, images and their labels or None.
+    """
+    sampler = Sampler(schedule)
+
+    def objective(net: Any, batch: Batch) -> Array:
+        return _mean(denoising_loss, _with_net(model, net), sampler, batch, dropout=dropout)
+
+    return objective
+
+
+def joint_objective(
+    schedule: Float[Array, " levels"], *, dropout: float = 0.0, weight: float = 1.0
+) -> Callable[[DiffuseVAE, Batch], Float[Array, ""]]:
+    """The mean of `joint_loss` over a batch.
+
+    Args:
+        schedule: log ᾱ_0, ..., log ᾱ_T.
+        dropout: As for `joint_loss`.
+        weight: As for `joint_loss`.
+
+    Returns:
+        A function of a model and a batch, images and their labels or None.
+    """
+    sampler = Sampler(schedule)
+
+    def objective(model: DiffuseVAE, batch: Batch) -> Array:
+        return _mean(joint_loss, model, sampler, batch, dropout=dropout, weight=weight)
+
+    return objective
 
 
 def fit_autoencoder(
@@ -41,17 +89,13 @@ def fit_autoencoder(
         key: Everything random here follows from it.
         steps: Steps to take.
         batch_size: Images in a step.
-        **options: Any others of `ppgen.inference.fit`, such as a callback.
+        **options: Any others of `ppgen.inference.fit`, such as `ema=` or a callback.
 
     Returns:
         The trained first stage, and the bound at each step in nats for each image.
     """
-
-    def bound(vae: Autoencoder, batch: Array) -> Array:
-        return jnp.mean(jax.vmap(autoencoder_bound, in_axes=(None, 0))(vae, batch))
-
     return fit(
-        bound,
+        autoencoder_objective,
         vae,
         optimizer,
         key=key,
@@ -87,20 +131,14 @@ def fit_denoiser(
         steps: Steps to take.
         labels: The class of each image, if the model has classes.
         batch_size: Images in a step.
-        dropout: Probability of leaving out the condition; 1 trains an unconditional model.
-        **options: Any others of `ppgen.inference.fit`, such as a callback.
+        dropout: As for `denoising_objective`.
+        **options: Any others of `ppgen.inference.fit`, such as `ema=` or a callback.
 
     Returns:
-        The whole model, and the loss at each step.
+        The whole model, with its moving average if there is one, and the loss at each step.
     """
-    sampler = Sampler(schedule)
-
-    def loss(net: Any, batch: tuple[Array, Array | None]) -> Array:
-        whole = eqx.tree_at(lambda m: m.net, model, net)
-        return _mean(denoising_loss, whole, sampler, batch, dropout=dropout)
-
     fitted = fit(
-        loss,
+        denoising_objective(model, schedule, dropout=dropout),
         model.net,
         optimizer,
         key=key,
@@ -109,7 +147,8 @@ def fit_denoiser(
         batch_size=batch_size,
         **options,
     )
-    return Fitted(eqx.tree_at(lambda m: m.net, model, fitted.params), fitted.history)
+    average = None if fitted.ema is None else _with_net(model, fitted.ema)
+    return fitted._replace(params=_with_net(model, fitted.params), ema=average)
 
 
 def fit_jointly(
@@ -139,18 +178,13 @@ def fit_jointly(
         batch_size: Images in a step.
         dropout: As for `fit_denoiser`.
         weight: Of the second stage.
-        **options: Any others of `ppgen.inference.fit`, such as a callback.
+        **options: Any others of `ppgen.inference.fit`, such as `ema=` or a callback.
 
     Returns:
         The model, and the loss at each step.
     """
-    sampler = Sampler(schedule)
-
-    def loss(model: DiffuseVAE, batch: tuple[Array, Array | None]) -> Array:
-        return _mean(joint_loss, model, sampler, batch, dropout=dropout, weight=weight)
-
     return fit(
-        loss,
+        joint_objective(schedule, dropout=dropout, weight=weight),
         model,
         optimizer,
         key=key,
@@ -161,11 +195,15 @@ def fit_jointly(
     )
 
 
+def _with_net(model: DiffuseVAE, net: Any) -> DiffuseVAE:
+    return eqx.tree_at(lambda m: m.net, model, net)
+
+
 def _mean(
     loss: Callable[..., Array],
     model: DiffuseVAE,
     sampler: Sampler,
-    batch: tuple[Array, Array | None],
+    batch: Batch,
     **options: float,
 ) -> Array:
     def per_image(image: Array, label: Array | None) -> Array:
