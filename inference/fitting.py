@@ -90,7 +90,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     early_stopping: EarlyStopping | None = None,
     metrics: str | Path | None = None,
-    callback: Callable[[Progress], bool | None] | Sequence[Callable] = (),
+    callback: Callable[[Progress], bool | None] | Sequence[Callable] | None = None,
     progress: bool = False,
     chunk: int = 100,
 ) -> Fitted:
@@ -220,7 +220,7 @@ def fit(
     loop = Loop(
         optimization, varying, fixed, () if state is None else state, key, steps=steps, chunk=chunk
     )
-    calls = [callback] if callable(callback) else list(callback)
+    calls = [callback] if callable(callback) else list(callback or ())
     with contextlib.ExitStack() as stack:
         validation = recovery = log = notes = None
         boundaries = [chunk]
@@ -278,7 +278,7 @@ def fit(
     return _fitted(loop, validation, stopped or "steps")
 
 
-def _fitted(loop: Loop, validation: Validation | None, stopped: str) -> Fitted:
+def _fitted(loop: Loop, validation: Validation | None, stopped: Any) -> Fitted:
     carry, optimization = loop.carry, loop.optimization
     params, state = carry.trained.params, carry.trained.state
     if validation is not None:

@@ -111,7 +111,8 @@ def any_order(
         d, site = step
         log_p = mam(state, rank < d)[1]
         seen = None if x is None else x[site]
-        value = numpyro.sample("values", dist.Categorical(logits=log_p[site]), obs=seen)
+        law: Any = dist.Categorical(logits=log_p[site])
+        value = numpyro.sample("values", law, obs=seen)
         return state.at[site].set(value), None
 
     steps = jnp.arange(mam.sites - erased, mam.sites)
@@ -131,8 +132,8 @@ def target(mam: MaM, log_weight: LogWeight) -> None:
     autoregressive model is trained on that knows no marginals, at D passes for each gradient.
     """
     order: Any = numpyro.sample("order", UniformPermutation(mam.sites))
-    uniform = dist.Categorical(logits=jnp.zeros((mam.sites, mam.values))).to_event(1)
-    values: Any = numpyro.sample("values", uniform)
+    uniform: Any = dist.Categorical(logits=jnp.zeros((mam.sites, mam.values)))
+    values: Any = numpyro.sample("values", uniform.to_event(1))
     x = jnp.zeros(mam.sites, int).at[order].set(values)
     numpyro.factor("f", log_weight(x) + mam.sites * jnp.log(mam.values))
 

@@ -63,18 +63,19 @@ def persistent_chains(
     """
     fixed = eqx.partition(mam, eqx.is_inexact_array)[1]
 
-    def init(params: Chained) -> tuple[Any, Key[Array, ""]]:
+    def init(params: Any) -> tuple[Any, Key[Array, ""]]:
         return optimizer.init(params.mam), key
 
-    def update(gradient: Chained, state: tuple, params: Chained | None = None) -> tuple:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         if params is None:
             raise ValueError(optax.NO_PARAMS_MSG)
         inner, key = state
-        updates, inner = optimizer.update(gradient.mam, inner, params.mam)
+        steps: Any
+        steps, inner = optimizer.update(updates.mam, inner, params.mam)
         key, move_key = jax.random.split(key)
         held = eqx.combine(params.mam, fixed)
         moved = block_gibbs(move_key, held, params.chains, erased=erased, log_weight=log_weight)
-        return Chained(updates, moved - params.chains), (inner, key)
+        return Chained(steps, moved - params.chains), (inner, key)
 
     return optax.GradientTransformation(init, update)
 

@@ -67,6 +67,7 @@ def bind_resampled(
         values, outs, _, log_product = jax.tree.map(lambda x: x[j], drawn)
         if log_product is None:
             log_product = weigh(operands, values).log_product
+        assert log_product is not None
         return [*(values[n] for n in names), *outs], log_product - log_mean_exp(drawn.log_weight)
 
     def score(operands: Sequence[Any], values: dict[str, Any]) -> tuple[list[Any], Array]:

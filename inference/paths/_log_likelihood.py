@@ -66,7 +66,8 @@ def flow_log_density(
             scale = 1
         else:
             shape = (probes, *x.shape)
-            basis = jax.random.rademacher(numpyro.prng_key(), shape, x.dtype)
+            key: Any = numpyro.prng_key()
+            basis = jax.random.rademacher(key, shape, x.dtype)
             scale = probes
 
         def drift(y: tuple[Array, Array], t: Array, direction: Array) -> tuple[Array, Array]:

@@ -90,7 +90,7 @@ def solve(
         2.718
     """
     ode = isinstance(epsilon, (int, float)) and epsilon == 0
-    amount = epsilon if callable(epsilon) else lambda t: epsilon
+    amount: Any = epsilon if callable(epsilon) else lambda t: epsilon
 
     def run(x: Float[Array, "..."]) -> Float[Array, "..."]:
         def drift(x: Array, t: Array, direction: Array) -> Array:
@@ -133,15 +133,16 @@ def integrate(
     last = passed[-1]
     terms: Any = diffrax.ODETerm(lambda tau, y, _: drift(y, begin + direction * tau, direction))
     if spread is not None:
+        key: Any = numpyro.prng_key()
         noise = diffrax.VirtualBrownianTree(
             passed[0],
             last,
             tol=jnp.min(jnp.diff(passed)) / 2,
             shape=jax.ShapeDtypeStruct(start.shape, start.dtype),
-            key=numpyro.prng_key(),
+            key=key,
         )
 
-        def diffusion(tau: Array, y: Array, _: Any) -> lineax.AbstractLinearOperator:
+        def diffusion(tau: Any, y: Any, _: Any) -> lineax.AbstractLinearOperator:
             size = spread(begin + direction * tau)
             return lineax.DiagonalLinearOperator(jnp.broadcast_to(size, y.shape))
 

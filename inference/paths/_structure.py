@@ -125,6 +125,6 @@ def agree(found: Array, *terms: Array) -> Array:
 
     Nothing that has a derivative depends on it, so none goes into it.
     """
-    found, *terms = jax.lax.stop_gradient((found, *terms))
-    size = sum(jnp.max(jnp.abs(term)) for term in terms)
-    return jnp.max(jnp.abs(found - sum(terms))) <= 10 * jnp.sqrt(jnp.finfo(found.dtype).eps) * size
+    found, *fixed = jax.lax.stop_gradient((found, *terms))
+    size = sum(jnp.max(jnp.abs(term)) for term in fixed)
+    return jnp.max(jnp.abs(found - sum(fixed))) <= 10 * jnp.sqrt(jnp.finfo(found.dtype).eps) * size

@@ -41,7 +41,7 @@ class Warped(Distribution):
         0.2231
     """
 
-    support = constraints.real
+    support: Any = constraints.real
     pytree_data_fields = ("parameters",)
     pytree_aux_fields = ("warp",)
 

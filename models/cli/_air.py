@@ -197,7 +197,8 @@ class AIRRecipe(AbstractRecipe):
         def scene(air: AIR, more: jax.Array) -> jax.Array:
             flips = [1, more, 0][: len(air.present)]
             present = {f"z_pres_{t}": flip for t, flip in enumerate(flips)}
-            return numpyro.handlers.condition(air_model, present)(air)
+            conditioned: Any = numpyro.handlers.condition(air_model, present)
+            return conditioned(air)
 
         draw = eqx.filter_jit(jax.vmap(ppgen.seed(scene), in_axes=(0, None, 0)))
         more = jax.numpy.arange(count) % 2
@@ -229,8 +230,9 @@ class AIRRecipe(AbstractRecipe):
         air, images = fitted[""], data[1].images[:12]
 
         def rebuild(air: AIR, image: jax.Array) -> jax.Array:
-            found = ppgen.simulate(air_guide)(air, image).choices
-            return numpyro.handlers.condition(air_model, found)(air)
+            found: Any = ppgen.simulate(air_guide)(air, image).choices
+            conditioned: Any = numpyro.handlers.condition(air_model, found)
+            return conditioned(air)
 
         draw = eqx.filter_jit(jax.vmap(ppgen.seed(rebuild), in_axes=(0, None, 0)))
         rebuilt = np.asarray(draw(jax.random.split(key, len(images)), air, images))

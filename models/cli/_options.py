@@ -120,7 +120,7 @@ def from_record(model: str, record: dict[str, Any], source: str) -> Any:
     names = [
         field.name
         for group in dataclasses.fields(kind)
-        for field in dataclasses.fields(group.default)
+        for field in dataclasses.fields(group.default)  # pyright: ignore[reportArgumentType]
         if field.name not in ("config", "coordinator", "num_processes", "process_id")
     ]
     args = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import diffrax
 import jax
@@ -63,7 +64,7 @@ def _solve(
 ) -> Float[Array, "times nodes"]:
     h = 1 / (len(initial) - 1)
 
-    def velocity(t: Array, inside: Array, args: Array) -> Array:
+    def velocity(t: Any, inside: Any, args: Any) -> Array:
         u = jnp.pad(inside, 1)
         diffusion = (u[2:] - 2 * u[1:-1] + u[:-2]) / h**2
         return args[0] * diffusion - args[1] * (u[2:] ** 2 - u[:-2] ** 2) / (4 * h)
@@ -80,4 +81,5 @@ def _solve(
         stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance / 10),
         max_steps=None,
     )
-    return jnp.pad(solution.ys, ((0, 0), (1, 1)))
+    inside: Any = solution.ys
+    return jnp.pad(inside, ((0, 0), (1, 1)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -64,17 +64,18 @@ def solve_cavity(
     """
     n, h = cells, 1.0 / cells
     # In one direction, n centres and n − 1 inner faces; what is on the outer faces is zero.
+    diags: Any = sparse.diags  # of lists too, which its annotation leaves out
     inner, centres = sparse.identity(n - 1), sparse.identity(n)
-    to_faces = sparse.diags([1 / h, -1 / h], [1, 0], shape=(n - 1, n))
+    to_faces = diags([1 / h, -1 / h], [1, 0], shape=(n - 1, n))
     to_centres = -to_faces.T
-    faces_mean = sparse.diags([0.5, 0.5], [1, 0], shape=(n - 1, n))
+    faces_mean = diags([0.5, 0.5], [1, 0], shape=(n - 1, n))
     centres_mean = faces_mean.T
     # A wall half a cell away is met by a mirrored value outside.
     bend = np.full(n, -2.0)
     bend[[0, -1]] = -3.0
-    along_wall = sparse.diags([np.ones(n - 1), bend, np.ones(n - 1)], [-1, 0, 1]) / h**2
+    along_wall = diags([np.ones(n - 1), bend, np.ones(n - 1)], [-1, 0, 1]) / h**2
 
-    def both(x: sparse.spmatrix, y: sparse.spmatrix) -> sparse.csr_matrix:
+    def both(x: Any, y: Any) -> Any:
         return sparse.kron(x, y, format="csr")
 
     u_in_cells, v_in_cells = both(centres_mean, centres), both(centres, centres_mean)

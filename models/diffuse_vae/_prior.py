@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +49,7 @@ def fit_mixture_prior(
     keys = jax.random.split(draw_key, len(images))
     draws = jax.vmap(lambda key, x: vae.posterior(x).sample(key))(keys, jnp.asarray(images))
     seed = int(jax.random.randint(start_key, (), 0, np.iinfo(np.int32).max))
-    mixture = GaussianMixture(components, reg_covar=regularization, random_state=seed)
+    mixture: Any = GaussianMixture(components, reg_covar=regularization, random_state=seed)
     mixture.fit(np.asarray(draws, np.float64))
     dtype = draws.dtype
     return dist.MixtureSameFamily(

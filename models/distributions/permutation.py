@@ -40,7 +40,7 @@ class UniformPermutation(dist.Distribution):
         self.n = n
         super().__init__((), (n,), validate_args=validate_args)
 
-    @constraints.dependent_property(is_discrete=True, event_dim=1)
+    @constraints.dependent_property(is_discrete=True, event_dim=1)  # pyright: ignore
     def support(self) -> Any:
         """Whole numbers from 0 to n − 1; those that repeat have no probability."""
         return constraints.independent(constraints.integer_interval(0, self.n - 1), 1)

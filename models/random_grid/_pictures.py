@@ -40,7 +40,12 @@ def draw_solutions(
     line = np.flatnonzero(apart == apart.min())
     line = line[np.argsort(references.points[line, 0])]
     panels = [
-        (f"problem {i + 1}", *(part[i, line, field] for part in (shown.u, mean, deviation)))
+        (
+            f"problem {i + 1}",
+            np.asarray(shown.u)[i, line, field],
+            mean[i, line, field],
+            deviation[i, line, field],
+        )
         for i in range(count)
         for field in range(rgnp.problem.fields)
     ]

@@ -62,7 +62,7 @@ def rgnp_guide(rgnp: RGNP) -> tuple[Any, Any, Any, Any, Any]:
     Returns:
         The values of its sites `z`, `w`, `x`, `common`, `white`.
     """
-    z = numpyro.sample("z", rgnp.problem.parameters())
+    z: Any = numpyro.sample("z", rgnp.problem.parameters())
     w = numpyro.sample("w", rgnp.problem.conditions())
     x = numpyro.sample("x", rgnp.grids())
     common = numpyro.sample("common", _noise(rgnp.rank))
@@ -98,7 +98,7 @@ def rgnp_model(rgnp: RGNP) -> Float[Array, "points fields"]:
     u = jax.vmap(solution)(x).at(common, white)
     numpyro.sample("z_again", rgnp.parameters(u, w, x), obs=z)
     # Of ũ, not of u: where D is almost zero, the density of u is lost to rounding.
-    free = jax.vmap(rgnp.unconstrained(z, w, x))(x)
+    free: Any = jax.vmap(rgnp.unconstrained(z, w, x))(x)
     numpyro.factor("flat", -free.joint().log_prob(free.at(common, white).ravel()))
     return u
 

@@ -159,12 +159,12 @@ def score(rgnp: RGNP, references: References, *, key: Key[Array, ""]) -> Scores:
     free = variance > 1e-4 * variance.max((1, 2), keepdims=True)
     covered = jnp.abs(law.mean - references.u) <= 2 * jnp.sqrt(variance)
     flat = [x.reshape(count, -1) for x in (law.mean, jnp.asarray(references.u))]
-    units = [(z - prior.mean) / jnp.sqrt(prior.variance) for z in (z_mean, references.z)]
+    spread = jnp.sqrt(prior.variance)
+    units = [(jnp.asarray(z) - prior.mean) / spread for z in (z_mean, references.z)]
     sure = jnp.abs(z_mean - references.z) <= 2 * z_scale
-    scores = Scores(
-        normalized_squared_error(*flat),
-        normalized_squared_error(*units),
-        jnp.mean(covered, (1, 2), where=free),
-        jnp.mean(sure, 1),
+    return Scores(
+        np.asarray(normalized_squared_error(*flat)),
+        np.asarray(normalized_squared_error(*units)),
+        np.asarray(jnp.mean(covered, (1, 2), where=free)),
+        np.asarray(jnp.mean(sure, 1)),
     )
-    return Scores(*map(np.asarray, scores))
