@@ -140,9 +140,8 @@ def fit(
             rounded, which is within the resolution of the type (.4% for bfloat16) of the other
             one. Random choices are made, and log densities are computed and summed, in
             float32. What follows a choice is in float32 as well, unless the objective casts it.
-        on_nonfinite: What to do at a step at which the objective, its gradient, the state or the
-            updated parameters are not finite: "raise" a FitError, or "skip" the update
-            and count it.
+        on_nonfinite: What to do at a step at which the objective, its gradient or the new state is
+            not finite: "raise" a FitError, or "skip" the update and count it.
         allow_biased: Accept estimators that are biased by design.
         mesh: Devices to work on together, for example `jax.make_mesh((8,), ("data",))`. The rows
             of a batch are divided along the first axis, and draws along the next one, if there is
@@ -268,6 +267,7 @@ def fit(
                         stopped, end = stopped or "callback", True
                 notes |= {"reported": loop.step, "held_out": None}
             if recovery is not None and (end or loop.step % recovery.every == 0):
+                loop.check()
                 if log is not None:
                     log.sync()
                 recovery.save(notes | {"stopped": stopped})
@@ -275,6 +275,7 @@ def fit(
                 error = _failure(loop, failed)
                 error.fitted = _fitted(loop, validation, "failure")
                 raise error
+    loop.check()
     return _fitted(loop, validation, stopped or "steps")
 
 

@@ -64,7 +64,7 @@ class Loop:
             self._start = placement.put(self._start, where)
         self.like = like if shardings is None else _placed(like, shardings)
         self._begin = jax.jit(optimization.begin, out_shardings=shardings)
-        outs = None if shardings is None else (shardings, *[placement.everywhere()] * 3)
+        outs = None if shardings is None else (shardings, *[placement.everywhere()] * 2)
         self._run = jax.jit(
             functools.partial(optimization.run, room=self._room),
             donate_argnums=0,
@@ -114,9 +114,7 @@ class Loop:
             )
         stop = min(stop, until, self.step + self._room)
         given = Given(self.given.key, self.given.fixed, fed)
-        self.carry, values, failed, finite = self._run(
-            self.carry, given, np.int32(stop - self.step)
-        )
+        self.carry, values, failed = self._run(self.carry, given, np.int32(stop - self.step))
         if stop < self._steps:
             source.feed(stop)  # read while the device is busy
         values = np.asarray(values)
@@ -125,13 +123,23 @@ class Loop:
             self.failed_at = float(values[stop - self.step])
         self.history.append(values[: stop - self.step])
         self.step = stop
-        if not finite and not failed:
-            raise FitError(
-                f"the parameters are not finite after step {stop - 1}, where the objective and its "
-                "gradient were: the optimiser makes them so, in one of the last "
-                f"{len(self.history[-1])} steps"
-            )
         return given if failed else None
+
+    def check(self) -> None:
+        """Refuse parameters that are not finite, as an optimiser can make them.
+
+        On the host, before they go anywhere: the next step would notice, if there is one.
+
+        Raises:
+            FitError: they are not.
+        """
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.carry.trained.params):
+            if not all(np.isfinite(part.data).all() for part in leaf.addressable_shards):
+                raise FitError(
+                    f"params{jax.tree_util.keystr(path)} hold numbers that are not finite after "
+                    f"{self.step} steps, all with finite gradients: the optimiser made them",
+                    instead="a smaller learning rate",
+                )
 
     def values(self) -> Float[np.ndarray, " steps"]:
         """The objective at each step."""
