@@ -21,7 +21,7 @@ import ppgen
 from ppgen.inference.checkpoints import Checkpoints, Store
 from ppgen.inference.early_stopping import EarlyStopping, Validation
 from ppgen.inference.loop import FitError, Loop
-from ppgen.inference.metric_log import MetricLog
+from ppgen.inference.metric_log import MetricLog, mean_of_finite
 from ppgen.inference.optimization import Given, Optimization
 from ppgen.inference.placement import Placement, Shardings
 from ppgen.inference.recovery import Recovery
@@ -156,7 +156,7 @@ def fit(
         early_stopping: When to stop because held-out data say so; the parameters returned are then
             the best ones.
         metrics: A file for metrics, one JSON object a line: step, mean objective since the last
-            line, held-out objective, skipped steps, seconds. What is in it is
+            line (of the finite ones), held-out objective, skipped steps, seconds. What is in it is
             overwritten, but for the lines up to the checkpoint that the fit goes on from.
         callback: Called after every chunk, or several to be called. If one returns True, fitting
             ends there. One that is interrupted may be told of the same steps again.
@@ -237,9 +237,12 @@ def fit(
             if validation is not None:
                 validation.begin()
             notes = {"reported": 0, "seconds": 0.0, "stopped": "", "held_out": None}
-        if metrics is not None:
+        first = jax.process_index() == 0
+        if metrics is not None and first:
             log = stack.enter_context(MetricLog(metrics, loop.step))
-        bar = stack.enter_context(tqdm(total=steps, initial=loop.step, disable=not progress))
+        bar = stack.enter_context(
+            tqdm(total=steps, initial=loop.step, disable=not (progress and first))
+        )
         began -= notes["seconds"]
         # A fit that a callback ended goes on; one that early stopping ended is at its end.
         stopped = "early stopping" if notes["stopped"] == "early stopping" else ""
@@ -250,14 +253,14 @@ def fit(
                 notes["held_out"], enough = validation()
                 stopped = "early stopping" if enough else ""
             end = loop.step == steps or failed is not None or bool(stopped)
-            values = loop.values()[notes["reported"] :]
+            values = loop.values(notes["reported"])
             notes["seconds"] = time.perf_counter() - began
             if len(values) and (end or loop.step % chunk == 0):
                 skipped = int(loop.carry.skipped)
                 if log is not None:
                     log.write(_record(loop.step, values, notes, skipped))
                 bar.update(len(values))
-                bar.set_postfix_str(f"objective {np.mean(values):.6g}", refresh=False)
+                bar.set_postfix_str(f"objective {mean_of_finite(values)}", refresh=False)
                 if calls:
                     now = loop.parameters(loop.kept(loop.carry.trained.params))
                     now = Progress(
@@ -300,9 +303,9 @@ def _fitted(loop: Loop, validation: Validation | None, stopped: str) -> Fitted:
 def _record(
     step: int, values: Float[np.ndarray, " n"], notes: dict[str, Any], skipped: int
 ) -> dict[str, Any]:
-    record = {"step": step, "objective": float(np.mean(values))}
+    record: dict[str, Any] = {"step": step, "objective": mean_of_finite(values)}
     if notes["held_out"] is not None:
-        record["held_out"] = notes["held_out"]
+        record["held_out"] = mean_of_finite(np.array([notes["held_out"]]))
     if skipped:
         record["skipped"] = skipped
     return record | {"seconds": round(notes["seconds"], 3)}

@@ -34,7 +34,6 @@ class Loop:
         optimization: how steps are made.
         step: steps taken.
         carry: what goes from step to step.
-        history: the objective at each step.
         begin: makes the first carry.
         like: its abstract value, with shardings where there is a mesh.
         given: what the steps read, but for the data.
@@ -77,7 +76,7 @@ class Loop:
         self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
         self.carry: Carry
         self.step = 0
-        self.history: list[Float[np.ndarray, " n"]] = []
+        self._history = np.zeros(steps, np.asarray(jnp.zeros(0)).dtype)
 
     def begin(self) -> None:
         """Start anew."""
@@ -94,7 +93,8 @@ class Loop:
         """Go on from where another run was."""
         self.carry = Carry(step, skipped, trained, self._carried())
         self.step = int(step)
-        self.history = [history]
+        taken = min(self.step, self._steps)
+        self._history[:taken] = history[:taken]
 
     def advance(self, stop: int) -> Given | None:
         """Takes steps up to `stop`, perhaps fewer.
@@ -121,7 +121,7 @@ class Loop:
         if failed := bool(failed):
             stop = int(self.carry.step)
             self.failed_at = float(values[stop - self.step])
-        self.history.append(values[: stop - self.step])
+        self._history[self.step : stop] = values[: stop - self.step]
         self.step = stop
         return given if failed else None
 
@@ -141,9 +141,9 @@ class Loop:
                     instead="a smaller learning rate",
                 )
 
-    def values(self) -> Float[np.ndarray, " steps"]:
-        """The objective at each step."""
-        return np.concatenate(self.history) if self.history else np.zeros(0, np.float32)
+    def values(self, start: int = 0) -> Float[np.ndarray, " steps"]:
+        """The objective at each step so far, from `start` on."""
+        return self._history[start : self.step]
 
     def kept(self, tree: PyTree) -> PyTree:
         """A copy of a part of the carry, which the next step will not overwrite."""
