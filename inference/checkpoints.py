@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import Array
 
 from ppgen.inference.checkpoint import CheckpointError, first_line
@@ -196,11 +197,10 @@ class Store:
             )
         stored = content["arrays"]
         self._compare(step, {k: v for k, v in stored.items() if not optional(k)}, like)
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shardings = dict.fromkeys(stored, _everywhere(like))
+        shardings |= {name: x.sharding for name, x in like.items() if x.sharding is not None}
         target = {
-            name: jax.ShapeDtypeStruct(
-                x["shape"], x["dtype"], sharding=getattr(like.get(name), "sharding", None) or device
-            )
+            name: jax.ShapeDtypeStruct(x["shape"], x["dtype"], sharding=shardings[name])
             for name, x in stored.items()
         }
         arrays = self._restore(step, arrays=ocp.args.StandardRestore(target)).arrays
@@ -259,6 +259,14 @@ class Store:
 
 class _Damaged(Exception):
     pass
+
+
+def _everywhere(like: dict[str, jax.ShapeDtypeStruct]) -> Sharding:
+    """For what nobody else says where it lies: on each device of the mesh, if there is one."""
+    found = next((x.sharding for x in like.values() if x.sharding is not None), None)
+    if isinstance(found, NamedSharding):
+        return NamedSharding(found.mesh, PartitionSpec())
+    return SingleDeviceSharding(jax.local_devices()[0])
 
 
 def _is_key(x: Any) -> bool:

@@ -21,7 +21,7 @@ import ppgen
 from ppgen.inference.checkpoints import Checkpoints, Store
 from ppgen.inference.early_stopping import EarlyStopping, Validation
 from ppgen.inference.loop import FitError, Loop
-from ppgen.inference.metric_log import MetricLog
+from ppgen.inference.metric_log import MetricLog, mean_of_finite
 from ppgen.inference.optimization import Given, Optimization, averaged
 from ppgen.inference.placement import Placement, Shardings
 from ppgen.inference.recovery import Recovery
@@ -140,9 +140,8 @@ def fit(
             rounded, which is within the resolution of the type (.4% for bfloat16) of the other
             one. Random choices are made, and log densities are computed and summed, in
             float32. What follows a choice is in float32 as well, unless the objective casts it.
-        on_nonfinite: What to do at a step at which the objective, its gradient, the state or the
-            updated parameters are not finite: "raise" a FitError, or "skip" the update
-            and count it.
+        on_nonfinite: What to do at a step at which the objective, its gradient or the new state is
+            not finite: "raise" a FitError, or "skip" the update and count it.
         allow_biased: Accept estimators that are biased by design.
         mesh: Devices to work on together, for example `jax.make_mesh((8,), ("data",))`. The rows
             of a batch are divided along the first axis, and draws along the next one, if there is
@@ -157,7 +156,7 @@ def fit(
         early_stopping: When to stop because held-out data say so; the parameters returned are then
             the best ones.
         metrics: A file for metrics, one JSON object a line: step, mean objective since the last
-            line, held-out objective, skipped steps, seconds. What is in it is
+            line (of the finite ones), held-out objective, skipped steps, seconds. What is in it is
             overwritten, but for the lines up to the checkpoint that the fit goes on from.
         callback: Called after every chunk, or several to be called. If one returns True, fitting
             ends there. One that is interrupted may be told of the same steps again.
@@ -238,9 +237,12 @@ def fit(
             if validation is not None:
                 validation.begin()
             notes = {"reported": 0, "seconds": 0.0, "stopped": "", "held_out": None}
-        if metrics is not None:
+        first = jax.process_index() == 0
+        if metrics is not None and first:
             log = stack.enter_context(MetricLog(metrics, loop.step))
-        bar = stack.enter_context(tqdm(total=steps, initial=loop.step, disable=not progress))
+        bar = stack.enter_context(
+            tqdm(total=steps, initial=loop.step, disable=not (progress and first))
+        )
         began -= notes["seconds"]
         # A fit that a callback ended goes on; one that early stopping ended is at its end.
         stopped = "early stopping" if notes["stopped"] == "early stopping" else ""
@@ -251,14 +253,14 @@ def fit(
                 notes["held_out"], enough = validation()
                 stopped = "early stopping" if enough else ""
             end = loop.step == steps or failed is not None or bool(stopped)
-            values = loop.values()[notes["reported"] :]
+            values = loop.values(notes["reported"])
             notes["seconds"] = time.perf_counter() - began
             if len(values) and (end or loop.step % chunk == 0):
                 skipped = int(loop.carry.skipped)
                 if log is not None:
                     log.write(_record(loop.step, values, notes, skipped))
                 bar.update(len(values))
-                bar.set_postfix_str(f"objective {np.mean(values):.6g}", refresh=False)
+                bar.set_postfix_str(f"objective {mean_of_finite(values)}", refresh=False)
                 if calls:
                     now = loop.parameters(loop.kept(loop.carry.trained.params))
                     now = Progress(
@@ -268,6 +270,7 @@ def fit(
                         stopped, end = stopped or "callback", True
                 notes |= {"reported": loop.step, "held_out": None}
             if recovery is not None and (end or loop.step % recovery.every == 0):
+                loop.check()
                 if log is not None:
                     log.sync()
                 recovery.save(notes | {"stopped": stopped})
@@ -275,6 +278,7 @@ def fit(
                 error = _failure(loop, failed)
                 error.fitted = _fitted(loop, validation, "failure")
                 raise error
+    loop.check()
     return _fitted(loop, validation, stopped or "steps")
 
 
@@ -299,9 +303,9 @@ def _fitted(loop: Loop, validation: Validation | None, stopped: Any) -> Fitted:
 def _record(
     step: int, values: Float[np.ndarray, " n"], notes: dict[str, Any], skipped: int
 ) -> dict[str, Any]:
-    record = {"step": step, "objective": float(np.mean(values))}
+    record: dict[str, Any] = {"step": step, "objective": mean_of_finite(values)}
     if notes["held_out"] is not None:
-        record["held_out"] = notes["held_out"]
+        record["held_out"] = mean_of_finite(np.array([notes["held_out"]]))
     if skipped:
         record["skipped"] = skipped
     return record | {"seconds": round(notes["seconds"], 3)}

@@ -34,7 +34,6 @@ class Loop:
         optimization: how steps are made.
         step: steps taken.
         carry: what goes from step to step.
-        history: the objective at each step.
         begin: makes the first carry.
         like: its abstract value, with shardings where there is a mesh.
         given: what the steps read, but for the data.
@@ -64,7 +63,7 @@ class Loop:
             self._start = placement.put(self._start, where)
         self.like = like if shardings is None else _placed(like, shardings)
         self._begin = jax.jit(optimization.begin, out_shardings=shardings)
-        outs = None if shardings is None else (shardings, *[placement.everywhere()] * 3)
+        outs = None if shardings is None else (shardings, *[placement.everywhere()] * 2)
         self._run = jax.jit(
             functools.partial(optimization.run, room=self._room),
             donate_argnums=0,
@@ -77,7 +76,7 @@ class Loop:
         self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
         self.carry: Carry
         self.step = 0
-        self.history: list[Float[np.ndarray, " n"]] = []
+        self._history = np.zeros(steps, np.asarray(jnp.zeros(0)).dtype)
 
     def begin(self) -> None:
         """Start anew."""
@@ -94,7 +93,8 @@ class Loop:
         """Go on from where another run was."""
         self.carry = Carry(step, skipped, trained, self._carried())
         self.step = int(step)
-        self.history = [history]
+        taken = min(self.step, self._steps)
+        self._history[:taken] = history[:taken]
 
     def advance(self, stop: int) -> Given | None:
         """Takes steps up to `stop`, perhaps fewer.
@@ -114,28 +114,36 @@ class Loop:
             )
         stop = min(stop, until, self.step + self._room)
         given = Given(self.given.key, self.given.fixed, fed)
-        self.carry, values, failed, finite = self._run(
-            self.carry, given, np.int32(stop - self.step)
-        )
+        self.carry, values, failed = self._run(self.carry, given, np.int32(stop - self.step))
         if stop < self._steps:
             source.feed(stop)  # read while the device is busy
         values = np.asarray(values)
         if failed := bool(failed):
             stop = int(self.carry.step)
             self.failed_at = float(values[stop - self.step])
-        self.history.append(values[: stop - self.step])
+        self._history[self.step : stop] = values[: stop - self.step]
         self.step = stop
-        if not finite and not failed:
-            raise FitError(
-                f"the parameters are not finite after step {stop - 1}, where the objective and its "
-                "gradient were: the optimiser makes them so, in one of the last "
-                f"{len(self.history[-1])} steps"
-            )
         return given if failed else None
 
-    def values(self) -> Float[np.ndarray, " steps"]:
-        """The objective at each step."""
-        return np.concatenate(self.history) if self.history else np.zeros(0, np.float32)
+    def check(self) -> None:
+        """Refuse parameters that are not finite, as an optimiser can make them.
+
+        On the host, before they go anywhere: the next step would notice, if there is one.
+
+        Raises:
+            FitError: they are not.
+        """
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.carry.trained.params):
+            if not all(np.isfinite(part.data).all() for part in leaf.addressable_shards):
+                raise FitError(
+                    f"params{jax.tree_util.keystr(path)} hold numbers that are not finite after "
+                    f"{self.step} steps, all with finite gradients: the optimiser made them",
+                    instead="a smaller learning rate",
+                )
+
+    def values(self, start: int = 0) -> Float[np.ndarray, " steps"]:
+        """The objective at each step so far, from `start` on."""
+        return self._history[start : self.step]
 
     def kept(self, tree: PyTree) -> PyTree:
         """A copy of a part of the carry, which the next step will not overwrite."""

@@ -7,6 +7,9 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+from jaxtyping import Float
+
 
 class MetricLog:
     """Lines `{"step": ..., ...}`, each written whole before the next step is taken.
@@ -37,6 +40,12 @@ class MetricLog:
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
+
+
+def mean_of_finite(values: Float[np.ndarray, " n"]) -> float | None:
+    """The mean of what JSON has numbers for; `None` if there is nothing."""
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if values.size else None
 
 
 def _end(path: Path, step: int) -> int:

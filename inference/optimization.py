@@ -165,12 +165,12 @@ class Optimization:
 
     def run(
         self, carry: Carry, given: Given, count: Int[Array, ""], room: int
-    ) -> tuple[Carry, Float[Array, " room"], Bool[Array, ""], Bool[Array, ""]]:
+    ) -> tuple[Carry, Float[Array, " room"], Bool[Array, ""]]:
         """Takes `count` steps, fewer if one of them is not finite and that is an error.
 
         Returns:
-            The carry, the objective at the steps, whether the loop ended before a step that was
-            not finite, and whether the parameters are finite.
+            The carry, the objective at the steps, and whether the loop ended before a step that
+            was not finite.
         """
 
         # How many steps is an operand, so that a shorter last run compiles nothing new.
@@ -189,8 +189,7 @@ class Optimization:
         # The step that failed was not taken.
         back = failed.astype(jnp.int32)
         carry = Carry(carry.step - back, carry.skipped - back, carry.trained, carry.source)
-        finite = _all_finite(carry.trained.params, (carry.step < 0).astype(jnp.float32))
-        return carry, values, failed, finite
+        return carry, values, failed
 
     def parameters(self, params: PyTree, given: Given) -> PyTree:
         """The user's pytree with these inexact arrays in it."""

@@ -12,6 +12,7 @@ from ppgen.inference.checkpoint import CheckpointError, by_name
 from ppgen.inference.checkpoints import Store
 from ppgen.inference.early_stopping import Validation
 from ppgen.inference.loop import Loop
+from ppgen.inference.metric_log import mean_of_finite
 from ppgen.inference.optimization import Carry
 from ppgen.inference.sources import AbstractSource
 
@@ -84,8 +85,7 @@ class Recovery:
         tree: Any = {"carry": _lasting(loop.carry)}
         notes = notes | {"source": self._source.position(loop.step)}
         if self._validation is None:
-            new = history[self._saved :]
-            metric = float(np.mean(new)) if len(new) else None
+            metric = mean_of_finite(history[self._saved :])
         else:
             tree["best"] = self._validation.best
             notes["validation"] = self._validation.record

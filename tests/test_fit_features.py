@@ -260,7 +260,7 @@ def test_skips_and_counts():
 
 
 def test_an_optimiser_that_leaves_the_numbers_is_an_error():
-    with pytest.raises(FitError, match="parameters are not finite after step 1"):
+    with pytest.raises(FitError, match="not finite after 2 steps"):
         fit(lambda p: p, 1.0, descend(jnp.float32(2e38)), key=KEY, steps=2)
 
 
