@@ -162,7 +162,7 @@ def test_a_tilt_of_a_tilt_is_the_tilt_of_the_sum(seed, a, b, c):
 
 MIXTURE = GaussianMixture.isotropic([0.3, 0.7], [[-1.0, 0.0], [2.0, 1.0]], [0.5, 0.8])
 MATRIX, SEEN, SCALE = jnp.array([[1.0, -0.5]]), jnp.array([0.4]), 0.7
-TIMES = jnp.linspace(0.01, 0.995, 51)
+TIMES = jnp.linspace(0.01, 0.995, 101)
 
 
 def gaussian_chain(eta):
@@ -209,7 +209,7 @@ def test_a_classifier_guides_to_its_class():
     samples = guide(chain, energy, Learned(classifier)).smc(particles=1000)
     found = jax.jit(ppgen.seed(samples))(jax.random.key(0))
     assert abs(found.log_evidence - jnp.log(0.3)) < 0.05
-    np.testing.assert_allclose(found.mean(), MIXTURE.means[0], atol=0.1)
+    np.testing.assert_allclose(found.mean(), MIXTURE.means[0], atol=0.12)
 
 
 def test_projection_fills_in_what_is_missing():

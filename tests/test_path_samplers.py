@@ -138,7 +138,7 @@ def test_noise_is_abducted_and_replayed():
     data = jnp.array([2.3, 0.8])
     back = Chain(dist.Delta(data, event_dim=1), noising(bridge), times[::-1])
     path = jax.jit(ppgen.seed(back.path))(jax.random.key(0))[::-1]
-    choices = jax.jit(forth.abduct)(path)
+    choices = jax.jit(lambda path: forth.abduct(path))(path)
     found = jax.jit(ppgen.assess(forth))(choices)
     np.testing.assert_allclose(found.value, data, atol=1e-4)
     right = dist.Normal(0, 1).log_prob(choices["noise"]).sum() + begin.log_prob(path[0])

@@ -213,6 +213,9 @@ def guide_approximately(chain: Chain, energy: Energy | None, lookahead: Abstract
     which have no weights (guided ODEs), and for `Project`. *Approximate* for two reasons: the
     lookahead, and the size of steps; with `Exact` and small steps it approaches the tilted law.
 
+    Classifier-free guidance needs nothing of this, and is as approximate: for fields `c` with a
+    label and `u` without, `lambda x, t: u(x, t) + w * (c(x, t) - u(x, t))` is another field.
+
     Args:
         chain: a sampler. Its steps must know their `pull`: those of `ancestral`, or
             `euler_maruyama` of fields with an `exchange`.
