@@ -68,7 +68,7 @@ def persistent_chains(
 
     def update(gradient: Chained, state: tuple, params: Chained | None = None) -> tuple:
         if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
+            raise ValueError("persistent_chains moves the parameters, so its update needs them")
         inner, key = state
         updates, inner = optimizer.update(gradient.mam, inner, params.mam)
         key, move_key = jax.random.split(key)
