@@ -68,7 +68,7 @@ def persistent_chains(
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
+            raise ValueError("persistent_chains moves the parameters, so its update needs them")
         inner, key = state
         steps: Any
         steps, inner = optimizer.update(updates.mam, inner, params.mam)
