@@ -197,7 +197,8 @@ class Store:
             )
         stored = content["arrays"]
         self._compare(step, {k: v for k, v in stored.items() if not optional(k)}, like)
-        shardings = dict.fromkeys(stored, _everywhere(like))
+        everywhere = _everywhere(like)
+        shardings = dict.fromkeys(stored, everywhere)
         shardings |= {name: x.sharding for name, x in like.items() if x.sharding is not None}
         target = {
             name: jax.ShapeDtypeStruct(x["shape"], x["dtype"], sharding=shardings[name])
@@ -207,11 +208,10 @@ class Store:
         for name, x in stored.items():
             if _described(arrays[name]) != x:
                 raise _Damaged(f"{name} is not what was written")
-        for name, x in arrays.items():
-            if getattr(like.get(name), "sharding", None) is None:
-                # As it was before: not bound to a device, which would make another program of all
-                # that takes it, to be compiled again.
-                arrays[name] = jax.numpy.array(np.asarray(x))
+        if isinstance(everywhere, SingleDeviceSharding):
+            # As they were before: not bound to a device, which would make another program of all
+            # that takes them, to be compiled again.
+            arrays = {name: jax.numpy.array(np.asarray(x)) for name, x in arrays.items()}
         return {name: _typed(x, like.get(name)) for name, x in arrays.items()}, content["notes"]
 
     def _restore(self, step: int, **items: Any) -> Any:
