@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +59,18 @@ class Store:
     Args:
         settings: from the user.
         maximize: whether a higher metric is better.
+        read_only: whether nothing may change, because a fit may be writing to it.
 
     Raises:
         CheckpointError: the folder cannot be used.
     """
 
-    def __init__(self, settings: Checkpoints, *, maximize: bool) -> None:
+    def __init__(self, settings: Checkpoints, *, maximize: bool, read_only: bool = False) -> None:
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers as policies
 
         self.every = settings.every
+        self._read_only = read_only
         self._folder = Path(settings.folder).absolute()
         kept: list[Any] = [policies.preservation_policy.LatestN(settings.keep)]
         if settings.best:
@@ -81,12 +83,13 @@ class Store:
                 )
             )
         with self._errors("kept"):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            if not read_only:
+                self._folder.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=policies.AnyPreservationPolicy(kept),
-                    cleanup_tmp_directories=True,
+                    cleanup_tmp_directories=not read_only,
                     create=False,
                 ),
                 item_names=("arrays", "notes"),
@@ -129,16 +132,16 @@ class Store:
             )
 
     def latest(
-        self, like: dict[str, jax.ShapeDtypeStruct], optional: Sequence[str]
+        self, like: dict[str, jax.ShapeDtypeStruct], optional: Callable[[str], bool]
     ) -> tuple[int, dict[str, Array], Any] | None:
         """The step, the arrays and the notes of the last checkpoint that is not damaged.
 
-        Damaged ones are put aside, with a warning.
+        Damaged ones are put aside, unless nothing may change, with a warning.
 
         Args:
             like: the arrays that are expected, with shardings where there is a mesh. Others are
                 refused.
-            optional: names of arrays of any shape, which are returned as well.
+            optional: which names are of arrays of any shape, which are returned as well.
 
         Raises:
             CheckpointError: they are of another model; or there are some, all damaged.
@@ -152,13 +155,14 @@ class Store:
                 damaged.append((step, str(error)))
                 continue
             for bad, why in damaged:
-                aside = self._put_aside(bad)
-                warnings.warn(
-                    f"the checkpoint of step {bad} in {self._folder} is damaged ({why}): fitting "
-                    f"goes on from that of step {step}, and it is now {aside}",
-                    stacklevel=2,
-                )
-            if damaged:
+                message = f"the checkpoint of step {bad} in {self._folder} is damaged ({why}): "
+                if self._read_only:
+                    message += f"that of step {step} is read"
+                else:
+                    aside = self._put_aside(bad)
+                    message += f"fitting goes on from that of step {step}, and it is now {aside}"
+                warnings.warn(message, stacklevel=2)
+            if damaged and not self._read_only:
                 self._manager.reload()
             return step, arrays, notes
         if damaged:
@@ -179,7 +183,7 @@ class Store:
             self._manager.close()
 
     def _load(
-        self, step: int, like: dict[str, jax.ShapeDtypeStruct], optional: Sequence[str]
+        self, step: int, like: dict[str, jax.ShapeDtypeStruct], optional: Callable[[str], bool]
     ) -> tuple[dict[str, Array], Any]:
         import orbax.checkpoint as ocp
 
@@ -192,7 +196,7 @@ class Store:
                 f"the checkpoint of step {step} in {self._folder} is of another version of ppgen"
             )
         stored = content["arrays"]
-        self._compare(step, {k: v for k, v in stored.items() if k not in optional}, like)
+        self._compare(step, {k: v for k, v in stored.items() if not optional(k)}, like)
         shardings = dict.fromkeys(stored, _everywhere(like))
         shardings |= {name: x.sharding for name, x in like.items() if x.sharding is not None}
         target = {
@@ -203,6 +207,11 @@ class Store:
         for name, x in stored.items():
             if _described(arrays[name]) != x:
                 raise _Damaged(f"{name} is not what was written")
+        for name, x in arrays.items():
+            if getattr(like.get(name), "sharding", None) is None:
+                # As it was before: not bound to a device, which would make another program of all
+                # that takes it, to be compiled again.
+                arrays[name] = jax.numpy.array(np.asarray(x))
         return {name: _typed(x, like.get(name)) for name, x in arrays.items()}, content["notes"]
 
     def _restore(self, step: int, **items: Any) -> Any:
@@ -261,7 +270,7 @@ def _everywhere(like: dict[str, jax.ShapeDtypeStruct]) -> Sharding:
 
 
 def _is_key(x: Any) -> bool:
-    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _raw(x: Any) -> Any:

@@ -22,7 +22,7 @@ from ppgen.inference.checkpoints import Checkpoints, Store
 from ppgen.inference.early_stopping import EarlyStopping, Validation
 from ppgen.inference.loop import FitError, Loop
 from ppgen.inference.metric_log import MetricLog, mean_of_finite
-from ppgen.inference.optimization import Given, Optimization
+from ppgen.inference.optimization import Given, Optimization, averaged
 from ppgen.inference.placement import Placement, Shardings
 from ppgen.inference.recovery import Recovery
 from ppgen.inference.sources import source_of
@@ -90,7 +90,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     early_stopping: EarlyStopping | None = None,
     metrics: str | Path | None = None,
-    callback: Callable[[Progress], bool | None] | Sequence[Callable] = (),
+    callback: Callable[[Progress], bool | None] | Sequence[Callable] | None = None,
     progress: bool = False,
     chunk: int = 100,
 ) -> Fitted:
@@ -219,7 +219,7 @@ def fit(
     loop = Loop(
         optimization, varying, fixed, () if state is None else state, key, steps=steps, chunk=chunk
     )
-    calls = [callback] if callable(callback) else list(callback)
+    calls = [callback] if callable(callback) else list(callback or ())
     with contextlib.ExitStack() as stack:
         validation = recovery = log = notes = None
         boundaries = [chunk]
@@ -282,14 +282,14 @@ def fit(
     return _fitted(loop, validation, stopped or "steps")
 
 
-def _fitted(loop: Loop, validation: Validation | None, stopped: str) -> Fitted:
+def _fitted(loop: Loop, validation: Validation | None, stopped: Any) -> Fitted:
     carry, optimization = loop.carry, loop.optimization
     params, state = carry.trained.params, carry.trained.state
     if validation is not None:
         params, state = validation.best
     average = None
     if optimization.decay is not None:
-        average = loop.parameters(optimization.averaged(carry))
+        average = loop.parameters(averaged(carry.trained, optimization.decay))
     return Fitted(
         loop.parameters(params),
         loop.values(),

@@ -191,14 +191,6 @@ class Optimization:
         carry = Carry(carry.step - back, carry.skipped - back, carry.trained, carry.source)
         return carry, values, failed
 
-    def averaged(self, carry: Carry) -> PyTree:
-        """The moving average of the parameters, debiased; before the first step, themselves."""
-        params, average = carry.trained.params, carry.trained.average
-        if not int(average.count):
-            return params
-        mean = optax.tree_utils.tree_bias_correction(average.ema, self.decay, average.count)
-        return jax.tree.map(lambda x, like: x.astype(like.dtype), mean, params)
-
     def parameters(self, params: PyTree, given: Given) -> PyTree:
         """The user's pytree with these inexact arrays in it."""
         return eqx.combine(params, given.fixed, self.static)
@@ -285,6 +277,15 @@ def _all_finite(tree: PyTree, zero: Float[Array, ""]) -> Bool[Array, ""]:
             x = x if x.ndim == 0 else x @ jnp.full(x.shape[-1], zero.astype(x.dtype))
             found &= jnp.isfinite(x).all()
     return found
+
+
+def averaged(trained: Trained, decay: float) -> PyTree:
+    """The moving average of the parameters, debiased; before the first step, themselves."""
+    params, average = trained.params, trained.average
+    if not int(average.count):
+        return params
+    mean = optax.tree_utils.tree_bias_correction(average.ema, decay, average.count)
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), mean, params)
 
 
 def _average(decay: float) -> optax.GradientTransformation:

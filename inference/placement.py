@@ -37,12 +37,12 @@ class Placement:
 
     def everywhere(self) -> NamedSharding | None:
         """The sharding of what is on each device."""
-        return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
+        return None if self.mesh is None else self._sharding(PartitionSpec())
 
     def of_draws(self, batched: bool) -> NamedSharding | None:
         """Along which axis of the mesh draws lie: the first one, unless that has a batch."""
         names = () if self.mesh is None else self.mesh.axis_names[int(batched) :]
-        return NamedSharding(self.mesh, PartitionSpec(names[0])) if names else None
+        return self._sharding(PartitionSpec(names[0])) if names else None
 
     def put(self, tree: PyTree, shardings: PyTree | None) -> PyTree:
         """Arrays of the user's, where they belong."""
@@ -95,8 +95,8 @@ class Placement:
             for start in range(len(path) + 1):
                 shape, spec = by_path.get(path[start:], (None, None))
                 if spec is not None and shape == leaf.shape:
-                    return NamedSharding(self.mesh, spec)
-            return NamedSharding(self.mesh, PartitionSpec())
+                    return self._sharding(spec)
+            return self._sharding(PartitionSpec())
 
         return jax.tree_util.tree_map_with_path(sharding, like)
 
@@ -104,20 +104,23 @@ class Placement:
         if self._shardings is None:
             return [PartitionSpec()] * len(jax.tree.leaves(params))
         if callable(self._shardings):
-            return [
-                self._shardings(jax.tree_util.keystr(path), leaf)
-                for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-            ]
+            leaves = jax.tree_util.tree_leaves_with_path(params)
+            function: Any = self._shardings
+            return [function(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
         specs = jax.tree.broadcast(
             self._shardings, params, is_leaf=lambda x: isinstance(x, PartitionSpec)
         )
         return jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
 
+    def _sharding(self, spec: PartitionSpec) -> NamedSharding:
+        assert self.mesh is not None
+        return NamedSharding(self.mesh, spec)
+
     def _put(self, x: Any, spec: PartitionSpec) -> Array:
-        sharding = NamedSharding(self.mesh, spec)
+        sharding = self._sharding(spec)
         if isinstance(x, jax.Array) and x.sharding.device_set == sharding.device_set:
             return jax.device_put(x, sharding)
-        if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        if isinstance(x, jax.Array) and jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
             data = self._put(jax.random.key_data(x), spec)
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
         x = np.asarray(x)

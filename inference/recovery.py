@@ -57,7 +57,7 @@ class Recovery:
         if self._validation is not None:
             like["best"] = _best(self._loop.like)
         names = by_name(like)
-        found = self._store.latest(names, optional=_OURS)
+        found = self._store.latest(names, optional=_OURS.__contains__)
         if found is None:
             return None
         step, arrays, notes = found

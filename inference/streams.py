@@ -47,7 +47,7 @@ class Stream:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         self._data = data
-        self._size = batch_size
+        self._size: Any = batch_size  # known at the start, at the latest
         self._positions = positions
 
     def start(self, step: int, position: Any) -> None:

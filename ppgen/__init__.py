@@ -19,8 +19,10 @@ except _PackageNotFoundError:  # a checkout on sys.path that nobody installed
 
 from ppgen._analytic_kl import analytic_kl as analytic_kl
 from ppgen._baseline_loss import baseline_loss as baseline_loss
+from ppgen._black_box import black_box as black_box
 from ppgen._check import check as check
 from ppgen._choose import draw as draw
+from ppgen._curate import curate as curate
 from ppgen._errors import PpgenError as PpgenError
 from ppgen._expectation import expectation as expectation
 from ppgen._expectation import seed as seed

@@ -200,7 +200,9 @@ class _Tape:
     def _operands(self, i: int, kinds: Sequence[str]) -> Iterator[int]:
         """The operands of what made a value that can have made it so."""
         entry = self.made_by.get(i)
-        for position, j in enumerate(() if entry is None else entry.ins):
+        if entry is None:
+            return
+        for position, j in enumerate(entry.ins):
             if self._innocent(j):
                 continue
             if entry.eqn.primitive.name == "select_n" and position:

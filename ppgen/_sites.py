@@ -96,7 +96,7 @@ def run_sites(
     sites = Sites({}, {})
     for eqn in jaxpr.eqns:
         values = [v.val if isinstance(v, _jax.Literal) else env[v] for v in eqn.invars]
-        _check_determined(values, jaxpr)
+        check_determined(values, jaxpr)
         if has_sites(eqn):
             with _jax.at_line_of(eqn):
                 rule = _RULES.get(eqn.primitive.name, _refuse)
@@ -109,7 +109,7 @@ def run_sites(
     return outs, sites
 
 
-def _check_determined(values: Sequence[Any], jaxpr: Any) -> None:
+def check_determined(values: Sequence[Any], jaxpr: Any) -> None:
     """Refuse to go on with a value that was integrated out."""
     if not any(v is None for v in values):
         return
@@ -242,7 +242,7 @@ def _remat(eqn: _jax.Eqn, values: list[Any], given: Given):
 
     def body(values, known):
         outs, sites = run_sites(inner, values, given._replace(values=known, seen=None))
-        _check_determined(outs, inner)
+        check_determined(outs, inner)
         return outs, sites
 
     run = jax.checkpoint(body, prevent_cse=eqn.params["prevent_cse"], policy=eqn.params["policy"])
@@ -268,7 +268,7 @@ def _scan(eqn: _jax.Eqn, values: list[Any], given: Given):
         xs, known = xs
         args = [*values[:consts], *carry, *xs]
         out, sites = run_sites(body, args, given._replace(values=known, seen=None))
-        _check_determined(out, body)
+        check_determined(out, body)
         return out[:carried], (out[carried:], sites)
 
     init, xs = values[consts : consts + carried], values[consts + carried :]
@@ -287,7 +287,7 @@ def _cond(eqn: _jax.Eqn, values: list[Any], given: Given):
 
     def run(jaxpr, operands, known):
         outs, sites = run_sites(jaxpr, operands, given._replace(values=known, seen=None))
-        _check_determined(outs, jaxpr)
+        check_determined(outs, jaxpr)
         return outs, sites
 
     branches = [functools.partial(run, jaxpr) for jaxpr in eqn.params["branches"]]

@@ -1,9 +1,29 @@
-"""Settings that have to be there before JAX is."""
+"""Settings that have to be there before JAX is, and what makes many small programs cheap."""
 
+import gc
 import os
 
+from type_checks import check_types
+
 # Small programs, many of them: the tests spend most of their time on machine code that runs once.
-# What XLA makes of a program (fusion, FLOPs, instructions) is not affected, only its last step is.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+# What XLA makes of a program (fusion, FLOPs, instructions) is not affected, only its last steps
+# are: no optimisation by LLVM, no MLIR context for each fused loop (an option of jaxlib 0.10,
+# ignored where it is gone), and one module instead of 32 with copies of what they share.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_backend_optimization_level=0",
+        "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    ]
 ).strip()
+
+check_types("ppgen", but=["ppgen.inference", "ppgen.models"])
+
+
+def pytest_collection_finish():
+    # The modules of JAX and its kin stay: without this, the collector looks through all of them
+    # again and again while programs are traced.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 10)

@@ -75,11 +75,13 @@ def log_joint(t):
 def over_particles(t, particles, function):
     """The expectation of a function of K log weights, by summing over all K-tuples."""
     log_p, log_q = log_joint(t)
-    total = 0.0
-    for index in itertools.product(range(4), repeat=particles):
-        index = jnp.array(index)
-        total += jnp.exp(jnp.sum(log_q[index])) * function((log_p - log_q)[index])
-    return total
+    index = tuples(4, particles)
+    values = jax.vmap(function)((log_p - log_q)[index])
+    return jnp.sum(jnp.exp(jnp.sum(log_q[index], axis=1)) * values)
+
+
+def tuples(n, particles):
+    return np.array(list(itertools.product(range(n), repeat=particles)))
 
 
 def log_mean_exp(x):
@@ -168,12 +170,10 @@ def test_reweighted_wake_sleep():
     def wake(t):
         _, log_q = log_joint(t)
         fixed_p, fixed_q = log_joint(jax.lax.stop_gradient(t))
-        total = 0.0
-        for index in itertools.product(range(4), repeat=3):
-            index = jnp.array(index)
-            weights = jax.nn.softmax((fixed_p - fixed_q)[index])
-            total += jnp.exp(jnp.sum(fixed_q[index])) * jnp.sum(weights * log_q[index])
-        return total
+        index = tuples(4, 3)
+        weights = jax.nn.softmax((fixed_p - fixed_q)[index])
+        sums = jnp.sum(weights * log_q[index], axis=1)
+        return jnp.sum(jnp.exp(jnp.sum(fixed_q[index], axis=1)) * sums)
 
     def bound(t):
         return over_particles(t, 3, log_mean_exp)
@@ -436,10 +436,9 @@ def each_element(t, particles=2):
     for x in DATA:
         log_q = jax.nn.log_sigmoid((t[0] + t[1] * x) * jnp.array([-1.0, 1.0]))
         log_p = jnp.log(jnp.array([0.7, 0.3])) + dist.Normal(jnp.array([0.0, 2.0]), 1.0).log_prob(x)
-        for index in itertools.product(range(2), repeat=particles):
-            index = jnp.array(index)
-            weight = jnp.exp(jnp.sum(log_q[index]))
-            total += weight * log_mean_exp((log_p - log_q)[index])
+        index = tuples(2, particles)
+        bounds = jax.vmap(log_mean_exp)((log_p - log_q)[index])
+        total += jnp.sum(jnp.exp(jnp.sum(log_q[index], axis=1)) * bounds)
     return total
 
 

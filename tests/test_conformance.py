@@ -21,17 +21,20 @@ ROWS = PROGRAMS | AUTOGUIDES | MODULES
 KEY = jax.random.key(7)
 
 
-def prepared(row):
-    """NumPyro's own initialisation, moved a little: where things start, too much is symmetric."""
+@pytest.fixture(scope="module", params=ROWS)
+def prepared(request):
+    """A row, NumPyro's machinery for it, and its own initialisation, moved a little.
+
+    Where things start, too much is symmetric.
+    """
+    row = ROWS[request.param]()
     svi = SVI(row.model, row.guide, numpyro.optim.Adam(1e-2), loss=row.loss)
     state = svi.init(KEY, *row.args)
     params = svi.optim.get_params(state.optim_state)
     leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(8), len(leaves))
-    moved = [
-        x + 0.05 * jax.random.normal(k, jnp.shape(x)) for k, x in zip(keys, leaves, strict=True)
-    ]
-    return svi, jax.tree.unflatten(treedef, moved), state.mutable_state or {}
+    normal = np.random.default_rng(8).standard_normal
+    moved = [jnp.asarray(x + 0.05 * normal(np.shape(x)), jnp.asarray(x).dtype) for x in leaves]
+    return row, svi, jax.tree.unflatten(treedef, moved), state.mutable_state or {}
 
 
 def ours(row):
@@ -75,11 +78,9 @@ def assert_same_mean(one, other, what):
 
 
 @pytest.mark.filterwarnings("ignore")  # NumPyro's and flax's own
-@pytest.mark.parametrize("name", ROWS)
-def test_agrees_with_numpyro(name):
+def test_agrees_with_numpyro(prepared):
     """Value, gradient and state of the objective agree in mean."""
-    row = ROWS[name]()
-    svi, params, state = prepared(row)
+    row, svi, params, state = prepared
     mine = draws(ours(row), params, state, row.draws)
     other = draws(theirs(row, svi), params, state, row.draws)
     assert jax.tree.structure(mine) == jax.tree.structure(other)
@@ -92,21 +93,19 @@ def test_agrees_with_numpyro(name):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ROWS)
-def test_same_densities_of_the_same_choices(name):
+def test_same_densities_of_the_same_choices(prepared):
     """Model and guide have the log densities that NumPyro gives the choices that we drew."""
-    row = ROWS[name]()
+    row, svi, params, _ = prepared
     if not row.replay:
         pytest.skip("the program draws with keys of its own")
-    svi, params, state = prepared(row)
     model, guide = row.to_ours(row.model), row.guide
 
     def run(values):
         drawn = ppgen.simulate(ppgen.functional(guide))(values, *row.args)
         return drawn, ppgen.log_density(ppgen.functional(model))(drawn, values, *row.args)
 
-    drawn, log_p = ppgen.seed(run)(KEY, params)
-    values = svi.constrain_fn(params)
+    drawn, log_p = jax.jit(ppgen.seed(run))(KEY, params)
+    values = jax.jit(svi.constrain_fn)(params)
     # A point mass is where the parameters and the other choices put it, to the last bit.
     given = {n: v for n, v in drawn.choices.items() if n not in _point_masses(guide, values, row)}
     with handlers.seed(rng_seed=0):

@@ -156,7 +156,7 @@ def test_variance_of_a_sum_is_the_sum_of_the_variances(program, sizes):
         weights = np.linspace(0.5, 1.5, n) if n > 1 else np.ones(1)
         ideal = sum(score_variance(lambda b, w=w: w * (b - 0.8) ** 2, P) for w in weights)
         g = ppgen.expectation(functools.partial(program, weights=jnp.asarray(weights, float)))
-        grad = many_gradients(g, P, samples=200_000)
+        grad = many_gradients(g, P, samples=40_000)
         squares = (grad - grad.mean()) ** 2
         error = squares.std() / np.sqrt(len(grad)) / ideal
         assert 4 * error < 0.05

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from hypothesis import HealthCheck, Phase, settings
 
@@ -26,11 +25,22 @@ def taylor(function, args, order):
 
     So that the oracle runs once for all estimators of a program.
     """
+
+    def first(theta):
+        value, gradient = jax.value_and_grad(function)(theta)
+        return gradient, (value, gradient)
+
+    def second(theta):
+        hessian, (value, gradient) = jax.jacfwd(first, has_aux=True)(theta)
+        return value, gradient, hessian
+
     with jax.enable_x64(True):
         point = np.asarray(args[0], np.float64)
-        value, gradient = jax.value_and_grad(function)(jnp.asarray(point))
-        hessian = jax.hessian(function)(jnp.asarray(point)) if order == 2 else np.zeros(())
-        value, gradient, hessian = (np.asarray(x) for x in (value, gradient, hessian))
+        if order == 2:
+            value, gradient, hessian = map(np.asarray, jax.jit(second)(point))
+        else:
+            value, gradient = map(np.asarray, jax.jit(first)(point)[1])
+            hessian = np.zeros(())
 
     def expansion(theta):
         step = theta - point

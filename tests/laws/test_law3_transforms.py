@@ -61,8 +61,8 @@ def test_scan_and_remat_change_nothing(name):
 def test_forward_mode_is_reverse_mode():
     for variant in variants("chain"):
         g, theta = ppgen.expectation(variant.function), jnp.asarray(variant.args[0])
-        forward = jax.jacfwd(g, argnums=1)(jax.random.key(4), theta)
-        reverse = jax.jacrev(g, argnums=1)(jax.random.key(4), theta)
+        forward = jax.jit(jax.jacfwd(g, argnums=1))(jax.random.key(4), theta)
+        reverse = jax.jit(jax.jacrev(g, argnums=1))(jax.random.key(4), theta)
         np.testing.assert_allclose(forward, reverse, 2e-5, 2e-5)
 
 
