@@ -240,7 +240,7 @@ def classifier(seed: int) -> Callable[[Any], Any]:
 
     pixels, labels = labelled(return_X_y=True)
     order = np.random.RandomState(seed).permutation(len(pixels))[297:]
-    fitted = LogisticRegression(C=0.01, max_iter=500).fit(pixels[order] / 16, labels[order])
+    fitted = LogisticRegression(C=1.0, max_iter=500).fit(pixels[order] / 16, labels[order])
     weights, offset = jnp.asarray(fitted.coef_), jnp.asarray(fitted.intercept_)
     return lambda x: weights.astype(jnp.float32) @ (x / 16) + offset.astype(jnp.float32)
 
@@ -491,14 +491,15 @@ def main() -> None:
                 found += ["", f"![rewards and entropies]({options.out.stem}.png)"]
         lines += ["", *found]
         print("\n".join(found), f"\n{name}: {time.process_time() - since:.0f} s of CPU", flush=True)
-    minutes = (time.perf_counter() - began) / 60
+    minutes, cpu = (time.perf_counter() - began) / 60, time.process_time() / 60
     options.out.write_text(
         "\n".join(
             [
                 "# Training on what is preferred",
                 "",
                 f"`python benchmarks/curation.py`, {datetime.date.today()}, seeds {options.seeds}, "
-                f"{os.cpu_count()} CPU cores ({platform.machine()}, shared), {minutes:.0f} min, "
+                f"{os.cpu_count()} CPU cores ({platform.machine()}, shared), {minutes:.0f} min "
+                f"({cpu:.1f} of CPU), "
                 f"Python {sys.version.split()[0]}, jax {jax.__version__}, numpyro "
                 f"{numpyro.__version__}. Ranges are over seeds.",
                 *lines,
@@ -514,6 +515,10 @@ For one Gaussian, α = 4 and β = .1 is a path, not a destination: at that α th
 among Gaussians near the data (it falls on as all mass leaves them), and from above the maximum of
 the likelihood the path goes to other places than from below. So a checkpoint is chosen, as the
 authors of the method do, here by the reverse divergence itself.
+
+The reward has to tell draws apart. In a first run the classifier was regularised 100 times more, so that P(3)
+hardly differed between digits: over four rounds the mean reward went from .40 to .56 to .60 and the entropy from
+2.29 to 2.18 to 2.21, in the same directions, below the marks of half a unit.
 """
 
 
