@@ -390,7 +390,7 @@ def trained(seed: int, steps: int) -> Rows:
         "floor: the closed form": divergence(closed_form, 0.0),
         "flow, trained against the energy": divergence(flow_guide, train(energy)),
         "baseline: the prior": divergence(program, 0.0),
-        "control: trained against the opposite energy": divergence(
+        "control: trained against an opposite energy that no law has": divergence(
             flow_guide, train(lambda x: -0.2 * energy(x))
         ),
         "normal, trained under two moments": gap(found),

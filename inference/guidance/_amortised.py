@@ -92,7 +92,8 @@ def lagrangian(
         >>> up = optax.chain(optax.sgd(0.1), optax.scale(-1.0))
         >>> optimizer = optax.partition({"down": optax.sgd(0.1), "up": up}, ("up", "down"))
         >>> start, key = (0.0, 0.0), jax.random.key(0)
-        >>> dual, loc = fit(lambda p: loss(*p), start, optimizer, key=key, steps=500).params
+        >>> fitted = fit(lambda p: loss(*p), start, optimizer, key=key, steps=500, draws=32)
+        >>> dual, loc = fitted.params
         >>> bool(abs(loc - 1) < 0.2 and abs(dual + 1) < 0.2)
         True
     """
