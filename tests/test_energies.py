@@ -59,7 +59,7 @@ def test_the_published_tori():
 def test_gibbs_draws_have_the_exact_marginals():
     def misfit(ising, drawn):
         """The share of "up", and of equal neighbours, in standard errors from the exact one."""
-        draws = np.asarray(sample_ising(drawn, 4000, sweeps=30, key=jax.random.key(0)))
+        draws = np.asarray(sample_ising(drawn, 4000, sweeps=20, key=jax.random.key(0)))
         x, weights, log_z = brute_force(ising)
         p = np.exp(weights - log_z)
         errors = []

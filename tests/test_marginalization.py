@@ -358,14 +358,17 @@ def fresh(width=16):
     return MaM(DualMLP(9, 2, width, 1, key=jax.random.key(0)), 9, 2)
 
 
+OF_ALL = eqx.filter_jit(jax.vmap(log_marginal, (None, 0)))
+ELBO = eqx.filter_jit(
+    ppgen.expectation(elbo(lambda mam: target(mam, ISING.log_weight), any_order), draws=2000)
+)
+
+
 def divergences(mam):
     """KL(p_θ ‖ f / Z), p_θ normalised, and that of p_φ with its order, from draws."""
-    log_p = jax.jit(jax.vmap(log_marginal, (None, 0)))(mam, STATES)
+    log_p = OF_ALL(mam, STATES)
     log_p = log_p - jax.nn.logsumexp(log_p)
-    bound = ppgen.expectation(
-        elbo(lambda mam: target(mam, ISING.log_weight), any_order), draws=2000
-    )
-    of_phi = ISING.log_normalizer() - jax.jit(bound)(jax.random.key(9), mam)
+    of_phi = ISING.log_normalizer() - ELBO(jax.random.key(9), mam)
     return float(jnp.exp(log_p) @ (log_p - LOG_TARGET)), float(of_phi)
 
 
@@ -375,23 +378,21 @@ def start():
 
 
 @pytest.mark.parametrize(
-    "objective, erased",
-    [("published", 2), ("published", None), ("importance", None), ("corrected", 2)],
+    "objective, erased", [("published", 2), ("importance", None), ("corrected", 2)]
 )
 def test_training_by_an_energy_reaches_the_target(objective, erased, start):
     mam = fit_energy(
         fresh(),
         ISING.log_weight,
-        optax.adam(optax.cosine_decay_schedule(5e-3, 400)),
+        optax.adam(optax.cosine_decay_schedule(5e-3, 300)),
         key=jax.random.key(1),
-        steps=400,
+        steps=300,
         objective=objective,
         draws=64,
         erased=erased,
     )
     assert min(start) > 0.5
     of_theta, of_phi = divergences(mam)
-    print(objective, of_theta, of_phi)
     assert of_theta < 0.03 and of_phi < 0.1
 
 
@@ -463,13 +464,12 @@ def test_maximum_likelihood_in_two_stages():
     of_theta, of_phi = divergences(mam)
     assert of_theta < 0.1 and of_phi < 0.1
     # The second stage makes p_θ what p_φ is.
-    log_p = jax.vmap(log_marginal, (None, 0))(mam, STATES)
-    assert abs(float(jax.nn.logsumexp(log_p))) < 0.1
+    assert abs(float(jax.nn.logsumexp(OF_ALL(mam, STATES)))) < 0.1
 
 
-@pytest.mark.parametrize("task", ["digits", "ising", "molecules"])
+@pytest.mark.parametrize("task", ["digits", "molecules"])
 def test_a_task_trains_by_one_call_and_its_shapes_are_known_before(task):
-    options = MarginalizationOptions(task=task, side=3, hidden=8, steps=2, batch_size=8)
+    options = MarginalizationOptions(task=task, hidden=8, steps=2, batch_size=8)
     mam = train_marginalization(options)
     like = marginalization_like(options)
     shapes = jax.tree.map(lambda x: (x.shape, x.dtype), (mam, like))
