@@ -279,8 +279,8 @@ def speed(options: Any) -> str:
             "process; ratios are medians of those within a turn,",
             "in brackets their quartiles; above 1, `fit` is faster or takes less. FLOPs are of the "
             "compiled loop, its body once,",
-            "by XLA's count; the last column is theirs over `fit`'s. Batches: `fit` and the loop by "
-            "hand shuffle all rows each epoch,",
+            "by XLA's count; the last column is theirs over `fit`'s. Batches: `fit` and the loop "
+            "by hand shuffle all rows each epoch,",
             "NumPyro's plate subsamples anew each step. `SVI`'s loops are those of `SVI.run` "
             "without and with a progress bar, but",
             "compiled once: it compiles them anew at each call.",
