@@ -110,7 +110,8 @@ class Placement:
         specs = jax.tree.broadcast(
             self._shardings, params, is_leaf=lambda x: isinstance(x, PartitionSpec)
         )
-        return jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
+        leaves: list[Any] = jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
+        return leaves
 
     def _sharding(self, spec: PartitionSpec) -> NamedSharding:
         assert self.mesh is not None

@@ -53,7 +53,12 @@ class Importance(eqx.Module):
 
 
 def importance(
-    model: Program, guide: Program, *, particles: int = 1, density: Program | None = None
+    model: Program,
+    guide: Program,
+    *,
+    particles: int = 1,
+    density: Program | None = None,
+    sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[..., Importance]:
     """Draw from a guide and score under a model, `particles` times: vectorised, never unrolled.
 
@@ -68,6 +73,8 @@ def importance(
         particles: how many runs.
         density: a program of the same sites to score the runs with instead of the guide, for other
             derivatives of the same number: the guide with its parameters held fixed, for example.
+        sharding: how the particles are divided over devices, along the first axis. As for
+            `expectation`, it changes where things are computed, not what.
 
     Returns:
         A function of the common arguments that returns an `Importance`. It draws: call it within
@@ -128,6 +135,9 @@ def importance(
             _check_subsampling(drawn, model_trace, plates)
         scale = math.prod((plate.scale for plate in plates), start=1.0)
         log_weights = _by_element(model_trace, plates) - _by_element(drawn, plates)
+        if sharding is not None:
+            # XLA divides what leads to them alike.
+            log_weights = jax.lax.with_sharding_constraint(log_weights, sharding)
         return Importance(drawn, model_trace, log_weights / scale, scale)
 
     return run

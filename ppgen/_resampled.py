@@ -68,6 +68,7 @@ def bind_resampled(
         if log_product is None:
             log_product = weigh(operands, values).log_product
         assert log_product is not None
+        assert log_product is not None
         return [*(values[n] for n in names), *outs], log_product - log_mean_exp(drawn.log_weight)
 
     def score(operands: Sequence[Any], values: dict[str, Any]) -> tuple[list[Any], Array]:

@@ -58,6 +58,37 @@ def flips(**more):
     return fit(cost, 0., optax.adam(.1), key=jax.random.key(1), steps=8, draws=64, **more)
 
 same(flips(), flips(mesh=one))
+
+# The particles of a bound: the same one, of which each device has its part of the work.
+import numpyro
+from jax.sharding import AxisType, NamedSharding
+from ppgen.inference import iwelbo
+
+def model(params, x):
+    z = numpyro.sample("z", dist.Normal(jnp.zeros(16), 1.).to_event(1))
+    numpyro.sample("x", dist.Normal(jnp.tanh(params["w"] @ z), 1.).to_event(1), obs=x)
+
+def guide(params, x):
+    numpyro.sample("z", dist.Normal(params["v"] @ x, 1.).to_event(1))
+
+def slope(sharding):
+    bound = iwelbo(model, guide, particles=64, sharding=sharding)
+    each = jax.vmap(bound, (None, 0))
+    cost = ppgen.expectation(lambda params, x: jnp.mean(each(params, x)))
+    values = {"w": .1 * jnp.ones((32, 16)), "v": .1 * jnp.ones((16, 32))}
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(4, 32)), jnp.float32)
+    if sharding is not None:
+        values, x = jax.device_put((values, x), NamedSharding(sharding.mesh, P()))
+    args = jax.random.key(0), values, x
+    compiled = jax.jit(jax.grad(cost, 1)).lower(*args).compile()
+    return compiled(*args), compiled.cost_analysis()["flops"]
+
+auto = jax.make_mesh((8,), ("particles",), axis_types=(AxisType.Auto,))
+(alone, all_work), (shared, part) = slope(None), slope(NamedSharding(auto, P("particles")))
+for name in alone:
+    np.testing.assert_allclose(alone[name], shared[name], rtol=1e-4, atol=1e-5)
+assert part < all_work / 4, (part, all_work)
+
 try:
     run(np.where(np.arange(53)[:, None] == 20, np.nan, rows), mesh=one)
 except FitError as error:

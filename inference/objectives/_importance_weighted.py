@@ -18,7 +18,13 @@ from ppgen.inference.objectives._log_mean_exp import log_mean_exp
 Program = Callable[..., Any]
 
 
-def iwelbo(model: Program, guide: Program, *, particles: int) -> Callable[..., Float[Array, ""]]:
+def iwelbo(
+    model: Program,
+    guide: Program,
+    *,
+    particles: int,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Callable[..., Float[Array, ""]]:
     r"""The importance-weighted evidence lower bound of K = `particles` draws.
 
     .. math:: \mathrm{IWELBO}_K = E_{z_1, \dots, z_K \sim q}\Big[\log \frac{1}{K} \sum_{k=1}^K
@@ -38,6 +44,8 @@ def iwelbo(model: Program, guide: Program, *, particles: int) -> Callable[..., F
             guide and no other latent site.
         guide: A program that draws the latent choices.
         particles: K, the draws inside the logarithm.
+        sharding: How they are divided over the devices of a mesh, as
+            `NamedSharding(mesh, PartitionSpec("particles"))`: the same bound, computed elsewhere.
 
     Returns:
         A function of the common arguments: one draw of the bound, in nats.
@@ -49,7 +57,7 @@ def iwelbo(model: Program, guide: Program, *, particles: int) -> Callable[..., F
     References:
         Burda, Grosse, Salakhutdinov. Importance weighted autoencoders. ICLR 2016.
     """
-    draw = ppgen.importance(model, guide, particles=particles)
+    draw = ppgen.importance(model, guide, particles=particles, sharding=sharding)
 
     def bound(*args: Any) -> Float[Array, ""]:
         runs = draw(*args)

@@ -134,6 +134,7 @@ def integrate(
     terms: Any = diffrax.ODETerm(lambda tau, y, _: drift(y, begin + direction * tau, direction))
     if spread is not None:
         key: Any = numpyro.prng_key()
+        key: Any = numpyro.prng_key()
         noise = diffrax.VirtualBrownianTree(
             passed[0],
             last,

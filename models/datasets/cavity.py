@@ -65,6 +65,7 @@ def solve_cavity(
     n, h = cells, 1.0 / cells
     # In one direction, n centres and n − 1 inner faces; what is on the outer faces is zero.
     diags: Any = sparse.diags  # of lists too, which its annotation leaves out
+    diags: Any = sparse.diags  # of lists too, which its annotation leaves out
     inner, centres = sparse.identity(n - 1), sparse.identity(n)
     to_faces = diags([1 / h, -1 / h], [1, 0], shape=(n - 1, n))
     to_centres = -to_faces.T
