@@ -44,9 +44,9 @@ PIXELS, HIDDEN, LATENT = 784, 200, 10
 # --- the autoencoder, 784-200-(10, 10) and 10-200-784 ---------------------------------------------
 
 
-def init_vae(key: jax.Array) -> dict[str, jax.Array]:
-    sizes = {"e": (PIXELS, HIDDEN), "m": (HIDDEN, LATENT), "s": (HIDDEN, LATENT)}
-    sizes |= {"d": (LATENT, HIDDEN), "o": (HIDDEN, PIXELS)}
+def init_vae(key: jax.Array, hidden: int = HIDDEN) -> dict[str, jax.Array]:
+    sizes = {"e": (PIXELS, hidden), "m": (hidden, LATENT), "s": (hidden, LATENT)}
+    sizes |= {"d": (LATENT, hidden), "o": (hidden, PIXELS)}
     params = {}
     for (name, (n, m)), k in zip(sizes.items(), jax.random.split(key, len(sizes)), strict=True):
         params["w" + name] = jax.random.normal(k, (n, m)) / n**0.5
@@ -166,8 +166,8 @@ def vae_tasks(batch: int, seed: int) -> list[Task]:
     }
     # NumPyro's way to train: parameters are `numpyro.param`s, and SVI has them.
     svi = SVI(
-        lambda x: vae_model(_numpyro_params(p), x),
-        lambda x: vae_guide(_numpyro_params(p), x),
+        lambda x: vae_model(numpyro_params(p), x),
+        lambda x: vae_guide(numpyro_params(p), x),
         optax_to_numpyro(optax.adam(1e-3)),
         Trace_ELBO(),
     )
@@ -175,7 +175,7 @@ def vae_tasks(batch: int, seed: int) -> list[Task]:
     return [gradients(name, bounds, p, x), steps(name, bounds, svi, p, x)]
 
 
-def _numpyro_params(p: dict) -> dict:
+def numpyro_params(p: dict) -> dict:
     return {name: numpyro.param(name, value) for name, value in p.items()}
 
 
