@@ -66,12 +66,13 @@ print("as expected")
 """
 
 
-def test_one_all_reduce_of_gradient_and_objective(tmp_path):
-    sys.path.insert(0, str(ROOT / "benchmarks"))
+def test_one_all_reduce_of_gradient_and_objective(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from collectives import dump_flags
 
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
     environment = os.environ | {
+        "JAX_ENABLE_COMPILATION_CACHE": "false",  # what is cached is not dumped
         "XLA_FLAGS": flags + dump_flags(tmp_path),
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")]),
     }
