@@ -517,9 +517,9 @@ the likelihood the path goes to other places than from below. So a checkpoint is
 authors of the method do, here by the reverse divergence itself.
 
 The reward has to tell draws apart. In a first run the classifier was regularised 100 times more, so
-that P(3) hardly differed between digits: over four rounds the mean reward went from .40 to .56 to
-.60 and the entropy from 2.29 to 2.18 to 2.21, in the same directions, below the marks of half a
-unit.
+that P(3) hardly differed between digits: over four rounds the mean reward went from .40 to between
+.56 and .60, the entropy from 2.29 to between 2.18 and 2.21, in the same directions, short of the
+marks of half a unit.
 """
 
 
