@@ -131,7 +131,8 @@ def coefficients(bridge: Program) -> Callable[..., Coefficients]:
         u, w = probe(like, 1), probe(like, 2)
         x, noise = point(t, u, w)
         if noise is not None and _independent(bridge, t, like, args):
-            noise = tuple(jnp.broadcast_to(n, like.shape) for n in noise)
+            loc, scale = (jnp.broadcast_to(n, like.shape) for n in noise)
+            noise = (loc, scale)
         else:
             noise = None
         numbers = checked(
@@ -140,7 +141,8 @@ def coefficients(bridge: Program) -> Callable[..., Coefficients]:
             "the path is not alpha(t) * x1 + sigma(t) * x0, element by element",
             "path_point, which takes any path; or a bridge of these two sites",
         )
-        return Coefficients(*numbers, noise)
+        alpha, sigma, alpha_dot, sigma_dot = numbers
+        return Coefficients(alpha, sigma, alpha_dot, sigma_dot, noise)
 
     return run
 

@@ -9,10 +9,10 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import lineax
-import numpyro
 from jaxtyping import Array, Float
 
 from ppgen.inference.paths._errors import PathError
+from ppgen.inference.paths._structure import key_of_program
 
 
 class Fields(NamedTuple):
@@ -90,7 +90,9 @@ def solve(
         2.718
     """
     ode = isinstance(epsilon, (int, float)) and epsilon == 0
-    amount = epsilon if callable(epsilon) else lambda t: epsilon
+
+    def amount(t: Array) -> Any:
+        return epsilon(t) if callable(epsilon) else epsilon
 
     def run(x: Float[Array, "..."]) -> Float[Array, "..."]:
         def drift(x: Array, t: Array, direction: Array) -> Array:
@@ -138,10 +140,10 @@ def integrate(
             last,
             tol=jnp.min(jnp.diff(passed)) / 2,
             shape=jax.ShapeDtypeStruct(start.shape, start.dtype),
-            key=numpyro.prng_key(),
+            key=key_of_program(),
         )
 
-        def diffusion(tau: Array, y: Array, _: Any) -> lineax.AbstractLinearOperator:
+        def diffusion(tau: Any, y: Any, _: Any) -> lineax.AbstractLinearOperator:
             size = spread(begin + direction * tau)
             return lineax.DiagonalLinearOperator(jnp.broadcast_to(size, y.shape))
 
