@@ -99,8 +99,7 @@ class Guided(eqx.Module):
         last = jnp.arange(len(end)) == len(end) - 1
 
         def initial() -> _State:
-            x: Any = numpyro.sample("x0", self.chain.initial)
-            return self._enter(x, begin[0], None, 0.0)
+            return self._enter(self.chain.start(), begin[0], None, 0.0)
 
         def step(state: _State, xs: Any) -> _State:
             t, after, last = xs
@@ -125,7 +124,7 @@ class Guided(eqx.Module):
     def _enter(self, x: Array, t: Array, last: Any, before: Any) -> _State:
         """At a new point: what is expected of it now, less what was expected before."""
         log_h, push = self.lookahead.look(self.energy, x, t)
-        assert log_h is not None
+        assert log_h is not None, "guide() refuses lookaheads without weights"
         if last is not None:
             # At the end nothing is left to believe.
             log_h = jnp.where(last, -self.energy(x), log_h)

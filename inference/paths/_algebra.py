@@ -131,7 +131,8 @@ def coefficients(bridge: Program) -> Callable[..., Coefficients]:
         u, w = probe(like, 1), probe(like, 2)
         x, noise = point(t, u, w)
         if noise is not None and _independent(bridge, t, like, args):
-            noise = (jnp.broadcast_to(noise[0], like.shape), jnp.broadcast_to(noise[1], like.shape))
+            loc, scale = (jnp.broadcast_to(n, like.shape) for n in noise)
+            noise = (loc, scale)
         else:
             noise = None
         numbers = checked(

@@ -68,6 +68,10 @@ class Chain(eqx.Module):
         times = jnp.asarray(self.times)
         return times[:-1], times[1:]
 
+    def start(self) -> Float[Array, "..."]:
+        """The first point, as a program."""
+        return jnp.asarray(numpyro.sample("x0", self.initial))
+
     def move(self, x: Float[Array, "..."], t: Any, after: Any) -> Float[Array, "..."]:
         """One step, as a program."""
         step = self.stepper(x, t, after)
@@ -77,8 +81,8 @@ class Chain(eqx.Module):
 
     def __call__(self) -> Float[Array, "..."]:
         """Run the chain: the last point. It draws."""
-        x: Any = numpyro.sample("x0", self.initial)
-        return jax.lax.scan(lambda x, ts: (self.move(x, *ts), None), x, self.intervals())[0]
+        body = lambda x, ts: (self.move(x, *ts), None)  # noqa: E731
+        return jax.lax.scan(body, self.start(), self.intervals())[0]
 
     def path(self) -> Float[Array, "n ..."]:
         """Run the chain: all points, the first included. It draws."""
@@ -87,7 +91,7 @@ class Chain(eqx.Module):
             x = self.move(x, *ts)
             return x, x
 
-        x: Any = numpyro.sample("x0", self.initial)
+        x = self.start()
         return jnp.concatenate([x[None], jax.lax.scan(body, x, self.intervals())[1]])
 
     def abduct(self, path: Float[Array, "n ..."]) -> dict[str, Array]:

@@ -8,10 +8,10 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
-import numpyro
 from jaxtyping import Array, Float
 
 from ppgen.inference.paths._solve import integrate
+from ppgen.inference.paths._structure import key_of_program
 
 
 def flow_log_density(
@@ -66,8 +66,7 @@ def flow_log_density(
             scale = 1
         else:
             shape = (probes, *x.shape)
-            key: Any = numpyro.prng_key()
-            basis = jax.random.rademacher(key, shape, x.dtype)
+            basis = jax.random.rademacher(key_of_program(), shape, x.dtype)
             scale = probes
 
         def drift(y: tuple[Array, Array], t: Array, direction: Array) -> tuple[Array, Array]:

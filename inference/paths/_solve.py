@@ -9,10 +9,10 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import lineax
-import numpyro
 from jaxtyping import Array, Float
 
 from ppgen.inference.paths._errors import PathError
+from ppgen.inference.paths._structure import key_of_program
 
 
 class Fields(NamedTuple):
@@ -90,7 +90,9 @@ def solve(
         2.718
     """
     ode = isinstance(epsilon, (int, float)) and epsilon == 0
-    amount: Any = epsilon if callable(epsilon) else lambda t: epsilon
+
+    def amount(t: Array) -> Any:
+        return epsilon(t) if callable(epsilon) else epsilon
 
     def run(x: Float[Array, "..."]) -> Float[Array, "..."]:
         def drift(x: Array, t: Array, direction: Array) -> Array:
@@ -133,14 +135,12 @@ def integrate(
     last = passed[-1]
     terms: Any = diffrax.ODETerm(lambda tau, y, _: drift(y, begin + direction * tau, direction))
     if spread is not None:
-        key: Any = numpyro.prng_key()
-        key: Any = numpyro.prng_key()
         noise = diffrax.VirtualBrownianTree(
             passed[0],
             last,
             tol=jnp.min(jnp.diff(passed)) / 2,
             shape=jax.ShapeDtypeStruct(start.shape, start.dtype),
-            key=key,
+            key=key_of_program(),
         )
 
         def diffusion(tau: Any, y: Any, _: Any) -> lineax.AbstractLinearOperator:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.primitives import Messenger
@@ -125,6 +126,21 @@ def agree(found: Array, *terms: Array) -> Array:
 
     Nothing that has a derivative depends on it, so none goes into it.
     """
-    found, *fixed = jax.lax.stop_gradient((found, *terms))
-    size = sum(jnp.max(jnp.abs(term)) for term in fixed)
-    return jnp.max(jnp.abs(found - sum(fixed))) <= 10 * jnp.sqrt(jnp.finfo(found.dtype).eps) * size
+    held = jax.lax.stop_gradient(jnp.stack(terms))
+    size = jnp.sum(jnp.max(jnp.abs(held).reshape(len(terms), -1), axis=1))
+    gap = jnp.abs(jax.lax.stop_gradient(found) - jnp.sum(held, axis=0))
+    return jnp.max(gap) <= 10 * jnp.sqrt(jnp.finfo(found.dtype).eps) * size
+
+
+def key_of_program() -> Array:
+    """A key from whoever runs the program.
+
+    Raises:
+        PathError: nobody does.
+    """
+    if (key := numpyro.prng_key()) is None:
+        raise PathError(
+            "this draws, and has no key to draw with",
+            instead="ppgen.seed(sampler)(key, x), or a call within a program",
+        )
+    return key

@@ -1,6 +1,7 @@
 """Densities of time: where along a path to look."""
 
 # pyright: reportIncompatibleMethodOverride=false, reportReturnType=false
+# pyright: reportAssignmentType=false
 # (NumPyro annotates what distributions return more widely than what they do return.)
 
 from __future__ import annotations
