@@ -99,7 +99,8 @@ def stage(
     treedef, dynamic, static = returned[-1]
 
     def both(values: list[Any]) -> tuple[Any, dict[str, Any]]:
-        left = iter(values)
+        # What is known before anything runs may be NumPy's: to a user it is an array like others.
+        left = map(jnp.asarray, values)
         leaves = [next(left) if d else leaf for d, leaf in zip(dynamic, static, strict=True)]
         return jax.tree.unflatten(treedef, leaves)
 

