@@ -2,59 +2,80 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, PyTree
 
 
+class Order(NamedTuple):
+    """The order of the rows in an epoch.
+
+    Attributes:
+        epoch: its number; negative before the first one.
+        rows: the numbers of the rows; empty where they are not shuffled.
+    """
+
+    epoch: Int[Array, ""]
+    rows: Int[Array, " rows"]
+
+
 class Batches:
     """Random batches: every epoch visits the rows in a new order and drops the remainder.
 
-    Without data, or with batches of all the data, nothing is shuffled and nothing is copied.
-
-    Attributes:
-        data: The data, on the device, or None.
-        rows: Entries of the order that the caller carries; 0 if there is nothing to shuffle.
+    With batches of all the data nothing is shuffled and nothing is copied.
     """
 
-    def __init__(self, data: PyTree | None, batch_size: int | None) -> None:
-        if data is None and batch_size is not None:
-            raise ValueError("a batch_size needs data to take batches from")
-        self.data: Any = jax.tree.map(jnp.asarray, data)
-        leaves = jax.tree.leaves(self.data)
-        if any(leaf.ndim == 0 for leaf in leaves) or len({leaf.shape[0] for leaf in leaves}) > 1:
-            shapes = ", ".join(str(leaf.shape) for leaf in leaves)
-            raise ValueError(f"data must share one leading axis; their shapes are {shapes}")
-        rows = leaves[0].shape[0] if leaves else 0
+    def __init__(self, data: PyTree, batch_size: int | None) -> None:
+        leaves = jax.tree.leaves(data)
+        shapes = [jnp.shape(leaf) for leaf in leaves]
+        if not leaves or any(not s for s in shapes) or len({s[0] for s in shapes}) > 1:
+            shown = ", ".join(map(str, shapes))
+            raise ValueError(f"data must share one leading axis; their shapes are {shown}")
+        rows = shapes[0][0]
         if batch_size is not None and not 1 <= batch_size <= rows:
             raise ValueError(
                 f"batch_size must be from 1 to {rows}, the rows of the data, not {batch_size}"
             )
         self._size = batch_size
         self._per_epoch = 1 if batch_size is None else rows // batch_size
-        self.rows = 0 if batch_size is None else rows
+        self._rows = 0 if batch_size is None else rows
 
-    def order(
-        self, key: Key[Array, ""], step: Int[Array, ""], current: Int[Array, " rows"]
-    ) -> Int[Array, " rows"]:
-        """The order of the rows in the epoch of `step`, which `current` is unless one begins."""
+    def unknown_order(self) -> Order:
+        """The order before the first epoch, of the right shape."""
+        return Order(jnp.int32(-1), jnp.zeros(self._rows, jnp.int32))
+
+    def order(self, key: Key[Array, ""], step: Int[Array, ""], current: Order) -> Order:
+        """The order of the rows in the epoch of `step`, which `current` is unless one begins.
+
+        It follows from the epoch alone, so that a run can begin in the middle of one.
+        """
         if self._size is None:
             return current
-        epoch_key = jax.random.fold_in(key, step // self._per_epoch)
+        epoch = step // self._per_epoch
         return jax.lax.cond(
-            step % self._per_epoch == 0,
-            lambda: jax.random.permutation(epoch_key, self.rows),
+            epoch == current.epoch,
             lambda: current,
+            lambda: Order(
+                epoch,
+                jax.random.permutation(
+                    jax.random.fold_in(key, epoch), jnp.arange(self._rows, dtype=jnp.int32)
+                ),
+            ),
         )
 
-    def take(self, data: PyTree, step: Int[Array, ""], order: Int[Array, " rows"]) -> tuple:
-        """The arguments that follow the parameters at `step`: one batch, or none without data."""
-        if data is None:
-            return ()
+    def take(
+        self,
+        data: PyTree,
+        step: Int[Array, ""],
+        order: Order,
+        place: Callable[[Any], Any] = lambda rows: rows,
+    ) -> PyTree:
+        """The batch of `step`; `place` says on which devices its rows lie."""
         if self._size is None:
-            return (data,)
+            return jax.tree.map(place, data)
         first = step % self._per_epoch * self._size
-        rows = jax.lax.dynamic_slice(order, (first,), (self._size,))
-        return (jax.tree.map(lambda leaf: leaf[rows], data),)
+        rows = place(jax.lax.dynamic_slice(order.rows, (first,), (self._size,)))
+        return jax.tree.map(lambda leaf: leaf[rows], data)

@@ -37,7 +37,7 @@ def save_checkpoint(path: str | Path, tree: PyTree) -> None:
         raise CheckpointError(f"{path} exists; a checkpoint never overwrites anything")
     arrays, _ = eqx.partition(tree, eqx.is_array)
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path, _by_name(arrays))
+        checkpointer.save(path, by_name(arrays))
 
 
 def load_checkpoint(path: str | Path, like: PyTree) -> PyTree:
@@ -61,13 +61,15 @@ def load_checkpoint(path: str | Path, like: PyTree) -> PyTree:
     if not path.is_dir():
         raise CheckpointError(f"no checkpoint at {path}")
     arrays, rest = eqx.partition(like, _is_abstract_array)
-    expected = _by_name(arrays)
+    expected = by_name(arrays)
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             stored = checkpointer.restore(path)
     # Orbax raises many types for a damaged folder, some of them from its own dependencies.
     except Exception as error:
-        raise CheckpointError(f"the checkpoint at {path} cannot be read: {_line(error)}") from error
+        raise CheckpointError(
+            f"the checkpoint at {path} cannot be read: {first_line(error)}"
+        ) from error
     if not isinstance(stored, dict):
         raise CheckpointError(f"the checkpoint at {path} holds no arrays by name")
     for name in sorted(expected.keys() ^ stored.keys()):
@@ -86,7 +88,8 @@ def load_checkpoint(path: str | Path, like: PyTree) -> PyTree:
     return eqx.combine(jax.tree.unflatten(jax.tree.structure(arrays), leaves), rest)
 
 
-def _by_name(tree: PyTree) -> dict[str, Any]:
+def by_name(tree: PyTree) -> dict[str, Any]:
+    """The leaves of a pytree by their paths."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
@@ -95,6 +98,6 @@ def _is_abstract_array(leaf: Any) -> bool:
     return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
 
 
-def _line(error: Exception) -> str:
+def first_line(error: Exception, most: int = 200) -> str:
     """The first line of a message, which for orbax can be pages long."""
-    return str(error).strip().split("\n")[0][:200] or type(error).__name__
+    return str(error).strip().split("\n")[0][:most] or type(error).__name__

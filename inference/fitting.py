@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key, PyTree, UInt32
+from tqdm import tqdm
 
 import ppgen
-from ppgen.errors import PpgenError
-from ppgen.inference.batches import Batches
-
-
-class FitError(PpgenError, ArithmeticError):
-    """An objective or a gradient that is not finite. The message names the step."""
+from ppgen.inference.checkpoints import Checkpoints, Store
+from ppgen.inference.early_stopping import EarlyStopping, Validation
+from ppgen.inference.loop import FitError, Loop
+from ppgen.inference.metric_log import MetricLog, mean_of_finite
+from ppgen.inference.optimization import Given, Optimization, averaged
+from ppgen.inference.placement import Placement, Shardings
+from ppgen.inference.recovery import Recovery
+from ppgen.inference.sources import source_of
 
 
 class Fitted(NamedTuple):
     """What `fit` returns.
 
     Attributes:
-        params: The optimised parameters, of the structure that `fit` was given.
+        params: The optimised parameters, of the structure that `fit` was given; with early
+            stopping, the best ones.
         history: The estimate of the objective at each step, before the step was taken.
+        state: The model's mutable state that goes with `params`, if `fit` was given one.
+        ema: The moving average of the parameters, of their structure, if there is one.
+        skipped: How many steps were skipped because something in them was not finite.
+        stopped: Why it ended: "steps", "callback" or "early stopping".
     """
 
     params: Any
     history: Float[np.ndarray, " steps"]
+    state: Any = None
+    ema: Any = None
+    skipped: int = 0
+    stopped: Literal["steps", "callback", "early stopping"] = "steps"
 
 
 class Progress(NamedTuple):
@@ -42,66 +57,124 @@ class Progress(NamedTuple):
         values: The objective at the steps since the last call.
         params: The parameters now.
         seconds: Time since `fit` began, compilation included.
+        held_out: The last value on held-out data since the last call, if there was one.
+        skipped: Steps skipped so far.
     """
 
     step: int
     values: Float[np.ndarray, " new"]
     params: Any
     seconds: float
-
-
-class _State(eqx.Module):
-    """The carry of the loop: all of it is arrays."""
-
-    params: PyTree
-    optimizer: PyTree
-    order: Int[Array, " rows"]
-    values: Float[Array, " chunk"]
-    bad_step: Int[Array, ""]
-    bad_leaves: Bool[Array, " leaves"]
+    held_out: float | None = None
+    skipped: int = 0
 
 
 def fit(
-    objective: Callable[..., Float[Array, ""]],
+    objective: Callable[..., Any],
     params: PyTree,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | optax.MultiSteps,
     *,
-    key: Key[Array, ""],
+    key: Key[Array, ""] | UInt32[Array, " 2"],
     steps: int,
-    data: PyTree | None = None,
+    data: Any = None,
     batch_size: int | None = None,
     draws: int = 1,
     maximize: bool = False,
-    callback: Callable[[Progress], bool | None] | None = None,
+    state: PyTree = None,
+    ema: float | None = None,
+    compute_dtype: Any = None,
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    allow_biased: bool = False,
+    mesh: Mesh | None = None,
+    shardings: Shardings | None = None,
+    checkpoints: Checkpoints | None = None,
+    early_stopping: EarlyStopping | None = None,
+    metrics: str | Path | None = None,
+    callback: Callable[[Progress], bool | None] | Sequence[Callable] | None = None,
+    progress: bool = False,
     chunk: int = 100,
 ) -> Fitted:
     """Minimises the expectation of an objective by stochastic gradient descent.
 
-    The loop runs on the device, `chunk` steps at a time. The gradients are those of
-    `ppgen.expectation(objective, draws=draws)`, so they are unbiased.
+    The loop runs on the device, `chunk` steps at a time, and is compiled once. The gradients are
+    those of `ppgen.expectation(objective, draws=draws)`, so they are *unbiased*; so is each entry
+    of the history, at the parameters of its step.
 
     Args:
-        objective: A function of the parameters, and of a batch if there are data, that returns a
-            scalar and may draw. On a batch it should be a mean over the rows, so that it
-            estimates the same thing at any batch size.
+        objective: A function of the parameters, of the model's state if there is one, and of a
+            batch if there are data, that returns a scalar and may draw. On a batch it should be a
+            mean over the rows, so that it estimates the same thing at any batch size.
         params: Any pytree, Equinox modules included. Its inexact arrays are optimised.
-        optimizer: From optax.
+        optimizer: From optax, whatever it is made of: schedules, `optax.partition` for several
+            optimisers by label, `optax.MultiSteps` to accumulate gradients over several steps.
+            It is also told `value=`, `grad=` and `value_fn=` of the same draws, as
+            `optax.contrib.reduce_on_plateau` and line searches want to be.
         key: Everything random here follows from it.
-        steps: Steps to take.
-        data: A pytree of arrays with one leading axis in common, or None.
-        batch_size: Rows in a batch; all of the data if None. Every epoch visits the rows in a new
-            random order and leaves out the remainder that does not fill a batch.
+        steps: The number of the last step, also where the fit goes on from a checkpoint.
+        data: One of
+
+            - a pytree of arrays with one leading axis in common. They lie on the device. Every
+              epoch visits the rows in a new random order and leaves out the remainder that does
+              not fill a batch;
+            - an iterable of batches, each a pytree of arrays with one leading axis in common: a
+              grain `DataLoader` or `IterDataset`, a generator, an object of one's own. The host
+              reads it in its order while the device works. Rows that do not fill a batch at the
+              end of an epoch are joined by the first ones of the next. An iterator that ends before
+              the last step is an error. (A list of arrays is a pytree of arrays.) Of a mesh over
+              several processes, each reads the rows of its own devices;
+            - a program, a function without arguments that draws a batch. Each step has a fresh one;
+            - None.
+        batch_size: Rows in a batch (in each process, where it reads its own). By default all rows
+            of arrays, and as many as an iterable gives first.
         draws: Draws of the objective to average in each step.
         maximize: For bounds: climb rather than descend.
-        callback: Called after every chunk. If it returns True, fitting ends there.
-        chunk: Steps between two calls of `callback`.
+        state: Mutable state of the model, as of batch normalisation: a pytree of arrays. The
+            objective gets it after the parameters and returns `(value, new_state)`, as
+            `ppgen.with_state(bound)(params | state, batch)` does. Of several draws the first leaves
+            its state.
+        ema: The decay of a moving average of the parameters, `.999` say; it is *debiased*: a
+            weighted mean of the parameters after each step, in which the first ones have no part.
+        compute_dtype: `jnp.bfloat16`, say: the inexact arrays of the parameters and of the batch
+            are cast to it for the objective. The parameters themselves, their gradients, updates
+            and averages stay as they are. The gradient is unbiased for the objective so
+            rounded, which is within the resolution of the type (.4% for bfloat16) of the other
+            one. Random choices are made, and log densities are computed and summed, in
+            float32. What follows a choice is in float32 as well, unless the objective casts it.
+        on_nonfinite: What to do at a step at which the objective, its gradient or the new state is
+            not finite: "raise" a FitError, or "skip" the update and count it.
+        allow_biased: Accept estimators that are biased by design.
+        mesh: Devices to work on together, for example `jax.make_mesh((8,), ("data",))`. The rows
+            of a batch are divided along the first axis, and draws along the next one, if there is
+            one. It is one program for all of them, so the numbers are those of one device, but
+            for the order of sums.
+        shardings: Where the parameters lie on the mesh: `PartitionSpec`s as a prefix of `params`,
+            or a function `(path, array) -> PartitionSpec`. By default each device has all.
+        checkpoints: Where and when to save. If the folder holds checkpoints of this fit, it goes on
+            from the last one, and ends in the same result to the last bit as a fit that was
+            never interrupted, wherever it was killed. Data must be what they were: an iterable of
+            grain's goes to its place at once, any other is read again from its beginning.
+        early_stopping: When to stop because held-out data say so; the parameters returned are then
+            the best ones.
+        metrics: A file for metrics, one JSON object a line: step, mean objective since the last
+            line (of the finite ones), held-out objective, skipped steps, seconds. What is in it is
+            overwritten, but for the lines up to the checkpoint that the fit goes on from.
+        callback: Called after every chunk, or several to be called. If one returns True, fitting
+            ends there. One that is interrupted may be told of the same steps again.
+        progress: Whether to show a progress bar.
+        chunk: Steps between two calls of `callback` and lines of `metrics`.
 
     Returns:
-        The parameters and the history of the objective.
+        The parameters, the history of the objective, and what else there is.
 
     Raises:
         FitError: If the objective or its gradient is not finite at some step.
+        DataError: If the data ran out, or a batch is unlike the first.
+        CheckpointError: If a checkpoint cannot be written, or those there are of another fit.
         ValueError: If an argument makes no sense.
+
+    References:
+        Kingma and Ba, *Adam*, ICLR 2015, for the debiased moving average. Micikevicius et al.,
+        *Mixed Precision Training*, ICLR 2018.
 
     Examples:
         >>> import jax, numpyro, optax, ppgen
@@ -115,70 +188,155 @@ def fit(
     """
     if steps < 1 or chunk < 1:
         raise ValueError(f"steps and chunk must be positive, not {steps} and {chunk}")
-    params = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, params)
-    varying, fixed = eqx.partition(params, eqx.is_inexact_array)
-    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(varying)]
-    if not names:
-        raise ValueError("params hold no floating-point array, so there is nothing to optimise")
-    batches = Batches(data, batch_size)
-    shuffle_key, step_key = jax.random.split(key)
-    value_and_grad = jax.value_and_grad(
-        lambda varying, key, *batch: ppgen.expectation(objective, draws=draws)(
-            key, eqx.combine(varying, fixed), *batch
-        )
-    )
-
-    def one_step(data: PyTree, start: Int[Array, ""], i: Int[Array, ""], state: _State) -> _State:
-        step = start + i
-        order = batches.order(shuffle_key, step, state.order)
-        batch = batches.take(data, step, order)
-        value, gradient = value_and_grad(state.params, jax.random.fold_in(step_key, step), *batch)
-        leaves = jnp.stack([~jnp.isfinite(g).all() for g in jax.tree.leaves(gradient)])
-        first_bad = (state.bad_step < 0) & (leaves.any() | ~jnp.isfinite(value))
-        if maximize:
-            gradient = jax.tree.map(jnp.negative, gradient)
-        updates, moments = optimizer.update(gradient, state.optimizer, state.params)
-        return _State(
-            params=optax.apply_updates(state.params, updates),
-            optimizer=moments,
-            order=order,
-            values=state.values.at[i].set(value),
-            bad_step=jnp.where(first_bad, step, state.bad_step),
-            bad_leaves=jnp.where(first_bad, leaves, state.bad_leaves),
-        )
-
-    @jax.jit
-    def run(state: _State, data: PyTree, start: Int[Array, ""], count: Int[Array, ""]) -> _State:
-        # The trip count is an operand, so that a shorter last chunk compiles nothing new.
-        return jax.lax.fori_loop(0, count, lambda i, s: one_step(data, start, i, s), state)
-
-    state = _State(
-        params=varying,
-        optimizer=optimizer.init(varying),
-        order=jnp.arange(batches.rows),
-        values=jnp.zeros(min(chunk, steps)),
-        bad_step=jnp.asarray(-1),
-        bad_leaves=jnp.zeros(len(names), bool),
-    )
     began = time.perf_counter()
-    history: list[Float[np.ndarray, " chunk"]] = []
-    for start in range(0, steps, chunk):
-        count = min(chunk, steps - start)
-        state = run(state, batches.data, jnp.asarray(start), jnp.asarray(count))
-        values = np.asarray(state.values)[:count]
-        if (bad_step := int(state.bad_step)) >= 0:
-            value = float(values[bad_step - start])
-            raise FitError(_blame(bad_step, value, np.asarray(state.bad_leaves), names))
-        history.append(values)
-        seconds = time.perf_counter() - began
-        now = Progress(start + count, values, eqx.combine(state.params, fixed), seconds)
-        if callback is not None and callback(now):
-            break
-    return Fitted(eqx.combine(state.params, fixed), np.concatenate(history))
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    if isinstance(optimizer, optax.MultiSteps):
+        optimizer = optimizer.gradient_transformation()
+    varying, fixed, static = _split(params)
+    placement = Placement(mesh, shardings)
+    optimization = Optimization(
+        objective=objective,
+        optimizer=optax.with_extra_args_support(optimizer),
+        source=source_of(
+            data,
+            batch_size,
+            steps=steps,
+            block=chunk,
+            placement=placement,
+            positions=checkpoints is not None,
+        ),
+        placement=placement,
+        static=static,
+        has_state=state is not None,
+        draws=draws,
+        maximize=maximize,
+        decay=ema,
+        compute_dtype=compute_dtype,
+        skip=on_nonfinite == "skip",
+        allow_biased=allow_biased,
+    )
+    loop = Loop(
+        optimization, varying, fixed, () if state is None else state, key, steps=steps, chunk=chunk
+    )
+    calls = [callback] if callable(callback) else list(callback or ())
+    with contextlib.ExitStack() as stack:
+        validation = recovery = log = notes = None
+        boundaries = [chunk]
+        if early_stopping is not None:
+            validation = Validation(early_stopping, loop)
+            boundaries.append(validation.every)
+        if checkpoints is not None:
+            store = stack.enter_context(Store(checkpoints, maximize=maximize))
+            recovery = Recovery(store, loop, optimization.source, validation, key)
+            boundaries.append(recovery.every)
+            notes = recovery.restore()
+        if notes is None:
+            loop.begin()
+            optimization.source.start(0, None)
+            if validation is not None:
+                validation.begin()
+            notes = {"reported": 0, "seconds": 0.0, "stopped": "", "held_out": None}
+        first = jax.process_index() == 0
+        if metrics is not None and first:
+            log = stack.enter_context(MetricLog(metrics, loop.step))
+        bar = stack.enter_context(
+            tqdm(total=steps, initial=loop.step, disable=not (progress and first))
+        )
+        began -= notes["seconds"]
+        # A fit that a callback ended goes on; one that early stopping ended is at its end.
+        stopped = "early stopping" if notes["stopped"] == "early stopping" else ""
+        while loop.step < steps and not stopped:
+            stop = min((loop.step // every + 1) * every for every in boundaries)
+            failed = loop.advance(min(stop, steps))
+            if validation is not None and failed is None and loop.step % validation.every == 0:
+                notes["held_out"], enough = validation()
+                stopped = "early stopping" if enough else ""
+            end = loop.step == steps or failed is not None or bool(stopped)
+            values = loop.values(notes["reported"])
+            notes["seconds"] = time.perf_counter() - began
+            if len(values) and (end or loop.step % chunk == 0):
+                skipped = int(loop.carry.skipped)
+                if log is not None:
+                    log.write(_record(loop.step, values, notes, skipped))
+                bar.update(len(values))
+                bar.set_postfix_str(f"objective {mean_of_finite(values)}", refresh=False)
+                if calls:
+                    now = loop.parameters(loop.kept(loop.carry.trained.params))
+                    now = Progress(
+                        loop.step, values, now, notes["seconds"], notes["held_out"], skipped
+                    )
+                    if any([call(now) for call in calls]):
+                        stopped, end = stopped or "callback", True
+                notes |= {"reported": loop.step, "held_out": None}
+            if recovery is not None and (end or loop.step % recovery.every == 0):
+                loop.check()
+                if log is not None:
+                    log.sync()
+                recovery.save(notes | {"stopped": stopped})
+            if failed is not None:
+                error = _failure(loop, failed)
+                error.fitted = _fitted(loop, validation, "failure")
+                raise error
+    loop.check()
+    return _fitted(loop, validation, stopped or "steps")
 
 
-def _blame(step: int, value: float, bad: Bool[np.ndarray, " leaves"], names: list[str]) -> str:
-    if not np.isfinite(value):
-        return f"the objective is {value} at step {step}"
-    which = ", ".join(f"params{name}" for name, is_bad in zip(names, bad, strict=True) if is_bad)
-    return f"the gradient of {which} is not finite at step {step}, where the objective is {value:g}"
+def _fitted(loop: Loop, validation: Validation | None, stopped: Any) -> Fitted:
+    carry, optimization = loop.carry, loop.optimization
+    params, state = carry.trained.params, carry.trained.state
+    if validation is not None:
+        params, state = validation.best
+    average = None
+    if optimization.decay is not None:
+        average = loop.parameters(averaged(carry.trained, optimization.decay))
+    return Fitted(
+        loop.parameters(params),
+        loop.values(),
+        state if optimization.has_state else None,
+        average,
+        int(carry.skipped),
+        stopped,
+    )
+
+
+def _record(
+    step: int, values: Float[np.ndarray, " n"], notes: dict[str, Any], skipped: int
+) -> dict[str, Any]:
+    record: dict[str, Any] = {"step": step, "objective": mean_of_finite(values)}
+    if notes["held_out"] is not None:
+        record["held_out"] = mean_of_finite(np.array([notes["held_out"]]))
+    if skipped:
+        record["skipped"] = skipped
+    return record | {"seconds": round(notes["seconds"], 3)}
+
+
+def _failure(loop: Loop, given: Given) -> FitError:
+    """What to say of a step that is not finite: it is made once more, operation by operation."""
+    found = ppgen.first_nonfinite(loop.optimization.evaluate)(loop.carry, given)
+    at = f"at step {loop.step}"
+    objective = f"the objective is {loop.failed_at:g}"
+    outputs = () if found is None else found.outputs
+    if np.isfinite(loop.failed_at):
+        gradients = [x.removeprefix(".gradient") for x in outputs if x.startswith(".gradient")]
+        which = ", ".join(f"params{x}" for x in gradients)
+        which = f"the gradient of {which}" if gradients else "the new state of the model"
+        objective = f"{which} is not finite {at}, where {objective}"
+    else:
+        objective = f"{objective} {at}"
+    if found is None:
+        return FitError(f"{objective}; operation by operation, it is finite")
+    if found.operation == "argument":
+        name = found.where.removeprefix("[0].trained.")
+        name = name.replace("[1].fed.rows", "data").replace("[1].fed", "data")
+        return FitError(f"{objective}: {name} held {found.result} before it")
+    return FitError(f"{objective}: {found}", site=found.site, where=found.where or None)
+
+
+def _split(params: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+    """What is optimised, the other arrays, and what is no array."""
+    params = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, params)
+    varying, rest = eqx.partition(params, eqx.is_inexact_array)
+    if not jax.tree.leaves(varying):
+        raise ValueError("params hold no floating-point array, so there is nothing to optimise")
+    return varying, *eqx.partition(rest, eqx.is_array)

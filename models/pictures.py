@@ -97,15 +97,17 @@ def draw_history(
     references: Sequence[tuple[str, float]] = (),
     *,
     label: str,
+    unit: str = "nats per image",
     window: int = 25,
 ) -> None:
-    """Writes the curve of a bound: every step, a running mean, and reference levels.
+    """Writes the curve of an objective: every step, a running mean, and reference levels.
 
     Args:
         path: The PNG file.
-        values: The bound at each step, in nats for each image.
+        values: The objective at each step.
         references: Labelled levels, drawn as horizontal lines.
-        label: Name of the bound.
+        label: Name of the objective.
+        unit: Its unit.
         window: Steps in the running mean.
     """
     figure = Figure(figsize=(7, 4.2), layout=_padded())
@@ -122,12 +124,60 @@ def draw_history(
             level, color=colour, linestyle="--", linewidth=1.2, label=f"{name}: {level:.1f}"
         )
     # The first steps are far below everything else and would flatten the rest of the curve.
-    shown = np.concatenate([np.quantile(values, [0.03, 1.0]), [level for _, level in references]])
-    margin = 0.05 * (shown.max() - shown.min()) + 1e-3
-    axes.set_ylim(shown.min() - margin, shown.max() + margin)
+    finite = values[np.isfinite(values)]
+    ends = np.quantile(finite, [0.03, 1.0]) if len(finite) else []
+    shown = [x for x in [*ends, *(level for _, level in references)] if np.isfinite(x)]
+    if shown:
+        margin = 0.05 * (max(shown) - min(shown)) + 1e-3
+        axes.set_ylim(min(shown) - margin, max(shown) + margin)
     axes.set_xlim(0, len(values))
     axes.set_xlabel("step")
-    axes.set_ylabel(f"{label} (nats per image)")
+    axes.set_ylabel(f"{label} ({unit})")
     axes.legend(loc="center right", framealpha=1.0, edgecolor="none")
     axes.grid(alpha=0.25)
+    _save(figure, path)
+
+
+def draw_bands(
+    path: str | Path,
+    x: Float[np.ndarray, " n"],
+    panels: Sequence[
+        tuple[str, Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]
+    ],
+    *,
+    title: str,
+    columns: int = 4,
+) -> None:
+    """Writes curves of a reference and of a random function, with a band of two deviations.
+
+    Args:
+        path: The PNG file.
+        x: Where the curves are given.
+        panels: A label, the reference, the mean and the standard deviation, for each panel.
+        title: What the curves are.
+        columns: Panels in a row.
+    """
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(2.7 * columns, 2.2 * rows + 0.8), layout=_padded())
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    for axes in grid.ravel()[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (label, reference, mean, deviation) in zip(grid.ravel(), panels, strict=False):
+        axes.fill_between(
+            x,
+            mean - 2 * deviation,
+            mean + 2 * deviation,
+            color="tab:blue",
+            alpha=0.25,
+            linewidth=0,
+            label="± 2 standard deviations",
+        )
+        axes.plot(x, mean, color="tab:blue", label="mean")
+        axes.plot(x, reference, color="black", linestyle="--", linewidth=1.0, label="reference")
+        axes.set_title(label, fontsize="small")
+        axes.grid(alpha=0.25)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(title)
     _save(figure, path)

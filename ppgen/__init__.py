@@ -19,8 +19,10 @@ except _PackageNotFoundError:  # a checkout on sys.path that nobody installed
 
 from ppgen._analytic_kl import analytic_kl as analytic_kl
 from ppgen._baseline_loss import baseline_loss as baseline_loss
+from ppgen._black_box import black_box as black_box
 from ppgen._check import check as check
 from ppgen._choose import draw as draw
+from ppgen._curate import curate as curate
 from ppgen._errors import PpgenError as PpgenError
 from ppgen._expectation import expectation as expectation
 from ppgen._expectation import seed as seed
@@ -30,6 +32,8 @@ from ppgen._functional import init_state as init_state
 from ppgen._importance import Importance as Importance
 from ppgen._importance import importance as importance
 from ppgen._marginal import marginal as marginal
+from ppgen._nonfinite import NonFinite as NonFinite
+from ppgen._nonfinite import first_nonfinite as first_nonfinite
 from ppgen._normalize import normalize as normalize
 from ppgen._programs import Trace as Trace
 from ppgen._programs import assess as assess

@@ -10,7 +10,7 @@ import jax
 
 from ppgen import _jax
 from ppgen._choices import Choice, choices_of_equation
-from ppgen._discontinuity import discontinuity
+from ppgen._discontinuity import WITHOUT_DERIVATIVE, discontinuity
 from ppgen._errors import BiasedEstimatorError, DiscontinuityError
 from ppgen._influence import NONE, Alignment, Influence, bits, join, mixing, propagate
 from ppgen._lower import CUSTOM, REMATS
@@ -317,17 +317,24 @@ class _Walk:
         what, mask = reached
         self.reported.add(id(eqn))
         sites = [self.analysis.pathwise[i] for i in bits(mask)]
-        line = self.line or _jax.where(eqn)
+        known = eqn.params["error"].where if eqn.primitive.name == "undifferentiable" else None
+        line = known or self.line or _jax.where(eqn)
         self.analysis.discontinuities.append((what, line, sites))
         if self.strict:
             names = ", ".join(repr(s.name) for s in sites)
+            jumps = eqn.primitive.name not in WITHOUT_DERIVATIVE
+            why = (
+                "would silently miss what its jumps contribute"
+                if jumps
+                else "needs a derivative that is not there"
+            )
+            smooth = ", or Reparameterize(assume_smooth=True) if the jumps do not matter"
             raise DiscontinuityError(
-                f"the reparameterised value of {names} reaches {what} at {line}: the "
-                "pathwise gradient would silently miss what its jumps contribute",
+                f"the reparameterised value of {names} reaches {what} at {line}: the pathwise "
+                f"gradient {why}",
                 site=sites[0].name,
                 where=sites[0].where,
-                instead="ScoreFunction() or MeasureValued() at the site, or "
-                "Reparameterize(assume_smooth=True) if the jumps do not matter",
+                instead="ScoreFunction() or MeasureValued() at the site" + smooth * jumps,
             )
 
 

@@ -16,11 +16,19 @@ from jax import Array
 from numpyro.distributions import Distribution
 
 from ppgen import _jax
-from ppgen._distributions import flatten, plain, split_event, split_mask, without_masks
+from ppgen._distributions import (
+    flatten,
+    in_single_precision,
+    plain,
+    split_event,
+    split_mask,
+    without_masks,
+)
 from ppgen._errors import EstimatorError, SiteError
 from ppgen._pathwise import has_pathwise_derivative
 from ppgen._primitives import (
     SAMPLER_SCOPE,
+    SITE_SCOPE,
     ChoiceSpec,
     Lanes,
     Mapped,
@@ -173,13 +181,14 @@ def _family(dist: Distribution) -> str:
 def bind_choice(spec: ChoiceSpec, lanes: Lanes, mapped: Mapped, operands: list[Any]) -> Array:
     """Make the choice: in place where its estimator is a differentiable sample."""
     if not (spec.template.in_place and _in_place.get()):
-        return choice_p.bind(*operands, spec=spec, lanes=lanes, mapped=mapped)
+        with jax.named_scope(SITE_SCOPE + spec.name), jax.named_scope(SAMPLER_SCOPE):
+            return choice_p.bind(*operands, spec=spec, lanes=lanes, mapped=mapped)
 
     def sample(key, operands):
         dist, rest = spec.dist.build(operands[: spec.num_dist]), operands[spec.num_dist :]
         return spec.estimator(rest)(key, dist).value
 
-    with jax.named_scope(SAMPLER_SCOPE):
+    with jax.named_scope(SITE_SCOPE + spec.name), jax.named_scope(SAMPLER_SCOPE):
         value = over_lanes(sample, lanes, mapped, fresh_key(spec.where), operands)
     return mark(
         value,
@@ -229,7 +238,7 @@ def draw(dist: Any, *, name: str | None = None, grad: AbstractEstimator | None =
 
         dist = from_distrax(dist)
     name = f"draw at {os.path.basename(where)}" if name is None else name
-    dist, mask = split_mask(dist)
+    dist, mask = split_mask(in_single_precision(dist))
     if mask is not None:
         raise SiteError(
             "a masked distribution has no meaning outside of a program: the mask would be ignored",

@@ -20,6 +20,13 @@ _JUMPS = {
     "atan2": "the branch cut of an angle",
 }
 
+WITHOUT_DERIVATIVE = {
+    "io_callback": "a callback to the host",
+    "pure_callback": "a callback to the host",
+    "undifferentiable": "a black box",
+}
+"""Primitives that have no derivative, rather than one that misses their jumps."""
+
 
 def discontinuity(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | None:
     """What a pathwise value meets in an equation, in words, and the bit set of such choices."""
@@ -30,6 +37,8 @@ def discontinuity(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | 
         # A remainder jumps with its divisor too, an angle with both coordinates.
         mask = join(*ins).pathwise
         return (_JUMPS[name], mask) if mask else None
+    if name in WITHOUT_DERIVATIVE:
+        return WITHOUT_DERIVATIVE[name], join(*ins).pathwise
     if name == "convert_element_type":
         old, new = eqn.invars[0].aval.dtype, eqn.outvars[0].aval.dtype
         if jnp.issubdtype(new, jnp.inexact) and not jnp.issubdtype(old, jnp.inexact):

@@ -146,7 +146,7 @@ def bind_estimated(
     """Call an estimated program: its latent sites `sites` become sites of the program around it.
 
     Args:
-        kind: "marginal" or "normalize", for errors.
+        kind: what made it, as "marginal", for errors.
         program: the program in it, whose return value is that of the call.
         sites: those of its latent sites that it has for the program around it.
         operands: what `evaluate` gets.

@@ -36,6 +36,7 @@ def expectation(
     draws: int = 1,
     has_aux: bool = False,
     allow_biased: bool = False,
+    sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[..., Any]:
     """Estimate the expectation of `f`, and by differentiation any derivative of it.
 
@@ -56,6 +57,8 @@ def expectation(
             derivatives; floats that depend on an enumerated choice as their expectation over it.
             With `draws > 1` every array of it has a leading axis of that length.
         allow_biased: accept estimators that are biased by design.
+        sharding: how the draws are divided over devices, along the one axis that they have. It is
+            for `jit` over a mesh, and changes where things are computed, not what.
 
     Returns:
         `g(key, *args, **kwargs)`, with a typed or an old-style key.
@@ -95,8 +98,11 @@ def expectation(
             cost, *aux = prepared.run(key, None)
         else:
             axis = f"ppgen draws {next(_names)}"
+            keys = jax.random.split(key, draws)
+            if sharding is not None:
+                keys = jax.lax.with_sharding_constraint(keys, sharding)
             cost, *aux = jax.vmap(lambda key: prepared.run(key, (axis, draws)), axis_name=axis)(
-                jax.random.split(key, draws)
+                keys
             )
             cost = jnp.mean(cost)
         if not has_aux:
@@ -251,7 +257,10 @@ def _checked(cost: Any) -> Array:
             instead="return jnp.sum(...) or jnp.mean(...) of it",
         )
     cost = jnp.asarray(cost)
-    return cost if jnp.issubdtype(cost.dtype, jnp.floating) else cost.astype(float)
+    if not jnp.issubdtype(cost.dtype, jnp.floating):
+        return cost.astype(float)
+    # Scores multiply it, and draws are averaged.
+    return cost.astype(jnp.promote_types(cost.dtype, jnp.float32))
 
 
 def _is_real(cost: Any) -> bool:

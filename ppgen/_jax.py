@@ -102,6 +102,17 @@ def in_scope(eqn: Eqn, *names: str) -> bool:
     return any(getattr(scope, "name", None) in names for scope in eqn.source_info.name_stack.stack)
 
 
+def scopes(eqn: Eqn) -> list[str]:
+    """The names of the `jax.named_scope`s under which the equation was staged, outermost first."""
+    stack = eqn.source_info.name_stack.stack
+    return [scope.name for scope in stack if isinstance(scope, source_info_util.Scope)]
+
+
+def as_function(jaxpr: Jaxpr) -> Callable[..., list[Any]]:
+    """The function of a closed jaxpr."""
+    return core.jaxpr_as_fun(jaxpr)
+
+
 def staged_in(eqn: Eqn, *functions: tuple[str, str]) -> bool:
     """Whether the equation was staged within all of these functions, each a file's end and name."""
     traceback = eqn.source_info.traceback

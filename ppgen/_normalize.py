@@ -5,23 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpyro.distributions as dist
-from jax import Array
-
-from ppgen._choose import draw, user_line
+from ppgen._choose import user_line
 from ppgen._errors import SiteError
-from ppgen._estimated import (
-    bind_estimated,
-    check_particles,
-    check_proposal,
-    inner,
-    log_mean_exp,
-    stack,
-    total,
-)
+from ppgen._estimated import check_particles, check_proposal, inner, total
 from ppgen._primitives import equations
+from ppgen._resampled import Candidate, bind_resampled
 
 Program = Callable[..., Any]
 
@@ -102,54 +90,27 @@ def normalize(program: Program, *, proposal: Program | None = None, particles: i
                 where=where,
                 instead="a proposal of its own: ppgen.normalize(program, proposal=..., ...)",
             )
-        index = "|".join(names) + " | index"
 
-        def propose(operands: Sequence[Any]) -> tuple[dict[str, Array], list[Any], Array, Any]:
-            """Values, what the program returns for them, their log weight and log density.
-
-            As its own proposal a program has no log density yet: it is exact, and wanted once.
-            """
+        def propose(operands: Sequence[Any]) -> Candidate:
             p, q = operands[:split], operands[split:]
             if proposed is None:
                 outs, sites = joint.run(p, {}, unscored=frozenset(names))
-                return sites.choices, outs, total(sites), None
+                return Candidate(sites.choices, outs, total(sites), None)
             _, drawn = proposed.run(q, {})
             outs, scored = joint.run(p, drawn.choices)
-            return drawn.choices, outs, total(scored) - total(drawn), total(scored)
+            log_p = total(scored)
+            return Candidate(drawn.choices, outs, log_p - total(drawn), log_p)
 
-        def exact(operands: Sequence[Any], values: dict[str, Array]) -> Array:
-            return total(joint.run(operands[:split], values)[1])
-
-        def simulate(operands: Sequence[Any]) -> tuple[list[Any], Array]:
-            drawn = jax.vmap(lambda _: propose(operands))(jnp.arange(particles))
-            log_weights = drawn[2]
-            if particles == 1:
-                j: Any = 0
-            else:
-                j = draw(dist.Categorical(logits=log_weights), name=index)
-            values, outs, _, log_p = jax.tree.map(lambda x: x[j], drawn)
-            log_p = exact(operands, values) if log_p is None else log_p
-            return [*(values[n] for n in names), *outs], log_p - log_mean_exp(log_weights)
-
-        def score(operands: Sequence[Any], values: dict[str, Array]) -> tuple[list[Any], Array]:
+        def weigh(operands: Sequence[Any], values: dict[str, Any]) -> Candidate:
             p, q = operands[:split], operands[split:]
+            outs, scored = joint.run(p, values)
+            log_p = total(scored)
             if proposed is None:
-                outs, sites = joint.run(p, values, unscored=frozenset(names))
-                log_weight, log_p = total(sites), exact(operands, values)
+                log_weight = total(joint.run(p, values, unscored=frozenset(names))[1])
             else:
-                outs, sites = joint.run(p, values)
-                log_p = total(sites)
                 log_weight = log_p - total(proposed.run(q, values)[1])
-            if particles == 1:
-                log_mean = log_weight
-            else:
-                fresh = jax.vmap(lambda _: propose(operands)[2])(jnp.arange(particles - 1))
-                log_mean = log_mean_exp(stack(log_weight, fresh))
-            return [*(values[n] for n in names), *outs], log_p - log_mean
+            return Candidate(values, outs, log_weight, log_p)
 
-        def evaluate(operands: Sequence[Any], values: dict[str, Array] | None):
-            return simulate(operands) if values is None else score(operands, values)
-
-        return bind_estimated("normalize", joint, joint.latent, operands, evaluate)
+        return bind_resampled("normalize", joint, operands, particles, propose, weigh)
 
     return run

@@ -27,6 +27,9 @@ from ppgen._errors import DerivativeError, PpgenError
 DENSITY_SCOPE, SAMPLER_SCOPE = "ppgen.log_prob", "ppgen.sample"
 """Named scopes of what distributions compute, as opposed to what the user's program does."""
 
+SITE_SCOPE = "ppgen.site "
+"""What the name of a site follows in the named scope of its draw and of its density."""
+
 Lanes = tuple[int, ...]
 Mapped = tuple[tuple[bool, ...], ...]
 

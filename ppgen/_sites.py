@@ -13,8 +13,16 @@ from numpyro.distributions import Distribution
 
 from ppgen import _jax
 from ppgen._choose import bind_choice
+from ppgen._distributions import as_single_precision
 from ppgen._errors import ControlFlowError, SiteError
-from ppgen._primitives import DENSITY_SCOPE, EstimatedSpec, SiteSpec, equations, over_lanes
+from ppgen._primitives import (
+    DENSITY_SCOPE,
+    SITE_SCOPE,
+    EstimatedSpec,
+    SiteSpec,
+    equations,
+    over_lanes,
+)
 from ppgen.densities import log_prob
 
 
@@ -88,7 +96,7 @@ def run_sites(
     sites = Sites({}, {})
     for eqn in jaxpr.eqns:
         values = [v.val if isinstance(v, _jax.Literal) else env[v] for v in eqn.invars]
-        _check_determined(values, jaxpr)
+        check_determined(values, jaxpr)
         if has_sites(eqn):
             with _jax.at_line_of(eqn):
                 rule = _RULES.get(eqn.primitive.name, _refuse)
@@ -101,7 +109,7 @@ def run_sites(
     return outs, sites
 
 
-def _check_determined(values: Sequence[Any], jaxpr: Any) -> None:
+def check_determined(values: Sequence[Any], jaxpr: Any) -> None:
     """Refuse to go on with a value that was integrated out."""
     if not any(v is None for v in values):
         return
@@ -161,7 +169,7 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
 
     def density(_, operands, value):
         dist = spec.density.build(operands[: spec.num_leaves])
-        logp = log_prob(dist, value)
+        logp = log_prob(dist, as_single_precision(value))
         rest = operands[spec.num_leaves :]
         if spec.has_mask:
             logp = jnp.where(rest[0], logp, jnp.zeros((), logp.dtype))
@@ -178,7 +186,7 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
             return scaled(_, operands, value) - own
 
     own = [*range(spec.num_leaves), *range(end, len(operands))]
-    with jax.named_scope(DENSITY_SCOPE):
+    with jax.named_scope(SITE_SCOPE + name), jax.named_scope(DENSITY_SCOPE):
         logp = over_lanes(
             density,
             lanes,
@@ -234,7 +242,7 @@ def _remat(eqn: _jax.Eqn, values: list[Any], given: Given):
 
     def body(values, known):
         outs, sites = run_sites(inner, values, given._replace(values=known, seen=None))
-        _check_determined(outs, inner)
+        check_determined(outs, inner)
         return outs, sites
 
     run = jax.checkpoint(body, prevent_cse=eqn.params["prevent_cse"], policy=eqn.params["policy"])
@@ -260,7 +268,7 @@ def _scan(eqn: _jax.Eqn, values: list[Any], given: Given):
         xs, known = xs
         args = [*values[:consts], *carry, *xs]
         out, sites = run_sites(body, args, given._replace(values=known, seen=None))
-        _check_determined(out, body)
+        check_determined(out, body)
         return out[:carried], (out[carried:], sites)
 
     init, xs = values[consts : consts + carried], values[consts + carried :]
@@ -279,7 +287,7 @@ def _cond(eqn: _jax.Eqn, values: list[Any], given: Given):
 
     def run(jaxpr, operands, known):
         outs, sites = run_sites(jaxpr, operands, given._replace(values=known, seen=None))
-        _check_determined(outs, jaxpr)
+        check_determined(outs, jaxpr)
         return outs, sites
 
     branches = [functools.partial(run, jaxpr) for jaxpr in eqn.params["branches"]]

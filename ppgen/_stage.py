@@ -33,7 +33,7 @@ from ppgen._choose import (
     fresh_key,
     user_line,
 )
-from ppgen._distributions import flatten, split_event, split_mask
+from ppgen._distributions import flatten, in_single_precision, split_event, split_mask
 from ppgen._errors import ControlFlowError, SiteError
 from ppgen._one_way import split_one_way
 from ppgen._primitives import CALLS, RANDOM, ChoiceSpec, Plate, SiteSpec, site_p
@@ -213,7 +213,7 @@ class _Bind(Messenger):
 
 def _bind_site(msg: dict, plate_scales: dict[str, float]) -> Array:
     name, where, infer = msg["name"], user_line(), msg["infer"]
-    dist, given = msg["fn"], msg["value"]
+    dist, given = in_single_precision(msg["fn"]), msg["value"]
     if (shape := msg["kwargs"].get("sample_shape", ())) and given is None:
         dist = dist.expand(shape + dist.batch_shape)
     plates = tuple(
@@ -237,7 +237,7 @@ def _bind_hidden(msg: dict) -> Array:
     """A site behind `handlers.block`: its value, and no density."""
     if msg["value"] is not None:
         return jnp.asarray(msg["value"])
-    name, where, dist = msg["name"], user_line(), msg["fn"]
+    name, where, dist = msg["name"], user_line(), in_single_precision(msg["fn"])
     if shape := msg["kwargs"].get("sample_shape", ()):
         dist = dist.expand(shape + dist.batch_shape)
     dist, _ = split_mask(dist)

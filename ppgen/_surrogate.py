@@ -74,7 +74,7 @@ _sealed_p = _jax.define_elementwise("sealed", lambda x: x, _refuse)
 _sealed_one_p = _jax.define_elementwise("sealed_one", jnp.ones_like, _refuse)
 
 
-def without_derivative(x: Array, message: str, instead: str) -> Array:
+def without_derivative(x: Array, message: str, instead: str, where: str | None = None) -> Array:
     """`x`, which must not be differentiated.
 
     Raises:
@@ -83,7 +83,8 @@ def without_derivative(x: Array, message: str, instead: str) -> Array:
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         return x
-    return _undifferentiable_p.bind(x, error=DerivativeError(message, instead=instead))
+    error = DerivativeError(message, where=where, instead=instead)
+    return _undifferentiable_p.bind(x, error=error)
 
 
 def _raise_error(primals, tangents, *, error):

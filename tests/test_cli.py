@@ -4,43 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
+import shutil
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
+from cli_runs import SHORT, TINY, assert_one_line, cache, here, images, run
 
 from ppgen.models.cli import main
+from ppgen.models.cli._options import fit_options
+from ppgen.models.cli._recipes import RECIPES
 from ppgen.models.cli._run_folder import make_run_folder
 
-TINY = ["--steps", "4", "--hidden", "8", "--latent", "2", "--batch-size", "16"]
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    """A file of 48 small images of five grey levels."""
-    path = tmp_path_factory.mktemp("data") / "images.npz"
-    np.savez(path, images=np.random.RandomState(0).randint(0, 5, (48, 4, 3)))
-    return path
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, images):
-    """The folder of a finished run."""
-    folder = tmp_path_factory.mktemp("runs") / "first"
-    assert main(["fit", "vae", *TINY, "--data", str(images), "--out", str(folder)]) == 0
-    return folder
+FIT = ["fit", "vae", *TINY["vae"], *SHORT]
 
 
 def contents(folder):
@@ -49,43 +26,28 @@ def contents(folder):
     }
 
 
-def assert_one_line(capsys, pattern):
-    error = capsys.readouterr().err
-    assert error.startswith("ppgen: ") and error.count("\n") == 1, error
-    assert pattern in error
-    assert "Traceback" not in error
-
-
 def test_a_run_leaves_everything_it_says(run):
     names = {path.name for path in run.iterdir()}
     assert names == {
         "config.json",
         "metrics.jsonl",
-        "checkpoint",
+        "figures.json",
+        "checkpoints",
         "samples.png",
         "reconstructions.png",
         "loss.png",
     }
     config = json.loads((run / "config.json").read_text())
-    assert (config["model"], config["shape"], config["levels"]) == ("vae", [4, 3], 5)
-    *steps, last = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    assert steps[-1]["step"] == last["step"] == 4 and math.isfinite(steps[-1]["elbo"])
-    figures = last["held_out"]
-    assert set(figures) == {"baseline", "ELBO", "IWELBO-500"}
-    assert figures["IWELBO-500"]["mean"] > figures["ELBO"]["mean"]
+    assert (config["model"], config["facts"]["shape"]) == ("vae", [4, 3])
+    *_, last = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    assert last["step"] == 4 and math.isfinite(last["objective"])
+    figures = json.loads((run / "figures.json").read_text())["figures"]
+    assert set(figures) == {"per-pixel histograms", "ELBO", "IWELBO-500"}
+    unit = "nats per image"
+    assert figures["IWELBO-500"][unit]["mean"] > figures["ELBO"][unit]["mean"]
     for name in ("samples", "reconstructions", "loss"):
         picture = matplotlib.image.imread(run / f"{name}.png")
         assert picture.shape[0] > 100 and picture[..., :3].std() > 0.05
-
-
-def test_a_run_prints_its_figures(here, images, capsys):
-    assert main(["fit", "vae", *TINY, "--data", str(images), "--objective", "iwelbo"]) == 0
-    out, err = capsys.readouterr()
-    assert "nats per image" in out and "bits per dimension" in out and "±" in out
-    for name in ("per-pixel histograms", "ELBO", "IWELBO-500"):
-        assert name in out
-    assert "iwelbo" in err and "nats" in err  # the progress bar
-    assert (here / "runs" / "vae-001" / "checkpoint").is_dir()
 
 
 def test_default_folders_are_numbered(here):
@@ -107,21 +69,30 @@ def test_sample_draws_what_is_asked_and_the_seed_decides(here, run, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "needs one more word: fit, sample"),
-        (["train"], "there is no command 'train'; there are: fit, sample"),
-        (["fit"], "needs one more word: vae"),
-        (["fit", "gan"], "there is no model 'gan'; there are: vae"),
-        (["fit", "vae", "--step", "3"], "Unrecognized options: --step"),
+        ([], "needs one more word: fit, resume"),
+        (["train"], "there is no command 'train'; there are: fit, resume"),
+        (["fit"], "needs one more word: air, vae"),
+        (["fit", "gan"], "there is no model 'gan'; there are: air, vae"),
+        (["fit", "vae", "--stepz", "3"], "Unrecognized options: --stepz, 3; did you mean --steps?"),
         (["fit", "vae", "--steps", "many"], "Error parsing --steps"),
         (["fit", "vae", "--steps", "0"], "--steps must be at least 1, not 0"),
         (["fit", "vae", "--learning-rate", "nan"], "--learning-rate must be positive"),
-        (["fit", "vae", "--weight-decay", "-1"], "--weight-decay must not be negative"),
+        (["fit", "vae", "--weight-decay", "-1"], "--weight-decay must be at least 0"),
         (["fit", "vae", "--seed", "-1"], "--seed must be from 0"),
         (["fit", "vae", "--objective", "map"], "invalid choice 'map'"),
-        (["fit", "vae", "--batch-size", "9999"], "exceeds the 1500 training images"),
+        (["fit", "vae", "--batch-size", "9999"], "exceeds the 1500 rows of training data"),
+        (["fit", "vae", "--ema", "1"], "--ema must be between 0 and 1"),
+        (["fit", "vae", "--early-stopping", "0"], "--early-stopping must be at least 1"),
+        (["fit", "vae", "--devices", "64"], "--devices 64: there are"),
+        (["fit", "vae", "--process-id", "1"], "go together: give all three"),
+        (["fit", "vae", "--config", "missing.json"], "missing.json: No such file"),
+        (["fit", "air", "--objective", "vimco"], "--objective vimco needs --estimator score"),
         (["fit", "vae", "--data", "missing.npz"], "missing.npz: no such file"),
         (["sample"], "--run"),
         (["sample", "--run", "missing"], "missing is not the folder of a run"),
+        (["resume", "missing"], "missing is not the folder of a run"),
+        (["evaluate", "."], ". is not the folder of a run"),
+        (["evaluate", ".", "--particles", "0"], "--particles must be at least 1"),
         (["sample", "--run", ".", "--num", "0"], "--num must be at least 1"),
         (["sample", "--run", ".", "--out", "a.jpg"], "must end in .png"),
         (["sample", "--run", ".", "--out", "no/a.png"], "there is no folder no"),
@@ -150,8 +121,8 @@ def test_bad_data_is_one_line_and_leaves_nothing(here, capsys, array, message):
 
 def test_a_folder_of_another_run_is_left_alone(run, images, capsys):
     before = contents(run)
-    assert main(["fit", "vae", *TINY, "--data", str(images), "--out", str(run)]) == 2
-    assert_one_line(capsys, "holds another run")
+    assert main([*FIT, "--data", str(images), "--out", str(run)]) == 2
+    assert_one_line(capsys, "holds another run (`ppgen resume")
     assert contents(run) == before
 
 
@@ -159,7 +130,7 @@ def test_a_folder_with_anything_else_is_left_alone(here, images, capsys):
     (here / "mine").mkdir()
     (here / "mine" / "notes.txt").write_text("precious")
     for out, message in (("mine", "is not empty"), ("mine/notes.txt", "is a file")):
-        assert main(["fit", "vae", *TINY, "--data", str(images), "--out", out]) == 2
+        assert main([*FIT, "--data", str(images), "--out", out]) == 2
         assert_one_line(capsys, message)
     assert (here / "mine" / "notes.txt").read_text() == "precious"
 
@@ -167,10 +138,10 @@ def test_a_folder_with_anything_else_is_left_alone(here, images, capsys):
 def test_a_folder_that_cannot_be_made_is_one_line(here, images, capsys):
     (here / "file").write_text("precious")
     for out in ("file/run", "/proc/run"):
-        assert main(["fit", "vae", *TINY, "--data", str(images), "--out", out]) == 2
+        assert main([*FIT, "--data", str(images), "--out", out]) == 2
         assert_one_line(capsys, out.split("/")[1])
     (here / "runs").write_text("precious")
-    assert main(["fit", "vae", *TINY, "--data", str(images)]) == 2
+    assert main([*FIT, "--data", str(images)]) == 2
     assert_one_line(capsys, "runs")
 
 
@@ -187,7 +158,7 @@ def test_a_picture_is_never_overwritten(here, run, capsys):
 
 
 def damaged(run, folder, change):
-    """A copy of the configuration of a run, changed, without the checkpoint."""
+    """A copy of the configuration of a run, changed, without checkpoints."""
     folder.mkdir()
     (folder / "config.json").write_text(change((run / "config.json").read_text()))
     return str(folder)
@@ -196,39 +167,105 @@ def damaged(run, folder, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text, "its run did not finish training"),
+        (lambda text: text, "has no checkpoint yet (`ppgen resume"),
         (lambda text: text[:-5], "is not valid JSON"),
-        (lambda text: "[]", "does not describe a run"),
+        (lambda text: "[]", "does not hold an object"),
         (lambda text: "{}", "is damaged"),
         (lambda text: text.replace('"vae"', '"gan"'), "is a run of 'gan'"),
-        (lambda text: text.replace('"logistic"', '"cauchy"'), "is damaged"),
-        (lambda text: text.replace('"latent": 2', '"latent": "2"'), "is damaged"),
-        (lambda text: text.replace('"latent": 2', '"latent": -2'), "is damaged"),
+        (lambda text: text.replace('"logistic"', '"cauchy"'), "invalid choice 'cauchy'"),
+        (lambda text: text.replace('"latent": 2', '"latent": "two"'), "Error parsing --latent"),
+        (lambda text: text.replace('"latent": 2', '"latent": -2'), "--latent must be at least 1"),
+        (lambda text: text.replace('"latent"', '"latest"'), "did you mean 'latent'?"),
+        (lambda text: text.replace('"levels": 5', '"level": 5'), "is damaged"),
     ],
 )
 def test_a_damaged_run_is_one_line(here, run, capsys, change, message):
     folder = damaged(run, here / "run", change)
-    assert main(["sample", "--run", folder, "--out", "a.png"]) == 2
-    assert_one_line(capsys, message)
+    for command in (["sample", folder, "--out", "a.png"], ["evaluate", folder]):
+        assert main(command) == 2
+        assert_one_line(capsys, message)
     assert not (here / "a.png").exists()
 
 
 def test_a_checkpoint_of_another_size_is_one_line(here, run, capsys):
     folder = damaged(run, here / "run", lambda text: text.replace('"hidden": 8', '"hidden": 9'))
-    (here / "run" / "checkpoint").symlink_to(run / "checkpoint")
-    assert main(["sample", "--run", folder, "--out", "a.png"]) == 2
-    assert_one_line(capsys, "is of another model")
+    shutil.copytree(run / "checkpoints", here / "run" / "checkpoints")
+    for command in (["sample", folder, "--out", "a.png"], ["evaluate", folder], ["resume", folder]):
+        assert main(command) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("ppgen: ") and "is of another fit" in error
 
 
-def test_a_diverging_run_is_one_line_that_names_the_step(here, images, capsys):
-    options = ["--learning-rate", "1e30", "--steps", "40", "--data", str(images), "--out", "run"]
-    assert main(["fit", "vae", *options, "--hidden", "8", "--batch-size", "16"]) == 2
-    error = capsys.readouterr().err
-    assert error.splitlines()[-1].startswith("ppgen: ") and " at step " in error
-    assert not (here / "run" / "checkpoint").exists()
+def test_other_data_are_one_line(here, run, capsys):
+    np.savez(here / "other.npz", images=np.random.RandomState(1).randint(0, 5, (48, 4, 3)))
+    config = json.loads((run / "config.json").read_text())
+    config["options"]["data"] = "other.npz"
+    folder = damaged(run, here / "run", lambda text: json.dumps(config))
+    assert main(["resume", folder]) == 2
+    assert_one_line(capsys, "the data are not those that")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["fit", "-h"], ["fit", "vae", "--help"]])
+# --- options from files ---------------------------------------------------------------------------
+
+
+def read_options(arguments, monkeypatch):
+    """What `ppgen fit` is asked to do, without doing it."""
+    found = []
+    monkeypatch.setattr("ppgen.models.cli._commands.fit", lambda *given: found.append(given))
+    assert main(arguments) == 0
+    return found[0][1]
+
+
+def test_a_file_gives_options_and_the_command_line_wins(here, monkeypatch):
+    (here / "a.json").write_text('{"steps": 7, "batch-size": 5, "ema": 0.5, "objective": "iwelbo"}')
+    (here / "a.toml").write_text('steps = 7\nbatch_size = 5\nema = 0.5\nobjective = "iwelbo"\n')
+    for name in ("a.json", "a.toml"):
+        arguments = ["fit", "vae", "--config", name, "--steps", "3"]
+        options = read_options(arguments, monkeypatch)
+        assert (options.training.steps, options.training.batch_size) == (3, 5)
+        assert (options.training.ema, options.recipe.objective) == (0.5, "iwelbo")
+        assert options.recipe.latent == 16
+
+
+def test_the_configuration_of_a_run_repeats_it(here, run, monkeypatch):
+    arguments = ["fit", "vae", "--config", str(run / "config.json")]
+    options = read_options(arguments, monkeypatch)
+    assert (options.training.steps, options.recipe.hidden) == (4, 8)
+    assert options.recipe.data.name == "images.npz"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"stepz": 3}', "a.json: `ppgen fit vae` has no option 'stepz'; did you mean 'steps'?"),
+        ('{"steps": "many"}', "a.json: Error parsing --steps"),
+        ('{"steps": 0}', "a.json: --steps must be at least 1"),
+        ('{"steps": true}', "a.json: Missing value for argument '--steps'"),
+        ('{"config": "b.json"}', "has no option 'config'"),
+        ("{", "a.json is not valid JSON"),
+        ("[]", "does not hold options by name"),
+        ('{"model": "air", "options": {}}', "is of the model 'air', not 'vae'"),
+    ],
+)
+def test_a_bad_file_of_options_is_one_line(here, capsys, text, message):
+    (here / "a.json").write_text(text)
+    assert main(["fit", "vae", "--config", "a.json"]) == 2
+    assert_one_line(capsys, message)
+
+
+def test_options_have_names_of_their_own():
+    for model in RECIPES:
+        groups = [field.default for field in fit_options(model).__dataclass_fields__.values()]
+        names = [name for group in groups for name in group.__dataclass_fields__]
+        assert len(names) == len(set(names)), model
+
+
+# --- help -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["fit", "-h"], ["fit", "vae", "--help"], ["resume", "-h"]]
+)
 def test_help_is_no_error(capsys, arguments):
     assert main(arguments) == 0
     out, err = capsys.readouterr()
@@ -238,33 +275,3 @@ def test_help_is_no_error(capsys, arguments):
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip()
-
-
-def test_an_interrupt_is_one_line_and_status_130(tmp_path, images):
-    """Through a real process and a real signal, while it trains."""
-    root = str(Path(__file__).parent.parent)
-    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-    arguments = ["fit", "vae", *TINY, "--steps", "1000000", "--data", str(images), "--out", "run"]
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from ppgen.models.cli import main; sys.exit(main())",
-            *arguments,
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert error.splitlines()[-1] == "ppgen: interrupted"
-    assert "Traceback" not in error

@@ -111,11 +111,12 @@ def test_history_does_not_depend_on_the_chunk():
 
 
 def test_every_epoch_visits_every_row_once_in_a_new_order():
-    batches = Batches(jnp.arange(10.0), 3)
-    order, epochs = jnp.arange(batches.rows), []
+    data = jnp.arange(10.0)
+    batches = Batches(data, 3)
+    order, epochs = batches.unknown_order(), []
     for step in range(6):
-        order = batches.order(KEY, jnp.asarray(step), order)
-        (rows,) = batches.take(batches.data, jnp.asarray(step), order)
+        order = batches.order(KEY, jnp.int32(step), order)
+        rows = batches.take(data, jnp.int32(step), order)
         epochs.append(np.asarray(rows))
     first, second = np.concatenate(epochs[:3]), np.concatenate(epochs[3:])
     assert len(set(first)) == len(set(second)) == 9

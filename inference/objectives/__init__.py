@@ -18,6 +18,13 @@ from ppgen.inference.objectives._importance_weighted import dreg as dreg
 from ppgen.inference.objectives._importance_weighted import iwelbo as iwelbo
 from ppgen.inference.objectives._importance_weighted import vimco as vimco
 from ppgen.inference.objectives._rewards import expected_reward as expected_reward
+from ppgen.inference.objectives._rewards import kl_regularized_reward as kl_regularized_reward
+from ppgen.inference.objectives._score_matching import (
+    implicit_score_matching as implicit_score_matching,
+)
+from ppgen.inference.objectives._score_matching import (
+    sliced_score_matching as sliced_score_matching,
+)
 from ppgen.inference.objectives._thermodynamic import tvo as tvo
 from ppgen.inference.objectives._wake_sleep import forward_kl as forward_kl
 from ppgen.inference.objectives._wake_sleep import reweighted_wake_sleep as reweighted_wake_sleep

@@ -7,6 +7,8 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
+import ppgen
+
 Program = Callable[..., Any]
 
 
@@ -23,7 +25,7 @@ def expected_reward(
     Args:
         program: Any program.
         reward: Of what it returns, a real scalar. It may depend on other arrays, which get their
-            derivatives too.
+            derivatives too. For one without derivatives, see `ppgen.black_box`.
 
     Returns:
         A function of the program's arguments: one draw of the reward.
@@ -44,5 +46,60 @@ def expected_reward(
 
     def objective(*args: Any) -> Float[Array, ""]:
         return reward(program(*args))
+
+    return objective
+
+
+def kl_regularized_reward(
+    program: Program,
+    reference: Program,
+    reward: Callable[[Any], Float[Array, ""]],
+    *,
+    beta: float | int,
+) -> Callable[..., Float[Array, ""]]:
+    r"""The expected reward less what it costs to leave a reference, to be maximised.
+
+    .. math:: E_{x \sim p_\theta}[r(x)] - \beta\, \mathrm{KL}(p_\theta \,\|\, p_{ref})
+              = \beta \log Z - \beta\, \mathrm{KL}(p_\theta \,\|\, p_{ref}\, e^{r / \beta} / Z),
+
+    largest at the reference tilted by r/β. *Unbiased*, value and gradients; a *lower bound*, in
+    expectation, where a density is itself estimated. It is β times the `elbo` of the guide
+    `program` under the model `tilt(reference, -r/β)`.
+
+    Args:
+        program: p_θ, a program of arguments `*args`.
+        reference: p_ref, a program of the same arguments and sites, of which it holds those fixed
+            that are learned: `lambda params, *rest: program(initial, *rest)`.
+        reward: Of what the program returns, a real scalar, as for `expected_reward`.
+        beta: β, the price of a nat of divergence.
+
+    Returns:
+        A function of the common arguments: one draw.
+
+    Raises:
+        ChoiceMismatchError: The programs do not have the same sites.
+
+    References:
+        Jaques, Gu, Bahdanau, Hernández-Lobato, Turner, Eck. Sequence tutor: conservative
+        fine-tuning of sequence generation models with KL-control. ICML 2017.
+
+    Examples:
+        At the optimum, every draw is β log Z:
+
+        >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist, ppgen
+        >>> from ppgen.inference import kl_regularized_reward
+        >>> def program(logits):
+        ...     return numpyro.sample("x", dist.Categorical(logits=logits))
+        >>> r, start, beta = jnp.array([0.0, 1.0, 3.0]), jnp.zeros(3), 2.0
+        >>> f = kl_regularized_reward(program, lambda _: program(start), lambda x: r[x], beta=beta)
+        >>> best = f"{ppgen.expectation(f)(jax.random.key(0), r / beta):.4f}"
+        >>> best == f"{beta * (jax.nn.logsumexp(r / beta) - jnp.log(3)):.4f}"
+        True
+    """
+
+    def objective(*args: Any) -> Float[Array, ""]:
+        trace = ppgen.simulate(program)(*args)
+        divergence = trace.log_density - ppgen.log_density(reference)(trace, *args)
+        return reward(trace.value) - beta * divergence
 
     return objective

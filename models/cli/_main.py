@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import re
+import logging
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import tyro
-
 from ppgen.errors import PpgenError
+from ppgen.models.cli import _commands
 from ppgen.models.cli._errors import CommandError
-from ppgen.models.cli._fit_vae import FitVAE
-from ppgen.models.cli._sample import Sample
+from ppgen.models.cli._interrupts import Interrupted
+from ppgen.models.cli._options import parse, parse_fit
+from ppgen.models.cli._recipes import RECIPES
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
-COMMANDS: dict[str, Any] = {"fit": {"vae": FitVAE}, "sample": Sample}
-"""Every command: a frozen dataclass of options with an `execute`, or a table of further words."""
+ON_RUNS: dict[str, Any] = {
+    "resume": _commands.Resume,
+    "evaluate": _commands.Evaluate,
+    "sample": _commands.Sample,
+    "list": _commands.List,
+}
+"""Every command but `fit`: a frozen dataclass of options with an `execute`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,13 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments, `sys.argv[1:]` if None.
 
     Returns:
-        The exit status: 0, 2 for an error that one line on standard error explains, or 130 after an
-        interrupt.
+        The exit status: 0, 2 for an error that one line on standard error explains, or 130 or 143
+        after SIGINT or SIGTERM.
     """
     try:
-        command = _parse(list(sys.argv[1:] if argv is None else argv))
-        if command is not None:
-            command.execute()
+        with _in_one_line():
+            execute = _command(list(sys.argv[1:] if argv is None else argv))
+            if execute is not None:
+                execute()
+    except Interrupted as error:
+        return _complain(str(error), error.status)
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
     except PpgenError as error:
@@ -52,48 +60,71 @@ def _complain(message: str, status: int) -> int:
     return status
 
 
-def _parse(args: list[str]) -> Any:
-    """The command that the arguments ask for, or None if they ask for help, which is printed."""
-    words, node = ["ppgen"], COMMANDS
-    while isinstance(node, dict):
-        word = args.pop(0) if args else None
-        choices = ", ".join(node)
-        if word in ("-h", "--help"):
-            print(_help(words, node))
-            return None
-        if word == "--version" and node is COMMANDS:
-            import ppgen
+def _command(args: list[str]) -> Callable[[], None] | None:
+    """What the arguments ask for, or None if they ask for help, which is printed."""
+    words = ["fit", *ON_RUNS]
+    word = args.pop(0) if args else None
+    if word in ("-h", "--help"):
+        print(_help("ppgen", {"fit": "Fit a model.", **_about(ON_RUNS)}))
+        return None
+    if word == "--version":
+        import ppgen
 
-            print(ppgen.__version__)
-            return None
-        if word is None:
-            raise CommandError(f"`{' '.join(words)}` needs one more word: {choices} (or --help)")
-        if word not in node:
-            kind = "command" if node is COMMANDS else "model"
-            raise CommandError(f"there is no {kind} {word!r}; there are: {choices}")
-        words.append(word)
-        node = node[word]
-    return _options(node, " ".join(words), args)
-
-
-def _help(words: list[str], node: dict[str, Any]) -> str:
-    lines = [f"usage: {' '.join(words)} {{{','.join(node)}}} [-h]", ""]
-    for word, child in node.items():
-        about = "Fit a model." if isinstance(child, dict) else child.__doc__.split("\n")[0]
-        lines.append(f"  {word:<8} {about}")
-    return "\n".join(lines)
+        print(ppgen.__version__)
+        return None
+    if word is None:
+        raise CommandError(f"`ppgen` needs one more word: {', '.join(words)} (or --help)")
+    if word not in words:
+        raise CommandError(f"there is no command {word!r}; there are: {', '.join(words)}")
+    if word == "fit":
+        return _fit(args)
+    # `ppgen resume RUN` is short for `ppgen resume --run RUN`.
+    if args and not args[0].startswith("-"):
+        args.insert(0, "--run" if word != "list" else "--runs")
+    options = parse(ON_RUNS[word], f"ppgen {word}", args)
+    return None if options is None else options.execute
 
 
-def _options(command: type, prog: str, args: list[str]) -> Any:
-    """Lets tyro read the options, and turns the box that it draws around an error into one line."""
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            return tyro.cli(command, prog=prog, args=args)
-    except SystemExit as end:
-        if not end.code:
-            return None
-        lines = [re.sub(r"[╭╮╰╯│]", "", line).strip() for line in box.getvalue().splitlines()]
-        rules = [i for i, line in enumerate(lines) if set(line) <= {"─"} and line] or [len(lines)]
-        message = " ".join(lines[1 : rules[0]]) or " ".join(lines)
-        raise CommandError(f"{message.rstrip('.')} (see `{prog} --help`)") from None
+def _fit(args: list[str]) -> Callable[[], None] | None:
+    models = ", ".join(RECIPES)
+    word = args.pop(0) if args else None
+    if word in ("-h", "--help"):
+        print(_help("ppgen fit", _about(RECIPES)))
+        return None
+    if word is None:
+        raise CommandError(f"`ppgen fit` needs one more word: {models} (or --help)")
+    if word not in RECIPES:
+        raise CommandError(f"there is no model {word!r}; there are: {models}")
+    options = parse_fit(word, args)
+    return None if options is None else lambda: _commands.fit(word, options)
+
+
+def _about(commands: dict[str, Any]) -> dict[str, str]:
+    return {word: command.__doc__.split("\n")[0] for word, command in commands.items()}
+
+
+def _help(prog: str, about: dict[str, str]) -> str:
+    lines = [f"usage: {prog} {{{','.join(about)}}} [-h]", ""]
+    return "\n".join(lines + [f"  {word:<10} {text}" for word, text in about.items()])
+
+
+@contextlib.contextmanager
+def _in_one_line() -> Iterator[None]:
+    """Warnings for the user as notes; and no log of the checkpoints' library, which says more."""
+    log = logging.getLogger("absl")
+    level = log.level
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def shown(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if category is UserWarning:
+                print(f"ppgen: note: {' '.join(str(message).split())}", file=sys.stderr)
+            else:
+                show(message, category, *rest, **more)
+
+        warnings.showwarning = shown
+        log.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            log.setLevel(level)

@@ -1,18 +1,22 @@
-"""The folder that a run writes to: never one that holds something already."""
+"""The folder of a run: made for it alone, and enough to go on with it."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ppgen.models.cli._errors import CommandError
 
 CONFIG = "config.json"
-CHECKPOINT = "checkpoint"
+CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
+FIGURES = "figures.json"
+"""Written last: a run that has it is finished."""
 
 
 def make_run_folder(out: Path | None, model: str) -> Path:
@@ -33,7 +37,9 @@ def make_run_folder(out: Path | None, model: str) -> Path:
     if out.exists() and not out.is_dir():
         raise CommandError(f"--out {out} is a file; it must be a folder")
     if out.is_dir() and any(out.iterdir()):
-        what = "holds another run" if (out / CONFIG).exists() else "is not empty"
+        what = "is not empty"
+        if (out / CONFIG).exists():
+            what = f"holds another run (`ppgen resume {out}` goes on with it)"
         raise CommandError(f"--out {out} {what}; choose a folder that does not exist yet")
     out.mkdir(parents=True, exist_ok=True)
     return out
@@ -51,24 +57,85 @@ def _next_free(model: str) -> Path:
     raise AssertionError("there are infinitely many numbers")
 
 
-def write_config(folder: Path, content: dict[str, Any]) -> None:
-    """Writes what is needed to rebuild the model of a run."""
-    (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a file that is there whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Reads what `write_config` wrote.
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads an object.
 
     Raises:
-        CommandError: If the folder is not that of a run.
+        CommandError: If it is none.
     """
-    path = folder / CONFIG
-    if not path.is_file():
-        raise CommandError(f"{folder} is not the folder of a run: it has no {CONFIG}")
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
         raise CommandError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise CommandError(f"{path} does not describe a run")
+        raise CommandError(f"{path} does not hold an object")
     return content
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Reads what a run is.
+
+    Raises:
+        CommandError: If the folder is not that of a run.
+    """
+    if not (folder / CONFIG).is_file():
+        raise CommandError(f"{folder} is not the folder of a run: it has no {CONFIG}")
+    content = read_json(folder / CONFIG)
+    for name, kind in (("model", str), ("options", dict), ("facts", dict)):
+        if not isinstance(content.get(name), kind):
+            raise CommandError(f"{folder / CONFIG} is damaged: it has no {name!r}")
+    return content
+
+
+def last_metrics(folder: Path) -> dict[str, Any] | None:
+    """The last whole line of the metrics of a stage, if there is one."""
+    path = folder / METRICS
+    if not path.is_file():
+        return None
+    for line in reversed(path.read_text(errors="replace").splitlines()):
+        with contextlib.suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict) and "step" in record:
+                return record
+    return None
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from writing to a run. The lock ends with the process, however it ends.
+
+    Raises:
+        CommandError: If another one has it.
+    """
+    with (folder / CONFIG).open("rb") as file:
+        if not _lock(file):
+            raise CommandError(f"{folder} is being fitted by another process")
+        yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is writing to a run."""
+    with (folder / CONFIG).open("rb") as file:
+        return not _lock(file)
+
+
+def _lock(file: Any) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows, where nothing is locked
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,215 +1,214 @@
-"""The work behind `ppgen fit vae` and `ppgen sample`: everything here needs JAX."""
+"""`ppgen fit vae`."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import equinox as eqx
-import jax
-import numpy as np
-import optax
-from tqdm import tqdm
-
-import ppgen
-from ppgen.inference import (
-    Estimate,
-    Progress,
-    bits_per_dimension,
-    elbo,
-    fit,
-    iwelbo,
-    load_checkpoint,
-    mean_over_data,
-    per_datum,
-    save_checkpoint,
-)
-from ppgen.models.baselines import pixel_marginal_log_likelihood
-from ppgen.models.cli._errors import CommandError
-from ppgen.models.cli._run_folder import CHECKPOINT, METRICS
-from ppgen.models.datasets import Images, load_digits, load_images
-from ppgen.models.pictures import draw_history, draw_reconstructions, draw_samples
-from ppgen.models.vae import (
-    VAE,
-    batch_objective,
-    image_objective,
-    observed,
-    reconstruct,
-    vae_guide,
-    vae_model,
-)
+from ppgen.models.cli._recipe import AbstractRecipe, Report, Split, Stage
+from ppgen.models.cli._training import Training, at_least
 
 if TYPE_CHECKING:
-    from ppgen.models.cli._fit_vae import FitVAE
+    from jaxtyping import Array, Key
+
+    from ppgen.models.datasets import Images
+    from ppgen.models.vae import VAE
 
 ELBO_DRAWS = 50
-EVALUATION_PARTICLES = 500
 
 
-class Run(NamedTuple):
-    """A trained model and what its images look like."""
+@dataclasses.dataclass(frozen=True)
+class VAERecipe(AbstractRecipe):
+    """Train a variational autoencoder on images.
 
-    vae: VAE
-    shape: tuple[int, int]
+    The learning rate falls to zero along a cosine.
+    """
 
+    objective: Literal["elbo", "iwelbo"] = "elbo"
+    """The bound to maximise."""
+    likelihood: Literal["bernoulli", "categorical", "gaussian", "logistic"] = "logistic"
+    """Distribution of a pixel: of its grey level (categorical, discretised logistic), of its grey
+    level with uniform noise (gaussian), or of being at least half as dark as possible
+    (bernoulli)."""
+    latent: int = 16
+    """Dimensions of the latent vector."""
+    hidden: int = 128
+    """Width of the hidden layer of each network."""
+    weight_decay: float = 0.3
+    """Decoupled weight decay, against fitting the training images only."""
+    particles: int = 5
+    """Draws of the latent vector for each image: iwelbo takes the logarithm of their mean weight,
+    elbo averages over them."""
+    data: Path | None = None
+    """Images in an .npz, .npy or IDX file, of shape (n, height, width) with whole grey levels.
+    None stands for the 1,797 digits of scikit-learn."""
 
-def load_data(path: Path | None) -> Images:
-    """The images to train on and to hold out."""
-    return load_digits() if path is None else load_images(path)
+    training: ClassVar[Training] = Training(
+        steps=2000, batch_size=128, learning_rate=2e-3, chunk=50, checkpoint_every=500
+    )
+    evaluation_particles: ClassVar[int] = 500
 
+    def check(self) -> None:
+        """Refuse networks and draws of no size."""
+        at_least(self, 1, "latent", "hidden", "particles")
+        at_least(self, 0, "weight_decay")
 
-def train_and_report(options: FitVAE, images: Images, folder: Path) -> None:
-    """Trains a VAE and writes and prints everything there is to know about it."""
-    keys = dict(
-        zip(
-            ("init", "fit", "elbo", "iwelbo", "pictures"),
-            jax.random.split(jax.random.key(options.seed), 5),
-            strict=True,
+    def load(self) -> Images:
+        """The images to train on and to hold out."""
+        from ppgen.models.datasets import load_digits, load_images
+
+        return load_digits() if self.data is None else load_images(self.data)
+
+    def facts(self, data: Images) -> dict[str, Any]:
+        """What images look like."""
+        from ppgen.models.cli._drive import fingerprint
+
+        parts = (data.train, data.held_out)
+        return {"shape": list(data.shape), "levels": data.levels, "sha256": fingerprint(parts)}
+
+    def params(self, stage: str, facts: dict[str, Any], key: Key[Array, ""]) -> VAE:
+        """Fresh weights."""
+        from ppgen.models.vae import VAE
+
+        return VAE(
+            pixels=math.prod(facts["shape"]),
+            levels=facts["levels"],
+            likelihood=self.likelihood,
+            latent=self.latent,
+            hidden=self.hidden,
+            key=key,
         )
-    )
-    vae = VAE(
-        pixels=images.pixels,
-        levels=images.levels,
-        likelihood=options.likelihood,
-        latent=options.latent,
-        hidden=options.hidden,
-        key=keys["init"],
-    )
-    weighted = options.objective == "iwelbo"
-    bound = elbo(vae_model, vae_guide)
-    if weighted:
-        bound = iwelbo(vae_model, vae_guide, particles=options.particles)
-    schedule = optax.cosine_decay_schedule(options.learning_rate, options.steps)
-    print(f"training on {len(images.train)} images, writing to {folder}")
-    with (folder / METRICS).open("w") as metrics, tqdm(total=options.steps, unit="step") as bar:
-        fitted = fit(
-            batch_objective(bound),
-            vae,
-            optax.adamw(schedule, weight_decay=options.weight_decay),
-            key=keys["fit"],
-            steps=options.steps,
-            data=images.train,
-            batch_size=options.batch_size,
-            draws=1 if weighted else options.particles,
+
+    def stage(
+        self,
+        name: str,
+        training: Training,
+        params: VAE,
+        data: Images,
+        fitted: Mapping[str, Any],
+    ) -> Stage:
+        """The bound, by Adam with weight decay."""
+        import optax
+
+        from ppgen.inference import elbo, iwelbo
+        from ppgen.models.vae import batch_objective, vae_guide, vae_model
+
+        weighted = self.objective == "iwelbo"
+        bound = elbo(vae_model, vae_guide)
+        if weighted:
+            bound = iwelbo(vae_model, vae_guide, particles=self.particles)
+        schedule = optax.cosine_decay_schedule(training.learning_rate, training.steps)
+        return Stage(
+            objective=batch_objective(bound),
+            params=params,
+            optimizer=optax.adamw(schedule, weight_decay=self.weight_decay),
+            data=data.train,
+            draws=1 if weighted else self.particles,
             maximize=True,
-            callback=_reporter(options.objective, bar, metrics),
-            chunk=50,
-        )
-    run = Run(fitted.params, images.shape)
-    save_checkpoint(folder / CHECKPOINT, run.vae)
-
-    figures = _evaluate(run.vae, images, keys["elbo"], keys["iwelbo"])
-    _print_figures(figures, run.vae, images)
-    with (folder / METRICS).open("a") as metrics:
-        held_out = {name: figure._asdict() for name, figure in figures.items()}
-        _write_line(metrics, {"step": len(fitted.history), "held_out": held_out})
-    name = "IWELBO" if weighted else "ELBO"
-    references = [(f"held-out {label}", figure.mean) for label, figure in figures.items()]
-    draw_history(folder / "loss.png", fitted.history, references, label=f"training {name}")
-    write_samples(folder / "samples.png", run, 100, options.seed)
-    _write_reconstructions(folder / "reconstructions.png", run, images, keys["pictures"])
-    print(f"wrote {CHECKPOINT}, {METRICS} and three pictures to {folder}")
-
-
-def load_run(folder: Path, config: dict[str, Any]) -> Run:
-    """Rebuilds the model of a run from its configuration and fills in its checkpoint."""
-    try:
-        if config["model"] != "vae":
-            raise CommandError(f"{folder} is a run of {config['model']!r}, which cannot be sampled")
-        settings, shape = config["settings"], tuple(config["shape"])
-        like = eqx.filter_eval_shape(
-            lambda key: VAE(
-                pixels=math.prod(shape),
-                levels=config["levels"],
-                likelihood=settings["likelihood"],
-                latent=settings["latent"],
-                hidden=settings["hidden"],
-                key=key,
-            ),
-            jax.random.key(0),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CommandError(f"the config.json of {folder} is damaged: {error!r}") from error
-    if not (folder / CHECKPOINT).is_dir():
-        raise CommandError(f"{folder} has no checkpoint: its run did not finish training")
-    return Run(load_checkpoint(folder / CHECKPOINT, like), shape)
-
-
-def write_samples(path: Path, run: Run, count: int, seed: int) -> None:
-    """Draws latent vectors from the prior and writes the mean images."""
-    draw = eqx.filter_jit(jax.vmap(ppgen.seed(vae_model), in_axes=(0, None)))
-    means = draw(jax.random.split(jax.random.key(seed), count), run.vae)
-    draw_samples(
-        path,
-        np.asarray(means).reshape(count, *run.shape),
-        top=run.vae.likelihood.values - 1,
-        title="Samples: mean of x given z, z drawn from the prior",
-    )
-
-
-def _reporter(name: str, bar: tqdm, metrics: IO[str]) -> Callable[[Progress], None]:
-    def report(progress: Progress) -> None:
-        value = float(progress.values.mean())
-        bar.set_description(f"{name} {value:.2f} nats", refresh=False)
-        bar.update(len(progress.values))
-        _write_line(
-            metrics, {"step": progress.step, name: value, "seconds": round(progress.seconds, 3)}
+            label=self.objective.upper(),
+            unit="nats per image",
         )
 
-    return report
+    def evaluate(
+        self,
+        data: Images,
+        fitted: Mapping[str, VAE],
+        *,
+        particles: int,
+        split: Split,
+        key: Key[Array, ""],
+    ) -> Report:
+        """Two bounds, and the exact log likelihood of a histogram of every pixel."""
+        import jax
+        import numpy as np
 
+        from ppgen.inference import bits_per_dimension, elbo, iwelbo, mean_over_data, per_datum
+        from ppgen.models.baselines import pixel_marginal_log_likelihood
+        from ppgen.models.vae import image_objective, vae_guide, vae_model
 
-def _write_line(metrics: IO[str], record: dict[str, Any]) -> None:
-    metrics.write(json.dumps(record) + "\n")
-    metrics.flush()
+        vae = fitted[""]
+        images = data.held_out if split == "held-out" else data.train
+        values = vae.likelihood.values
+        levels = (
+            np.asarray(vae.likelihood.discretize(jax.numpy.asarray(part)))
+            for part in (data.train, images)
+        )
+        keys = jax.random.split(key)
+        plain = image_objective(elbo(vae_model, vae_guide))
+        weighted = image_objective(iwelbo(vae_model, vae_guide, particles=particles))
+        figures = {
+            "per-pixel histograms": pixel_marginal_log_likelihood(*levels, values=values),
+            "ELBO": per_datum(plain, vae, images, key=keys[0], draws=ELBO_DRAWS),
+            f"IWELBO-{particles}": per_datum(weighted, vae, images, key=keys[1]),
+        }
+        rows = []
+        for label, each in figures.items():
+            nats = mean_over_data(each)
+            rows.append((label, (nats, bits_per_dimension(nats, data.pixels))))
+        where = "held out" if split == "held-out" else "trained on"
+        return Report(
+            title=f"{where}: {len(images)} images, {data.pixels} pixels of {values} values",
+            columns=(("nats per image", 2), ("bits per dimension", 3)),
+            rows=rows,
+            references={"": [(f"held-out {label}", nats.mean) for label, (nats, _) in rows]},
+        )
 
+    def sample(
+        self,
+        path: Path,
+        facts: dict[str, Any],
+        fitted: Mapping[str, VAE],
+        *,
+        count: int,
+        key: Key[Array, ""],
+    ) -> None:
+        """Draws latent vectors from the prior and writes the mean images."""
+        import equinox as eqx
+        import jax
+        import numpy as np
 
-def _evaluate(vae: VAE, images: Images, elbo_key: Any, weighted_key: Any) -> dict[str, Estimate]:
-    """Held-out figures, in nats for each image."""
-    discretize = vae.likelihood.discretize
-    train, held_out = (
-        np.asarray(discretize(jax.numpy.asarray(part))) for part in (images.train, images.held_out)
-    )
-    baseline = pixel_marginal_log_likelihood(train, held_out, values=vae.likelihood.values)
-    plain = image_objective(elbo(vae_model, vae_guide))
-    weighted = image_objective(iwelbo(vae_model, vae_guide, particles=EVALUATION_PARTICLES))
-    data = images.held_out
-    return {
-        "baseline": mean_over_data(baseline),
-        "ELBO": mean_over_data(per_datum(plain, vae, data, key=elbo_key, draws=ELBO_DRAWS)),
-        f"IWELBO-{EVALUATION_PARTICLES}": mean_over_data(
-            per_datum(weighted, vae, data, key=weighted_key)
-        ),
-    }
+        import ppgen
+        from ppgen.models.pictures import draw_samples
+        from ppgen.models.vae import vae_model
 
+        vae = fitted[""]
+        draw = eqx.filter_jit(jax.vmap(ppgen.seed(vae_model), in_axes=(0, None)))
+        means = np.asarray(draw(jax.random.split(key, count), vae))
+        draw_samples(
+            path,
+            means.reshape(count, *facts["shape"]),
+            top=vae.likelihood.values - 1,
+            title="Samples: mean of x given z, z drawn from the prior",
+        )
 
-def _print_figures(figures: dict[str, Estimate], vae: VAE, images: Images) -> None:
-    values = vae.likelihood.values
-    print(f"held out: {len(images.held_out)} images, {images.pixels} pixels of {values} values")
-    print(f"{'':<22}{'nats per image':>18}{'bits per dimension':>22}")
-    for name, figure in figures.items():
-        bits = bits_per_dimension(figure, images.pixels)
-        label = "per-pixel histograms" if name == "baseline" else name
-        print(f"{label:<22}{figure!s:>18}{f'{bits.mean:.3f} ± {bits.standard_error:.3f}':>22}")
+    def pictures(
+        self, folder: Path, data: Images, fitted: Mapping[str, VAE], key: Key[Array, ""]
+    ) -> None:
+        """Held-out images above their reconstructions."""
+        import equinox as eqx
+        import jax
+        import numpy as np
 
+        import ppgen
+        from ppgen.models.pictures import draw_reconstructions
+        from ppgen.models.vae import observed, reconstruct
 
-def _write_reconstructions(path: Path, run: Run, images: Images, key: Any) -> None:
-    """Draws held-out images above their reconstructions."""
-    count = min(12, len(images.held_out))
-    data = jax.numpy.asarray(images.held_out[:count])
-    keys = jax.random.split(key, count)
+        vae = fitted[""]
+        count = min(12, len(data.held_out))
 
-    def rebuild(vae: VAE, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return vae.likelihood.discretize(image), reconstruct(vae, observed(vae, image))
+        def rebuild(vae: VAE, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return vae.likelihood.discretize(image), reconstruct(vae, observed(vae, image))
 
-    shown = eqx.filter_jit(jax.vmap(ppgen.seed(rebuild), in_axes=(0, None, 0)))(keys, run.vae, data)
-    original, rebuilt = (np.asarray(part).reshape(count, *run.shape) for part in shown)
-    draw_reconstructions(
-        path,
-        [("held out", original), ("rebuilt", rebuilt)],
-        top=run.vae.likelihood.values - 1,
-        title="Held-out images and the mean of x given a draw of z from the guide",
-    )
+        draw = eqx.filter_jit(jax.vmap(ppgen.seed(rebuild), in_axes=(0, None, 0)))
+        images = jax.numpy.asarray(data.held_out[:count])
+        parts = draw(jax.random.split(key, count), vae, images)
+        original, rebuilt = (np.asarray(part).reshape(count, *data.shape) for part in parts)
+        draw_reconstructions(
+            folder / "reconstructions.png",
+            [("held out", original), ("rebuilt", rebuilt)],
+            top=vae.likelihood.values - 1,
+            title="Held-out images and the mean of x given a draw of z from the guide",
+        )

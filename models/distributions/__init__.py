@@ -3,3 +3,4 @@
 from ppgen.models.distributions.discretized_logistic import (
     DiscretizedLogistic as DiscretizedLogistic,
 )
+from ppgen.models.distributions.permutation import UniformPermutation as UniformPermutation

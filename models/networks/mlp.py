@@ -33,7 +33,7 @@ class DiagonalGaussianMLP(eqx.Module):
         Returns:
             Mean and scale (standard deviation), each of shape `(outputs,)`.
         """
-        mean, log_variance = jnp.split(self.body(x), 2)
+        mean, log_variance = jnp.split(_applied(self.body, x), 2)
         return mean, jnp.exp(0.5 * log_variance)
 
 
@@ -58,4 +58,9 @@ class PixelMLP(eqx.Module):
 
     def __call__(self, z: Float[Array, " inputs"]) -> Float[Array, "pixels {self.channels}"]:
         """Evaluates the network on one latent vector."""
-        return self.body(z).reshape(-1, self.channels)
+        return _applied(self.body, z).reshape(-1, self.channels)
+
+
+def _applied(body: eqx.nn.MLP, x: Float[Array, " inputs"]) -> Float[Array, " outputs"]:
+    """In the precision of the weights: choices have single precision, however low that is."""
+    return body(x.astype(body.layers[0].weight.dtype))

@@ -1,0 +1,355 @@
+"""Random grid neural processes: random grids against kept ones, and against a DeepONet.
+
+The nonlinear Poisson problem at the published sizes (width 96, 32 problems a step, 30 points,
+4,000 steps), Burgers' equation and the lid-driven cavity with less training; no solution is seen in
+training unless a row says so. Scored on problems solved by finite differences.
+
+    python benchmarks/models_random_grid.py             # prints, and writes models_random_grid.md
+    python benchmarks/models_random_grid.py --fast      # a smoke run: writes nothing
+    python benchmarks/models_random_grid.py --seeds 0 1 2 --parts poisson grids
+
+NSE is ‖mean − u‖² / ‖u‖² of a problem; of u = 0 it is 1. The median over problems of the mean of
+other solutions, and of the reference itself, are measured too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import functools
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ppgen.models.networks import DeepONet
+from ppgen.models.random_grid import (
+    RGNP,
+    AbstractProblem,
+    Burgers,
+    Cavity,
+    Observations,
+    Poisson,
+    References,
+    Scores,
+    draw_references,
+    fit_random_grid,
+    normalized_squared_error,
+    observe,
+    outputs,
+    score,
+)
+
+NOISE = 0.01
+"""Standard deviation of the observations; solutions are of the order of one."""
+
+
+class Mark(NamedTuple):
+    """A row: what was measured, and what it has to be. No bound, no verdict."""
+
+    mark: str
+    measured: float
+    bound: str
+    passed: bool | None
+
+
+class Size(NamedTuple):
+    """Of networks and training; `few` points are for grids that are compared."""
+
+    width: int = 96
+    batch: int = 32
+    points: int = 30
+    few: int = 8
+    steps: int = 4000
+    references: int = 64
+
+
+FAST = Size(width=32, batch=16, points=16, steps=400, references=16)
+
+
+def parameters_of(network: Any) -> int:
+    return sum(x.size for x in jax.tree.leaves(eqx.filter(network, eqx.is_array_like)))
+
+
+def rival(rgnp: RGNP, key: Any) -> DeepONet:
+    """A DeepONet of about as many parameters as the network of the solution."""
+    problem = rgnp.problem
+    (z,), (w,) = problem.parameters().event_shape, problem.conditions().event_shape
+
+    def make(width: int) -> DeepONet:
+        return DeepONet(
+            context=z + w,
+            query=len(problem.low),
+            outputs=outputs(problem, rgnp.rank),
+            width=width,
+            frequencies=2,
+            key=key,
+        )
+
+    aim = parameters_of(rgnp.forward)
+    sizes = {n: parameters_of(eqx.filter_eval_shape(make, n)) for n in range(8, 200)}
+    return make(min(sizes, key=lambda n: abs(sizes[n] - aim)))
+
+
+class Run(NamedTuple):
+    """What training led to."""
+
+    scores: Scores
+    seconds: float
+    parameters: int
+
+
+def train(
+    problem: AbstractProblem,
+    references: References,
+    size: Size,
+    seed: int,
+    *,
+    grid: Any = None,
+    deeponet: bool = False,
+    observations: Observations | None = None,
+) -> Run:
+    """Trains from the same weights, but for those that differ in shape, with the same keys."""
+    keys = jax.random.split(jax.random.key(seed), 4)
+
+    def make(forward: Any = None) -> RGNP:
+        return RGNP(
+            problem,
+            points=size.points,
+            width=size.width,
+            nodes=16 if len(problem.low) == 1 else 8,
+            grid=grid,
+            forward=forward,
+            key=keys[0],
+        )
+
+    rgnp = make()
+    rgnp = make(rival(rgnp, keys[1])) if deeponet else rgnp
+    began = time.perf_counter()
+    fitted = fit_random_grid(
+        rgnp,
+        key=keys[2],
+        steps=size.steps,
+        batch=size.batch,
+        observations=observations,
+        noise=NOISE,
+    )
+    seconds = time.perf_counter() - began
+    scores = score(fitted.params, references, key=keys[3])
+    run = Run(scores, seconds, parameters_of(rgnp.forward))
+    what = ["deeponet"] * deeponet + ["kept grid"] * (grid is not None)
+    what += ["observations"] * (observations is not None)
+    print(
+        f"seed {seed}, {type(problem).__name__}, {size.points} points, {size.steps} steps, "
+        f"{', '.join(what) or 'random grids'}: median NSE_u {median(run):.3g}, "
+        f"NSE_z {scores.nse_z.mean():.3g}, {seconds:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
+    return run
+
+
+def median(run: Run) -> float:
+    return float(np.median(run.scores.nse_u))
+
+
+def trivial(problem: AbstractProblem, references: References, key: Any) -> float:
+    """Median NSE_u of the mean over other problems. Zero has 1 for every problem."""
+    mean = draw_references(problem, 4 * len(references.z), key=key).u.mean(0).ravel()
+    u = jnp.asarray(references.u.reshape(len(references.z), -1))
+    return float(np.median(normalized_squared_error(jnp.asarray(mean), u)))
+
+
+def floor(problem: AbstractProblem, references: References) -> float:
+    """Median NSE_u of the reference itself, against one of four times the resolution."""
+    count = min(8, len(references.z))
+    z, w, ours = (part[:count] for part in (references.z, references.w, references.u))
+    finer = [problem.solve(*pair, refine=4)[1].ravel() for pair in zip(z, w, strict=True)]
+    errors = normalized_squared_error(
+        jnp.asarray(ours.reshape(count, -1)), jnp.asarray(np.stack(finer), ours.dtype)
+    )
+    return float(np.median(errors))
+
+
+def below(name: str, measured: float, bound: float) -> Mark:
+    return Mark(name, measured, f"< {bound:.3g}", bool(measured < bound))
+
+
+def above(name: str, measured: float, bound: float) -> Mark:
+    return Mark(name, measured, f">= {bound:.3g}", bool(measured >= bound))
+
+
+def report(name: str, measured: float) -> Mark:
+    return Mark(name, measured, "reported", None)
+
+
+@functools.cache
+def random_grids(problem: AbstractProblem, size: Size, seed: int) -> tuple[References, Run]:
+    """The run that others are compared with, and what all of them are scored on."""
+    key = jax.random.key(1000 + seed)
+    references = draw_references(problem, size.references, key=key)
+    return references, train(problem, references, size, seed)
+
+
+def equation(name: str, problem: AbstractProblem, size: Size, seed: int, most: float) -> list[Mark]:
+    """Random grids on one equation: errors forward and inverse, and what they compare with."""
+    references, run = random_grids(problem, size, seed)
+    scores = run.scores
+    sizes = f"{size.points} points, batch {size.batch}, {size.steps} steps"
+    mean_solution = trivial(problem, references, jax.random.key(3000 + seed))
+    return [
+        below(f"{name}, {sizes}: median NSE_u", median(run), most or mean_solution / 2),
+        below(f"{name}: mean NSE_z", float(scores.nse_z.mean()), 0.5 if most == 5e-3 else 1.0),
+        report(f"{name}: mean NSE_u", float(scores.nse_u.mean())),
+        report(f"{name}: median NSE_u of the mean solution", mean_solution),
+        report(
+            f"{name}: median NSE_u of the reference",
+            floor(problem, references, jax.random.key(1000 + seed)),
+        ),
+        report(f"{name}: 2σ coverage of u (.954)", float(scores.coverage_u.mean())),
+        report(f"{name}: 2σ coverage of z (.954)", float(scores.coverage_z.mean())),
+        report(f"{name}: seconds of training", run.seconds),
+    ]
+
+
+def poisson(size: Size, seed: int) -> list[Mark]:
+    return equation("Poisson", Poisson(), size, seed, 0.2 if size == FAST else 5e-3)
+
+
+def burgers(size: Size, seed: int) -> list[Mark]:
+    """Against half of what the mean solution has."""
+    smaller = size._replace(batch=8, points=225, steps=size.steps // 2, references=32)
+    return equation("Burgers", Burgers(), smaller, seed, 0.0)
+
+
+def cavity(size: Size, seed: int) -> list[Mark]:
+    """Against half of what the mean solution has."""
+    smaller = size._replace(batch=4, points=512, steps=size.steps // 4, references=32)
+    return equation("Cavity", Cavity(), smaller, seed, 0.0)
+
+
+def kept(size: Size, seed: int) -> list[list[float]]:
+    """Points that are drawn once."""
+    key = jax.random.key(seed)
+    return np.asarray(jax.random.uniform(key, (size.few, 1), minval=-1.0, maxval=1.0)).tolist()
+
+
+def grids(size: Size, seed: int) -> list[Mark]:
+    """The negative control."""
+    few = size._replace(points=size.few)
+    references, run = random_grids(Poisson(), few, seed)
+    name, least = f"Poisson, {size.few} points: median NSE_u", 2 if size == FAST else 20
+    random = median(run)
+    drawn = median(train(Poisson(), references, few, seed, grid=kept(size, seed)))
+    rows = [
+        report(f"{name}, random grids", random),
+        report(f"{name}, one random grid, kept", drawn),
+        above(f"Poisson, {size.few} points: kept / random", drawn / random, least),
+    ]
+    if size != FAST:
+        even = np.linspace(-1, 1, size.few + 2)[1:-1, None].tolist()
+        spaced = median(train(Poisson(), references, few, seed, grid=even))
+        rows += [report(f"{name}, an even grid, kept", spaced)]
+    return rows
+
+
+def data(size: Size, seed: int) -> list[Mark]:
+    """Observations off the grid, in the first quarter of the training."""
+    few = size._replace(points=size.few, steps=size.steps // 4)
+    references, run = random_grids(Poisson(), few, seed)
+    keys = jax.random.split(jax.random.key(2000 + seed))
+    others = draw_references(Poisson(), 1000, key=keys[0])
+    seen = observe(others, 30, noise=NOISE, key=keys[1])
+    rows = []
+    for grid, what in ((None, "random grids"), (kept(size, seed), "one random grid, kept")):
+        alone = run if grid is None else train(Poisson(), references, few, seed, grid=grid)
+        runs = [
+            alone,
+            train(Poisson(), references, few, seed, grid=grid, observations=seen),
+        ]
+        name = f"Poisson, {size.few} points, {few.steps} steps, {what}"
+        means = [float(run.scores.nse_u.mean()) for run in runs]
+        rows += [
+            report(f"{name}: median NSE_u", median(runs[0])),
+            below("... and 1,000 solutions at 30 points, noise .01", *map(median, runs[::-1])),
+            report(f"{name}: mean NSE_u", means[0]),
+            report("... and 1,000 solutions at 30 points, noise .01", means[1]),
+        ]
+    return rows
+
+
+def deeponet(size: Size, seed: int) -> list[Mark]:
+    references, ours = random_grids(Poisson(), size, seed)
+    theirs = train(Poisson(), references, size, seed, deeponet=True)
+    return [
+        report(f"Poisson: median NSE_u of {ours.parameters:,} parameters, GICNet", median(ours)),
+        report(f"... of {theirs.parameters:,} parameters, DeepONet", median(theirs)),
+        below("Poisson: GICNet / DeepONet", median(ours) / median(theirs), 1.0),
+    ]
+
+
+PARTS = {f.__name__: f for f in (poisson, grids, data, deeponet, burgers, cavity)}
+
+
+def marks(fast: bool = False, seed: int = 0, parts: Sequence[str] = tuple(PARTS)) -> list[Mark]:
+    """All rows, of one seed.
+
+    The fast ones are of the first two parts, at smaller sizes: on the Poisson problem, a median
+    NSE_u below .2, a mean NSE_z below 1, and a kept grid twice as bad as random ones.
+    """
+    names, size = (("poisson", "grids"), FAST) if fast else (parts, Size())
+    return [row for name in names for row in PARTS[name](size, seed)]
+
+
+def line(rows: list[Mark]) -> str:
+    """One mark over the seeds: the mean and, of several, the range."""
+    values = [row.measured for row in rows]
+    shown = f"{statistics.mean(values):.3g}"
+    if len(values) > 1:
+        shown += f" ({min(values):.3g} to {max(values):.3g})"
+    verdicts = [row.passed for row in rows if row.passed is not None]
+    passed = f"{sum(verdicts)} of {len(verdicts)}" if verdicts else "–"
+    return f"| {rows[0].mark} | {shown} | {rows[0].bound} | {passed} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--fast", action="store_true", help="a smoke run")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
+    options = parser.parse_args()
+    by_seed = []
+    for seed in options.seeds:
+        by_seed.append(marks(options.fast, seed, options.parts))
+        print("\n".join(f"seed {seed} {row}" for row in by_seed[-1]), flush=True)
+    lines = [
+        "# Random grid neural processes",
+        "",
+        f"`python benchmarks/models_random_grid.py`, {datetime.date.today()}, "
+        f"seeds {', '.join(map(str, options.seeds))}, {os.cpu_count()} CPU cores "
+        f"({platform.machine()}, shared), Python {sys.version.split()[0]}, jax {jax.__version__}.",
+        "",
+        "Means over the seeds, and ranges; `pass` counts seeds. NSE is ‖mean − u‖² / ‖u‖² of a "
+        "problem; that of u = 0 is 1, and that of the prior mean of z is 1 on average.",
+        "",
+        "| mark | measured | bound | pass |",
+        "| --- | --- | --- | --- |",
+        *(line(list(rows)) for rows in zip(*by_seed, strict=True)),
+    ]
+    print("\n".join(lines))
+    if not options.fast:
+        options.out.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Guides that are trained against an energy, once, and then sample for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+import ppgen
+from ppgen.inference.objectives import elbo
+
+Program = Callable[..., Any]
+
+
+def kl_to_tilted(
+    guide: Program, program: Program, energy: Callable[[Any], Array]
+) -> Callable[..., Float[Array, ""]]:
+    r"""The divergence of a guide from a program that is tilted by an energy, as a loss.
+
+    .. math:: E_{q(x)}[\log q(x) - \log p(x) + E(x)]
+              = \mathrm{KL}(q \,\|\, p\, e^{-E} / Z) - \log Z.
+
+    *Unbiased*, value and gradients. Its least value is -log Z, and an *upper bound* on it
+    otherwise. It is the ELBO of `ppgen.tilt(program, energy)`, with the other sign.
+
+    Args:
+        guide: draws the program's sites: a flow (flowjax's, Distrax's), say.
+        program: returns what the energy is a function of; it may observe.
+        energy: in nats, as for `ppgen.tilt`.
+
+    Returns:
+        A function of the common arguments: one draw of the loss, in nats.
+
+    References:
+        Noé, Olsson, Köhler, Wu. Boltzmann generators. Science 2019.
+
+    Example:
+        >>> import jax, numpyro, numpyro.distributions as dist, ppgen
+        >>> from ppgen.inference import kl_to_tilted
+        >>> def program():
+        ...     return numpyro.sample("x", dist.Normal(0.0, 1.0))
+        >>> def guide():
+        ...     numpyro.sample("x", dist.Normal(0.5, 0.5**0.5))
+        >>> loss = ppgen.expectation(kl_to_tilted(guide, program, lambda x: 0.5 * (x - 1) ** 2))
+        >>> print(f"{loss(jax.random.key(0)):.4f}")  # -log Z, as the guide is the tilted law
+        0.5966
+    """
+    bound = elbo(ppgen.tilt(program, energy), guide)
+    return lambda *args: -bound(*args)
+
+
+def lagrangian(
+    objective: Callable[..., Float[Array, ""]],
+    program: Program,
+    moment: Callable[[Any], Array],
+    bound: Any,
+    *,
+    equal: bool = True,
+) -> Callable[..., Float[Array, ""]]:
+    r"""A loss under a constraint on an expectation, with a dual variable for it.
+
+    .. math:: L(\lambda, \theta) = \text{objective}(\theta) + \lambda^\top
+              \big(E_{q_\theta}[f(x)] - c\big).
+
+    To be *minimised* in θ and *maximised* in λ: at the saddle point :math:`E[f(x)] = c`, or at most
+    c. *Unbiased*, value and gradients. Of `kl_to_tilted`, the solution is the tilt of the
+    program by :math:`E + \lambda^\top f`: the law of least relative entropy with these moments.
+
+    Args:
+        objective: a loss `(*args) -> scalar` that draws.
+        program: draws what the moment is of, from the same arguments; it returns it.
+        moment: f, of what `program` returns: a number or an array.
+        bound: c, of its shape.
+        equal: whether the moment is to be the bound, rather than at most that. If not, the dual
+            variable is `softplus` of what is given, so that it is never negative.
+
+    Returns:
+        `(dual, *args) -> scalar`: one draw.
+
+    Example:
+        The law nearest to N(0, 1) with mean 1 is N(1, 1).
+
+        >>> import jax, numpyro, numpyro.distributions as dist, optax, ppgen
+        >>> from ppgen.inference import fit, kl_to_tilted, lagrangian
+        >>> def guide(loc):
+        ...     return numpyro.sample("x", dist.Normal(loc, 1.0))
+        >>> nearest = kl_to_tilted(guide, lambda loc: guide(0.0), lambda x: 0.0 * x)
+        >>> loss = lagrangian(nearest, guide, lambda x: x, 1.0)
+        >>> up = optax.chain(optax.sgd(0.1), optax.scale(-1.0))
+        >>> optimizer = optax.partition({"down": optax.sgd(0.1), "up": up}, ("up", "down"))
+        >>> start, key = (0.0, 0.0), jax.random.key(0)
+        >>> dual, loc = fit(lambda p: loss(*p), start, optimizer, key=key, steps=500).params
+        >>> bool(abs(loc - 1) < 0.2 and abs(dual + 1) < 0.2)
+        True
+    """
+
+    def loss(dual: Any, *args: Any) -> Float[Array, ""]:
+        multiplier = dual if equal else jax.nn.softplus(dual)
+        gap = jnp.asarray(moment(program(*args))) - bound
+        return objective(*args) + jnp.sum(multiplier * gap)
+
+    return loss

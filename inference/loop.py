@@ -1,0 +1,160 @@
+"""The host's side of a fit: it sends what the device needs, and waits for what it gives."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from ppgen.errors import PpgenError
+from ppgen.inference.optimization import Carry, Given, Optimization, Trained
+from ppgen.inference.streams import DataError
+
+
+class FitError(PpgenError, ArithmeticError):
+    """Something that is not finite. The message names the step, and what made it so.
+
+    Attributes:
+        fitted: What `fit` had reached, a `Fitted`: the parameters before that step.
+    """
+
+    fitted: Any = None
+
+
+class Loop:
+    """Where a fit is: the carry and the history of the objective.
+
+    Everything is compiled twice at most: what makes the first carry, and what takes steps.
+
+    Attributes:
+        optimization: how steps are made.
+        step: steps taken.
+        carry: what goes from step to step.
+        begin: makes the first carry.
+        like: its abstract value, with shardings where there is a mesh.
+        given: what the steps read, but for the data.
+        failed_at: the objective at the step that was not finite.
+    """
+
+    def __init__(
+        self,
+        optimization: Optimization,
+        params: PyTree,
+        fixed: PyTree,
+        state: PyTree,
+        key: Key[Array, ""],
+        *,
+        steps: int,
+        chunk: int,
+    ) -> None:
+        placement = optimization.placement
+        self.optimization = optimization
+        self._steps, self._room = steps, chunk
+        self.given = Given(*placement.replicate((key, fixed)), fed=())
+        like = jax.eval_shape(optimization.begin, params, state)
+        shardings = placement.of_state(like, lambda carry: carry.trained.params)
+        self._start = (params, state)
+        if shardings is not None:
+            where = (shardings.trained.params, shardings.trained.state)
+            self._start = placement.put(self._start, where)
+        self.like = like if shardings is None else _placed(like, shardings)
+        self._begin = jax.jit(optimization.begin, out_shardings=shardings)
+        outs = None if shardings is None else (shardings, *[placement.everywhere()] * 2)
+        self._run = jax.jit(
+            functools.partial(optimization.run, room=self._room),
+            donate_argnums=0,
+            out_shardings=outs,
+        )
+        self._carried = jax.jit(
+            optimization.source.carried,
+            out_shardings=None if shardings is None else shardings.source,
+        )
+        self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+        self.carry: Carry
+        self.step = 0
+        self._history = np.zeros(steps, np.asarray(jnp.zeros(0)).dtype)
+
+    def begin(self) -> None:
+        """Start anew."""
+        self.carry = self._begin(*self._start)
+
+    def go_on(
+        self,
+        *,
+        step: Int[Array, ""],
+        skipped: Int[Array, ""],
+        trained: Trained,
+        history: Float[np.ndarray, " steps"],
+    ) -> None:
+        """Go on from where another run was."""
+        self.carry = Carry(step, skipped, trained, self._carried())
+        self.step = int(step)
+        taken = min(self.step, self._steps)
+        self._history[:taken] = history[:taken]
+
+    def advance(self, stop: int) -> Given | None:
+        """Takes steps up to `stop`, perhaps fewer.
+
+        Returns:
+            None; or, if a step was not finite, what that step was given.
+
+        Raises:
+            DataError: the data have run out.
+        """
+        source = self.optimization.source
+        fed, until = source.feed(self.step)
+        if until <= self.step:
+            raise DataError(
+                f"the data ran out after {self.step} of {self._steps} steps: an iterator ends",
+                instead="what can be iterated again, as a grain dataset or a list, or fewer steps",
+            )
+        stop = min(stop, until, self.step + self._room)
+        given = Given(self.given.key, self.given.fixed, fed)
+        self.carry, values, failed = self._run(self.carry, given, np.int32(stop - self.step))
+        if stop < self._steps:
+            source.feed(stop)  # read while the device is busy
+        values = np.asarray(values)
+        if failed := bool(failed):
+            stop = int(self.carry.step)
+            self.failed_at = float(values[stop - self.step])
+        self._history[self.step : stop] = values[: stop - self.step]
+        self.step = stop
+        return given if failed else None
+
+    def check(self) -> None:
+        """Refuse parameters that are not finite, as an optimiser can make them.
+
+        On the host, before they go anywhere: the next step would notice, if there is one.
+
+        Raises:
+            FitError: they are not.
+        """
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.carry.trained.params):
+            if not all(np.isfinite(part.data).all() for part in leaf.addressable_shards):
+                raise FitError(
+                    f"params{jax.tree_util.keystr(path)} hold numbers that are not finite after "
+                    f"{self.step} steps, all with finite gradients: the optimiser made them",
+                    instead="a smaller learning rate",
+                )
+
+    def values(self, start: int = 0) -> Float[np.ndarray, " steps"]:
+        """The objective at each step so far, from `start` on."""
+        return self._history[start : self.step]
+
+    def kept(self, tree: PyTree) -> PyTree:
+        """A copy of a part of the carry, which the next step will not overwrite."""
+        return self._copy(tree)
+
+    def parameters(self, params: PyTree) -> PyTree:
+        """The user's pytree with these inexact arrays in it."""
+        return self.optimization.parameters(params, self.given)
+
+
+def _placed(like: PyTree, shardings: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), like, shardings
+    )

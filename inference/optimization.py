@@ -1,0 +1,304 @@
+"""The compiled part of a fit: what it carries from step to step, and a step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+import ppgen
+from ppgen.errors import PpgenError
+from ppgen.inference.placement import Placement
+from ppgen.inference.sources import AbstractSource
+
+
+class Trained(eqx.Module):
+    """What an update changes.
+
+    Attributes:
+        params: the inexact arrays of the parameters.
+        optimizer: the optimiser's state.
+        state: the model's mutable state, or ().
+        average: optax's state of the moving average of the parameters, or ().
+    """
+
+    params: PyTree
+    optimizer: PyTree
+    state: PyTree
+    average: PyTree
+
+
+class Carry(eqx.Module):
+    """All that goes from step to step; every leaf is an array.
+
+    Attributes:
+        step: the next step, so the number of steps taken, skipped ones included.
+        skipped: steps that were skipped because something was not finite.
+        trained: what an update changes.
+        source: what the source of the batches carries, and any run can make again.
+    """
+
+    step: Int[Array, ""]
+    skipped: Int[Array, ""]
+    trained: Trained
+    source: PyTree
+
+
+class Evaluated(eqx.Module):
+    """What a step computes before it changes anything.
+
+    Attributes:
+        objective: at the parameters before the step.
+        gradient: of the loss, which is the objective or its negative.
+        state: the model's new state.
+    """
+
+    objective: Float[Array, ""]
+    gradient: PyTree
+    state: PyTree
+
+
+class Given(eqx.Module):
+    """What the loop reads and never writes.
+
+    Attributes:
+        key: the key of the fit.
+        fixed: the arrays among the parameters that are not optimised.
+        fed: what the source sent.
+    """
+
+    key: Key[Array, ""]
+    fixed: PyTree
+    fed: PyTree
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Optimization:
+    """How to make a step.
+
+    Attributes:
+        objective: of the parameters, the state where there is one, and a batch where there is one.
+        optimizer: from optax.
+        source: where the batches come from.
+        placement: where the arrays lie.
+        static: what of the parameters is no array.
+        has_state: whether the objective has mutable state.
+        draws: draws of the objective to average.
+        maximize: whether to climb.
+        decay: of the moving average of the parameters, or None.
+        compute_dtype: in which the objective is evaluated, or None.
+        skip: whether a step that is not finite is skipped, or ends the loop.
+        allow_biased: as for `ppgen.expectation`.
+    """
+
+    objective: Callable[..., Any]
+    optimizer: optax.GradientTransformationExtraArgs
+    source: AbstractSource
+    placement: Placement
+    static: PyTree
+    has_state: bool
+    draws: int
+    maximize: bool
+    decay: float | None
+    compute_dtype: Any
+    skip: bool
+    allow_biased: bool
+
+    def begin(self, params: PyTree, state: PyTree) -> Carry:
+        """The carry before the first step."""
+        # Copies, because the loop overwrites what it is given, and that must not be the user's.
+        params, state = jax.tree.map(_own, (params, state))
+        return Carry(
+            step=jnp.int32(0),
+            skipped=jnp.int32(0),
+            trained=Trained(
+                params=params,
+                optimizer=self.optimizer.init(params),
+                state=state,
+                average=() if self.decay is None else _average(self.decay).init(params),
+            ),
+            source=self.source.carried(),
+        )
+
+    def evaluate(self, carry: Carry, given: Given) -> Evaluated:
+        """What a step computes before it changes anything."""
+        _, batch = self._batch(carry, given)
+        return _evaluated(self._loss(carry, given, batch), carry)[1]
+
+    def step(self, carry: Carry, given: Given) -> tuple[Carry, Float[Array, ""], Bool[Array, ""]]:
+        """A step, whose update is left out if it is not finite.
+
+        Returns:
+            The carry, the objective before the step, and whether all was finite.
+        """
+        source, batch = self._batch(carry, given)
+        loss = self._loss(carry, given, batch)
+        value, made = _evaluated(loss, carry)
+
+        def update(old: Trained) -> Trained:
+            updates, optimizer = self.optimizer.update(
+                made.gradient,
+                old.optimizer,
+                old.params,
+                value=value,
+                grad=made.gradient,
+                value_fn=lambda params: loss(params)[0],
+            )
+            params = optax.apply_updates(old.params, updates)
+            average = old.average
+            if self.decay is not None:
+                _, average = _average(self.decay).update(params, average)
+            return Trained(params, optimizer, made.state, average)
+
+        zero = (carry.step < 0).astype(jnp.float32)
+        good = _all_finite(made, zero)
+        # Not `jnp.where`, with which XLA would not overwrite the old values but copy them.
+        trained = jax.lax.cond(good, update, lambda old: old, carry.trained)
+        carry = Carry(carry.step + 1, carry.skipped + ~good, trained, source)
+        return carry, made.objective, good
+
+    def run(
+        self, carry: Carry, given: Given, count: Int[Array, ""], room: int
+    ) -> tuple[Carry, Float[Array, " room"], Bool[Array, ""]]:
+        """Takes `count` steps, fewer if one of them is not finite and that is an error.
+
+        Returns:
+            The carry, the objective at the steps, and whether the loop ended before a step that
+            was not finite.
+        """
+
+        # How many steps is an operand, so that a shorter last run compiles nothing new.
+        def unfinished(loop: tuple) -> Bool[Array, ""]:
+            i, _, _, failed = loop
+            return (i < count) & ~failed
+
+        def body(loop: tuple) -> tuple:
+            i, carry, values, _ = loop
+            carry, value, good = self.step(carry, given)
+            failed = jnp.asarray(False) if self.skip else ~good
+            return i + 1, carry, values.at[i].set(value), failed
+
+        start = (jnp.int32(0), carry, jnp.zeros(room), jnp.asarray(False))
+        _, carry, values, failed = jax.lax.while_loop(unfinished, body, start)
+        # The step that failed was not taken.
+        back = failed.astype(jnp.int32)
+        carry = Carry(carry.step - back, carry.skipped - back, carry.trained, carry.source)
+        return carry, values, failed
+
+    def parameters(self, params: PyTree, given: Given) -> PyTree:
+        """The user's pytree with these inexact arrays in it."""
+        return eqx.combine(params, given.fixed, self.static)
+
+    def _batch(self, carry: Carry, given: Given) -> tuple[PyTree, tuple[PyTree, ...]]:
+        return self.source.take(given.fed, carry.source, _keys(given)[0], carry.step)
+
+    def _loss(self, carry: Carry, given: Given, batch: tuple[PyTree, ...]) -> _Loss:
+        """What a step minimises, of the parameters; with the objective and the new state."""
+        key = jax.random.fold_in(_keys(given)[1], carry.step)
+        old = carry.trained.state
+        batch = self._lowered(batch)
+        run = ppgen.expectation(
+            self.objective,
+            draws=self.draws,
+            has_aux=self.has_state,
+            allow_biased=self.allow_biased,
+            sharding=self.placement.of_draws(batched=bool(batch)) if self.draws > 1 else None,
+        )
+
+        def loss(params: PyTree) -> tuple[Float[Array, ""], tuple[Float[Array, ""], PyTree]]:
+            # Fixed arrays are cast as well, or what is computed with them would not be lower.
+            params = eqx.combine(*self._lowered((params, given.fixed)), self.static)
+            if not self.has_state:
+                value, state = run(key, params, *batch), old
+            else:
+                value, state = run(key, params, old, *batch)
+                state = self._checked_state(state, old)
+            return -value if self.maximize else value, (value, state)
+
+        return loss
+
+    def _lowered(self, tree: PyTree) -> PyTree:
+        if self.compute_dtype is None:
+            return tree
+
+        def cast(x: Any) -> Any:
+            floating = eqx.is_array(x) and jnp.issubdtype(x.dtype, jnp.floating)
+            return x.astype(self.compute_dtype) if floating else x
+
+        return jax.tree.map(cast, tree)
+
+    def _checked_state(self, new: PyTree, old: PyTree) -> PyTree:
+        if self.draws > 1:
+            # As of several particles, the first one leaves its state.
+            new = jax.tree.map(lambda x: x[0], new)
+        if jax.tree.structure(new) != jax.tree.structure(old):
+            raise PpgenError(
+                f"the objective returns a state of the structure {jax.tree.structure(new)}, and "
+                f"was given {jax.tree.structure(old)}",
+                instead="return value, new_state",
+            )
+
+        def like(new: Any, old: Array) -> Array:
+            if jnp.shape(new) != old.shape:
+                raise PpgenError(
+                    f"an array of the model's state was of shape {old.shape} and becomes one of "
+                    f"shape {jnp.shape(new)}"
+                )
+            return jnp.asarray(new, old.dtype)
+
+        return jax.tree.map(like, new, old)
+
+
+_Loss = Callable[[PyTree], tuple[Float[Array, ""], tuple[Float[Array, ""], PyTree]]]
+
+
+def _evaluated(loss: _Loss, carry: Carry) -> tuple[Float[Array, ""], Evaluated]:
+    (value, (objective, state)), gradient = jax.value_and_grad(loss, has_aux=True)(
+        carry.trained.params
+    )
+    return value, Evaluated(objective, gradient, state)
+
+
+def _all_finite(tree: PyTree, zero: Float[Array, ""]) -> Bool[Array, ""]:
+    """Whether all inexact arrays of a pytree are.
+
+    A product with zeros, of which XLA may not know that they are, is finite if and only if its
+    operands are, and is computed several times faster than `jnp.isfinite(x).all()` on a CPU.
+    """
+    found = jnp.asarray(True)
+    for x in jax.tree.leaves(tree):
+        if jnp.issubdtype(x.dtype, jnp.inexact):
+            x = x if x.ndim == 0 else x @ jnp.full(x.shape[-1], zero.astype(x.dtype))
+            found &= jnp.isfinite(x).all()
+    return found
+
+
+def averaged(trained: Trained, decay: float) -> PyTree:
+    """The moving average of the parameters, debiased; before the first step, themselves."""
+    params, average = trained.params, trained.average
+    if not int(average.count):
+        return params
+    mean = optax.tree_utils.tree_bias_correction(average.ema, decay, average.count)
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), mean, params)
+
+
+def _average(decay: float) -> optax.GradientTransformation:
+    return optax.ema(decay, accumulator_dtype=jnp.result_type(float))
+
+
+def _own(x: Array) -> Array:
+    """A copy, without a weak type, which would change in the loop."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.extended):
+        return jnp.copy(x)
+    return jnp.copy(jax.lax.convert_element_type(x, x.dtype))
+
+
+def _keys(given: Given) -> Key[Array, " 2"]:
+    """Of the order of the data, and of the draws."""
+    return jax.random.split(given.key)

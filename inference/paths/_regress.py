@@ -1,0 +1,183 @@
+"""Regression of fields on what happens along a path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+from jaxtyping import Array, Float
+
+import ppgen
+from ppgen.inference.paths._errors import PathError
+from ppgen.inference.paths._points import PathPoint, path_point
+from ppgen.inference.paths._structure import (
+    agree,
+    checked,
+    depends,
+    fixing,
+    is_unbounded,
+    probe,
+)
+
+Program = Callable[..., Any]
+
+
+def squared_error(prediction: Array, target: Array) -> Float[Array, ""]:
+    """The sum of squared differences: what it makes of a regression is the conditional mean."""
+    return jnp.sum((prediction - target) ** 2)
+
+
+def regress(
+    model: Callable[..., Array],
+    bridge: Program,
+    *,
+    predict: str | Callable[[PathPoint], Array] = "velocity",
+    weight: Callable[[Array], Any] | None = None,
+    proposal: Any = None,
+    loss: Callable[[Array, Array], Array] = squared_error,
+    noise: str = "x0",
+    inputs: tuple[str, ...] = (),
+) -> Callable[..., Float[Array, ""]]:
+    r"""The regression of a model on a target along a path: flow and score matching.
+
+    .. math:: L(\theta) = E_{t \sim p(t)}\, w(t)\, E\big[\ell\big(m_\theta(x_t, t),
+              y_t\big)\big],
+
+    with the expectation over all sites of the bridge. Under the squared error the minimum is the
+    conditional mean :math:`E[y_t | x_t]`: for `"velocity"` the field that transports noise to data.
+
+    *Unbiased*, value and gradients. The law of `t` in the bridge and the weight decide what the
+    objective is; `proposal` decides only which times are drawn for it: its density ratio goes in by
+    itself, so that another proposal has the same mean and another variance.
+
+    Args:
+        model: `(params, x, t, *inputs) -> prediction`, of the shape of the target.
+        bridge: a program as for `path_point`. If its `t` has a batch shape, the loss is averaged
+            over it, and a proposal must have it too.
+        predict: the target: `"velocity"`; `"score"` (denoising score matching: it has the score of
+            x_t as its conditional mean, whatever the density of the noise, if that is smooth on all
+            of the line); the name of a site, such as `"x1"` or `"x0"`; or a function of the
+            `PathPoint`.
+        weight: w, of the time; 1 by default.
+        proposal: a distribution to draw `t` from, that covers its law in the bridge.
+        loss: of one prediction and one target, to a scalar.
+        noise: the site whose density gives the score.
+        inputs: sites whose values the model gets too, a label say.
+
+    Returns:
+        `(params, *args) -> scalar`: one draw of the loss. `args` go to the bridge. Average many:
+        `ppgen.expectation(..., draws=256)`, `fit(..., draws=256)`; antithetic noise is
+        `ppgen.with_estimators(..., {"x0": ppgen.Antithetic()})`.
+
+    Raises:
+        PathError: as for `path_point`; no such site to predict; or a score where the noise has
+            bounds, is not linear in the path, or is what other sites depend on.
+
+    References:
+        Lipman, Chen, Ben-Hamu, Nickel, Le. Flow matching for generative modeling. ICLR 2023.
+        Vincent. A connection between score matching and denoising autoencoders. 2011.
+        Karras, Aittala, Aila, Laine. Elucidating the design space of diffusion models. 2022.
+
+    Example:
+        >>> import jax, numpyro, numpyro.distributions as dist, optax, ppgen
+        >>> from ppgen.inference import fit, regress
+        >>> def bridge():
+        ...     t = numpyro.sample("t", dist.Uniform())
+        ...     x1 = numpyro.sample("x1", dist.Normal(3.0, 0.0001))
+        ...     x0 = numpyro.sample("x0", dist.Normal(0.0, 1.0))
+        ...     return t * x1 + (1 - t) * x0
+        >>> objective = regress(lambda c, x, t: (c - x) / (1 - t), bridge, weight=lambda t: 1 - t)
+        >>> fitted = fit(objective, 0.0, optax.adam(0.1), key=jax.random.key(0), steps=300)
+        >>> print(f"{fitted.params:.1f}")
+        3.0
+    """
+
+    def propose() -> None:
+        numpyro.sample("t", proposal)
+
+    def objective(params: Any, *args: Any) -> Float[Array, ""]:
+        drawn = None if proposal is None else ppgen.simulate(propose)()
+        time = None if drawn is None else drawn["t"]
+        point = path_point(bridge, time=time, keep=inputs)(*args)
+        if missing := [name for name in inputs if name not in point.sites]:
+            raise PathError("the bridge has no such site", site=missing[0])
+        target = _target(predict, point, bridge, noise, args)
+        values = [point.sites[name] for name in inputs]
+        prediction = model(params, point.x, point.t, *values)
+        if jnp.shape(prediction) != target.shape:
+            raise PathError(
+                f"the model predicts an array of shape {jnp.shape(prediction)}, and the target "
+                f"has shape {target.shape}"
+            )
+        each = loss
+        for _ in range(point.t.ndim):
+            each = jax.vmap(each)
+        losses = each(prediction, target)
+        if jnp.shape(losses) != point.t.shape:
+            raise PathError(f"the loss of one prediction is a scalar, not {jnp.shape(losses)}")
+        if weight is not None:
+            losses = losses * weight(point.t)
+        if drawn is not None:
+            losses = losses * jnp.exp(point.log_time - drawn.log_probs["t"])
+        return jnp.mean(losses)
+
+    return objective
+
+
+def _target(predict: Any, point: PathPoint, bridge: Program, noise: str, args: tuple) -> Array:
+    if callable(predict):
+        return jnp.asarray(predict(point))
+    if predict == "velocity":
+        return point.velocity
+    if predict == "score":
+        return _score(point, bridge, noise, args)
+    if predict not in point.sites:
+        raise PathError(
+            "the bridge has no such site to predict",
+            site=predict,
+            instead=f'"velocity", "score" or one of {sorted(point.sites)}',
+        )
+    return point.sites[predict]
+
+
+def _score(point: PathPoint, bridge: Program, noise: str, args: tuple) -> Array:
+    """The gradient of the log density of the noise that leads to x: its mean given x is the score.
+
+    For x = r + c s, p(x) is the mean over r of q((x − r) / c) / cⁿ.
+    """
+    values, laws = point.sites, {}
+
+    def at(s: Array) -> tuple[Array, dict[str, Array]]:
+        found = ppgen.simulate(fixing(bridge, values | {noise: s}, laws=laws))(*args)
+        return found.value[0], found.log_probs
+
+    if noise not in values or noise not in at(s := values[noise])[1]:
+        raise PathError("the bridge has no such site of noise", site=noise)
+    if not is_unbounded(laws[noise]):
+        raise PathError(
+            "the density of the noise jumps at its bounds, so that it does not give the score",
+            site=noise,
+            instead="noise with a smooth density on all of the line, as dist.Normal",
+        )
+
+    def others(s: Array) -> list[Array]:
+        return [lp for name, lp in at(s)[1].items() if name != noise]
+
+    if any(depends(others, s)):
+        raise PathError(
+            "other sites depend on the noise, so that its density does not give the score",
+            site=noise,
+            instead="noise that is drawn on its own, or another prediction",
+        )
+    start = at(jnp.zeros_like(s))[0]
+    scale = at(jnp.ones_like(s))[0] - start
+    scale = checked(
+        scale,
+        agree(at(probe(s, 1))[0], start, scale * probe(s, 1)),
+        "the path is not linear, element by element, in the noise",
+        "x = r + sigma(t) * noise",
+    )
+    return jax.grad(lambda s: jnp.sum(at(s)[1][noise]))(s) / scale

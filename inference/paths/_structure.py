@@ -1,0 +1,130 @@
+"""What a path is a function of: which sites it fixes, what depends on what, what is linear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jaxtyping import Array
+from numpyro.primitives import Messenger
+
+from ppgen.inference.paths._errors import PathError
+
+Program = Callable[..., Any]
+
+# Equations that only call another jaxpr, operand by operand.
+_CALLS = ("jit", "pjit", "closed_call")
+
+
+class Sites(Messenger):
+    """Give some sites their values, also observed ones, and remember all of them."""
+
+    def __init__(self, given: Mapping[str, Any] | None = None) -> None:
+        super().__init__(None)
+        self.given = dict(given or {})
+        self.values: dict[str, Any] = {}
+        self.laws: dict[str, Any] = {}
+
+    def __enter__(self) -> Sites:
+        super().__enter__()
+        return self
+
+    def process_message(self, msg: dict) -> None:
+        if msg["type"] == "sample" and msg["name"] in self.given:
+            msg["value"] = self.given[msg["name"]]
+
+    def postprocess_message(self, msg: dict) -> None:
+        if msg["type"] == "sample":
+            self.values[msg["name"]] = msg["value"]
+            self.laws[msg["name"]] = msg["fn"]
+
+
+def fixing(
+    bridge: Program,
+    given: Mapping[str, Any],
+    keep: tuple[str, ...] = (),
+    laws: dict[str, Any] | None = None,
+) -> Program:
+    """The bridge with some sites fixed, and some values besides `x` in what it returns.
+
+    A run leaves the distributions of the sites in `laws`: only static facts of them are of use.
+    """
+
+    def run(*args: Any) -> tuple[Array, dict[str, Array]]:
+        with Sites(given) as sites:
+            x = bridge(*args)
+        if laws is not None:
+            laws.update(sites.laws)
+        if not isinstance(x, jax.Array) or not jnp.issubdtype(x.dtype, jnp.floating):
+            raise PathError(
+                f"a bridge returns the point on the path, an array of floats, not {type(x)}",
+                instead="return alpha(t) * x1 + sigma(t) * x0",
+            )
+        return x, {name: jnp.asarray(sites.values[name]) for name in keep if name in sites.values}
+
+    return run
+
+
+def normal_parameters(law: Any) -> tuple[Array, Array] | None:
+    """Location and scale of independent normals; `None` of anything else."""
+    while isinstance(law, (dist.Independent, dist.ExpandedDistribution, dist.MaskedDistribution)):
+        law = law.base_dist
+    return (jnp.asarray(law.loc), jnp.asarray(law.scale)) if type(law) is dist.Normal else None
+
+
+def is_unbounded(law: Any) -> bool:
+    """Whether the support of a distribution is all of the line, in each element."""
+    support = law.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return isinstance(support, type(dist.constraints.real))
+
+
+def depends(f: Callable[[Array], Any], x: Array) -> list[bool]:
+    """Which of the results of `f` can depend on `x`, by its jaxpr: never too few."""
+
+    def walk(jaxpr: Any, flags: list[bool]) -> list[bool]:
+        jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+        found = {v for v, flag in zip(jaxpr.invars, flags, strict=True) if flag}
+        for eqn in jaxpr.eqns:
+            # A literal has no hash, and depends on nothing.
+            into = [not hasattr(v, "val") and v in found for v in eqn.invars]
+            inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+            if eqn.primitive.name in _CALLS and inner is not None:
+                out = walk(inner, into)
+            else:
+                out = [any(into)] * len(eqn.outvars)
+            found.update(v for v, flag in zip(eqn.outvars, out, strict=True) if flag)
+        return [not hasattr(v, "val") and v in found for v in jaxpr.outvars]
+
+    return walk(jax.make_jaxpr(f)(x), [True])
+
+
+def checked(coefficients: Any, right: Array, message: str, instead: str) -> Any:
+    """The coefficients if `right` holds.
+
+    Else an error; or NaNs under `jax.jit`, where it is too late for one.
+    """
+    if not isinstance(right, jax.core.Tracer):
+        if not bool(right):
+            raise PathError(message, instead=instead)
+        return coefficients
+    return jax.tree.map(lambda c: jnp.where(right, c, jnp.nan), coefficients)
+
+
+def probe(like: Array, index: int) -> Array:
+    """Fixed numbers to look at a function with, the same in every run."""
+    return jax.random.normal(jax.random.key(index), like.shape, like.dtype)
+
+
+def agree(found: Array, *terms: Array) -> Array:
+    """Whether `found` is the sum of the terms, but for rounding.
+
+    Nothing that has a derivative depends on it, so none goes into it.
+    """
+    found, *fixed = jax.lax.stop_gradient((found, *terms))
+    size = sum(jnp.max(jnp.abs(term)) for term in fixed)
+    return jnp.max(jnp.abs(found - sum(fixed))) <= 10 * jnp.sqrt(jnp.finfo(found.dtype).eps) * size

@@ -1,0 +1,188 @@
+"""A stream of batches of any sizes, cut anew into batches of one size."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from ppgen.errors import PpgenError
+
+BLOCK_BYTES = 64 * 2**20
+"""About how much is sent to the device at once."""
+
+
+class DataError(PpgenError, ValueError):
+    """Data that ran out, or a batch unlike the ones before it."""
+
+
+class _Mark(NamedTuple):
+    """Where a row lies: in the batch that follows `batches` others, and `state`."""
+
+    batches: int
+    state: Any
+    row: int
+
+
+class Stream:
+    """Rows of batches, in their order, in batches of one size.
+
+    The rows at the end of an epoch that do not fill a batch are joined by the first ones of the
+    next, so that none is lost and none counts more than another.
+
+    Args:
+        data: an iterable of pytrees of arrays that share a leading axis. One that can be iterated
+            again is, without end; an iterator ends.
+        batch_size: rows in a batch; as many as the first batch has if None.
+        positions: whether `position` will be asked for.
+    """
+
+    def __init__(
+        self, data: Iterable[PyTree], batch_size: int | None, *, positions: bool = True
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        self._data = data
+        self._size: Any = batch_size  # known at the start, at the latest
+        self._positions = positions
+
+    def start(self, step: int, position: Any) -> None:
+        """Begin, at a position that was saved or, where it is None, at the beginning.
+
+        Raises:
+            DataError: the data are not what they were.
+        """
+        self._iterator: Iterator[PyTree] = iter(self._data)
+        self._once = self._iterator is self._data
+        self._marks: dict[int, _Mark] = {}
+        self._step = step
+        self._batches = 0
+        self._current: list[np.ndarray] = []
+        self._mark = _Mark(0, None, 0)
+        self._treedef: Any = None
+        if position is not None and position["iterator"] is not None:
+            if not hasattr(self._iterator, "set_state"):
+                raise DataError("the data had an iterator with `set_state`, and have none now")
+            self._iterator.set_state(_decoded(position["iterator"]))
+            self._batches = position["batches"]
+        elif position is not None:
+            for _ in range(position["batches"]):
+                self._next_batch()
+        if not self._next_batch():
+            raise DataError("the data hold no batch")
+        if position is not None:
+            self._mark = self._mark._replace(row=position["row"])
+        if self._size is None:
+            self._size = self._current[0].shape[0] if position is None else position["size"]
+        if position is not None and position["size"] != self._size:
+            raise DataError(f"batches were of {position['size']} rows, and are of {self._size} now")
+
+    def block_length(self, most: int) -> int:
+        """How many batches are sent at once: `most`, or as many as are not too large."""
+        rows = self._current
+        bytes_per_batch = self._size * sum(x[0].size * x.dtype.itemsize for x in rows)
+        return max(1, min(most, BLOCK_BYTES // max(1, bytes_per_batch)))
+
+    def read(self, length: int, wanted: int) -> tuple[PyTree, int]:
+        """The next batches, stacked.
+
+        Args:
+            length: how many there is room for.
+            wanted: how many to read, at most.
+
+        Returns:
+            Arrays of shape `(length, batch_size, ...)`, and how many batches in them are filled:
+            fewer than are wanted where the data have run out.
+        """
+        size = self._size
+        shape = (length, size)
+        stacked = [np.zeros(shape + x.shape[1:], x.dtype) for x in self._current]
+        oldest = self._step - 2 * length
+        self._marks = {step: mark for step, mark in self._marks.items() if step >= oldest}
+        for i in range(min(length, wanted)):
+            self._marks[self._step] = self._mark
+            filled = 0
+            while filled < size:
+                row = self._mark.row
+                available = min(size - filled, self._current[0].shape[0] - row)
+                for block, rows in zip(stacked, self._current, strict=True):
+                    block[i, filled : filled + available] = rows[row : row + available]
+                filled += available
+                self._mark = self._mark._replace(row=row + available)
+                if filled < size and not self._next_batch():
+                    return jax.tree.unflatten(self._treedef, stacked), i
+            self._step += 1
+        self._marks[self._step] = self._mark
+        return jax.tree.unflatten(self._treedef, stacked), min(length, wanted)
+
+    def position(self, step: int) -> dict[str, Any]:
+        """Where the rows of `step`, one of the steps read last or the next, begin.
+
+        It is of what JSON can hold. An iterator with `get_state` and `set_state`, as grain's have,
+        goes there at once; any other is read from the beginning.
+        """
+        mark = self._marks.get(step, self._mark)
+        return {
+            "batches": mark.batches,
+            "row": mark.row,
+            "size": self._size,
+            "iterator": None if mark.state is None else _encoded(mark.state),
+        }
+
+    def _next_batch(self) -> bool:
+        """Read a batch; whether there was one. Rows left in the current one are skipped."""
+        for fresh in (False, True):
+            if fresh:
+                if self._once:
+                    return False
+                self._iterator = iter(self._data)
+            state = None
+            if self._positions and hasattr(self._iterator, "get_state"):
+                state = self._iterator.get_state()
+            try:
+                batch = next(self._iterator)
+            except StopIteration:
+                continue
+            self._accept(batch)
+            self._mark = _Mark(self._batches, state, 0)
+            self._batches += 1
+            return True
+        return False
+
+    def _accept(self, batch: PyTree) -> None:
+        leaves, treedef = jax.tree.flatten(batch)
+        rows = [np.asarray(leaf) for leaf in leaves]
+        rows = [x.astype(jax.dtypes.canonicalize_dtype(x.dtype), copy=False) for x in rows]
+        which = f"batch {self._batches} of the data"
+        if not rows or any(x.ndim == 0 for x in rows) or len({x.shape[0] for x in rows}) > 1:
+            shapes = ", ".join(str(x.shape) for x in rows)
+            raise DataError(
+                f"the arrays of {which} must share one leading axis; their shapes are {shapes}",
+                instead="batches, not single records (`.batch(size)` makes them in grain)",
+            )
+        if self._treedef is None:
+            self._treedef, self._like = treedef, [(x.shape[1:], x.dtype) for x in rows]
+        like = [(x.shape[1:], x.dtype) for x in rows]
+        if treedef != self._treedef or like != self._like:
+            raise DataError(
+                f"{which} is {_shown(like)} for each row, the first is {_shown(self._like)}"
+            )
+        self._current = rows
+
+
+def _shown(like: list[tuple[tuple[int, ...], Any]]) -> str:
+    return ", ".join(f"{dtype}{list(shape)}" for shape, dtype in like)
+
+
+def _encoded(state: Any) -> Any:
+    if isinstance(state, bytes):
+        return {"base64": base64.b64encode(state).decode()}
+    return {"value": state}
+
+
+def _decoded(state: Any) -> Any:
+    return base64.b64decode(state["base64"]) if "base64" in state else state["value"]

@@ -1,0 +1,176 @@
+"""What the words of the command line do."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from ppgen.models.cli._errors import CommandError
+from ppgen.models.cli._machine import Compiler, Machine
+from ppgen.models.cli._options import from_record, record_of
+from ppgen.models.cli._recipe import Split
+from ppgen.models.cli._recipes import RECIPES
+from ppgen.models.cli._run_folder import (
+    CONFIG,
+    FIGURES,
+    is_locked,
+    last_metrics,
+    read_config,
+    read_json,
+)
+from ppgen.models.cli._training import at_least, check_seed
+
+
+def fit(model: str, options: Any) -> None:
+    """`ppgen fit MODEL`."""
+    for group in (options.recipe, options.training, options.machine):
+        group.check()
+    options.compiler.start()
+    workers = options.machine.start()
+    from ppgen.models.cli import _drive
+
+    _drive.fit_anew(model, options, record_of(options), workers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    """Go on with a run that was interrupted or killed, from its last good checkpoint."""
+
+    run: Path
+    """Folder of the run (or the first word)."""
+    machine: Machine = Machine()
+    compiler: Compiler = Compiler()
+
+    def execute(self) -> None:
+        """Fits the rest, evaluates, and writes what there is to write."""
+        self.machine.check()
+        options = _options(self.run)
+        if (self.run / FIGURES).is_file():
+            print(f"{self.run} is finished, after {read_json(self.run / FIGURES)['steps']} steps")
+            return
+        machine = self.machine
+        if machine.devices is None:
+            machine = dataclasses.replace(machine, devices=options.machine.devices)
+        self.compiler.start()
+        workers = machine.start()
+        from ppgen.models.cli import _drive
+
+        _drive.fit_on(options.recipe, options.training, self.run, workers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Print figures of a run on held-out data, from its last checkpoint."""
+
+    run: Path
+    """Folder of the run (or the first word)."""
+    particles: int | None = None
+    """Draws in the tightest bound on each datum. None stands for those of the figures after a
+    fit."""
+    split: Split = "held-out"
+    """Data that were not fitted to, or those that were."""
+    compiler: Compiler = Compiler()
+
+    def execute(self) -> None:
+        """Loads the run and the data, and prints."""
+        if self.particles is not None:
+            at_least(self, 1, "particles")
+        options = _options(self.run)
+        self.compiler.start()
+        from ppgen.models.cli import _drive
+
+        fitted = _drive.load(options.recipe, options.training, self.run)
+        data = options.recipe.load()
+        report = _drive.evaluate(
+            options.recipe, options.training, data, fitted, self.particles, self.split
+        )
+        print(report.table())
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Draw from the model of a run, from its last checkpoint."""
+
+    run: Path
+    """Folder of the run (or the first word)."""
+    out: Path = Path("samples.png")
+    """PNG file to write. One that exists is left alone."""
+    num: int = 64
+    """Number of samples."""
+    seed: int = 0
+    """Seed of the samples."""
+    compiler: Compiler = Compiler()
+
+    def execute(self) -> None:
+        """Loads the model, draws and writes the picture."""
+        at_least(self, 1, "num")
+        check_seed(self.seed)
+        if self.out.suffix.lower() != ".png":
+            raise CommandError(f"--out {self.out} must end in .png")
+        if self.out.exists():
+            raise CommandError(f"--out {self.out} exists; choose another file")
+        if not self.out.parent.is_dir():
+            raise CommandError(f"--out {self.out}: there is no folder {self.out.parent}")
+        options = _options(self.run)
+        self.compiler.start()
+        import jax
+
+        from ppgen.models.cli import _drive
+
+        fitted = _drive.load(options.recipe, options.training, self.run)
+        options.recipe.sample(
+            self.out,
+            read_config(self.run)["facts"],
+            fitted,
+            count=self.num,
+            key=jax.random.key(self.seed),
+        )
+        print(f"wrote {self.out}")
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """List the models, and the runs in a folder."""
+
+    runs: Path = Path("runs")
+    """The folder (or the first word)."""
+
+    def execute(self) -> None:
+        """Prints, without computing anything."""
+        print("models")
+        for name, recipe in RECIPES.items():
+            print(f"  {name:<12} {recipe.__doc__.splitlines()[0]}")  # pyright: ignore
+        runs = sorted(path.parent for path in self.runs.glob(f"*/{CONFIG}"))
+        print(f"runs in {self.runs}" + ("" if runs else ": none"))
+        for run in runs:
+            print(f"  {_described(run)}")
+
+
+def _described(run: Path) -> str:
+    try:
+        options, model = _options(run), read_config(run)["model"]
+    except CommandError as error:
+        return f"{run}  damaged: {error}"
+    done = []
+    objective = "-"
+    for stage in options.recipe.stages:
+        last = last_metrics(run / stage)
+        if last is not None:
+            done.append(f"{last['step']}" if stage == "" else f"{stage} {last['step']}")
+            objective = f"{last['objective']:.6g}"
+    state = "running" if is_locked(run) else "unfinished"
+    if (run / FIGURES).is_file():
+        state = "finished"
+    steps = f"{', '.join(done) or 0} of {options.training.steps} steps"
+    return f"{run}  {model}  {steps}  objective {objective}  {state}"
+
+
+def _options(run: Path) -> Any:
+    """What a run was started with, read again as if it were typed."""
+    config = read_config(run)
+    if config["model"] not in RECIPES:
+        raise CommandError(
+            f"{run} is a run of {config['model']!r}; there are: {', '.join(RECIPES)}"
+        )
+    return from_record(config["model"], config["options"], str(run / CONFIG))

@@ -1,0 +1,144 @@
+"""A network of values at scattered points: to a fixed grid by kernels, convolutions from there."""
+
+from __future__ import annotations
+
+import string
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from ppgen.models.networks.fourier import fourier_features
+
+FLOOR = 1e-6
+"""Added to the sum of the weights of a node, so that one far from all points holds a zero."""
+
+
+class KernelInterpolation(eqx.Module):
+    r"""Interpolates scattered values onto a fixed grid, each channel with a length of its own.
+
+    .. math:: h_k(g) = \frac{\sum_j K_{\ell_k}(g, x_j) v_{jk}}{\sum_j K_{\ell_k}(g, x_j) + 10^{-6}},
+              \qquad K_\ell(g, x) = \exp(-\|g - x\|^2 / 2 \ell^2)
+
+    at the nodes g of an even grid over the box [−1, 1]ᵈ. It is a sum over the points, so their
+    order does not matter, and their number may change. The kernel is a product over dimensions, and
+    is evaluated as one. In mixed precision, kernels and sums stay in single precision at least.
+    """
+
+    log_lengths: Float[Array, " channels"]
+    nodes: int = eqx.field(static=True)
+
+    def __init__(self, channels: int, nodes: int) -> None:
+        # From the distance of two nodes to half the box: a length far below that distance would
+        # reach no node, and its channel would have no gradient either.
+        self.log_lengths = jnp.linspace(np.log(2 / (nodes - 1)), 0.0, channels)
+        self.nodes = nodes
+
+    def __call__(
+        self, points: Float[Array, "points d"], values: Float[Array, "points channels"]
+    ) -> Float[Array, "channels ..."]:
+        """Interpolates.
+
+        Args:
+            points: Where the values are, in [−1, 1]ᵈ.
+            values: One for each channel at each point.
+
+        Returns:
+            The channels on the grid, `(channels, nodes, ..., nodes)`, of the type of `values`.
+        """
+        dtype = jnp.promote_types(values.dtype, jnp.float32)
+        grid = jnp.linspace(-1, 1, self.nodes, dtype=dtype)
+        lengths = jnp.exp(self.log_lengths.astype(dtype))
+        # For each dimension: (nodes, points, channels).
+        apart = grid[:, None, None] - points.astype(dtype).T[:, None, :, None]
+        kernels = list(jnp.exp(-0.5 * (apart / lengths) ** 2))
+        axes = string.ascii_lowercase[: len(kernels)]
+        rule = ",".join(f"{axis}NC" for axis in axes) + f",NC->C{axes}"
+        sums = jnp.einsum(rule, *kernels, values.astype(dtype))
+        weights = jnp.einsum(rule, *kernels, jnp.ones_like(values, dtype))
+        return (sums / (weights + FLOOR)).astype(values.dtype)
+
+
+class GICNet(eqx.Module):
+    """A grid-invariant convolutional network: a function of a cloud of points with values.
+
+    Lifted pointwise, interpolated onto a fixed grid, convolved there, and made one vector, the code
+    of the cloud and a context. A trunk network of a query scales the entries of the code, and a
+    head reads them. Permuting the points changes nothing, and any number of them will do.
+
+    References:
+        Vadeboncoeur, Kazlauskaite, Papandreou, Cirak, Girolami, Akyildiz. Random grid neural
+        processes for parametric partial differential equations. ICML 2023.
+    """
+
+    lift: eqx.nn.Linear
+    interpolate: KernelInterpolation
+    convolutions: list[eqx.nn.Conv]
+    dense: eqx.nn.MLP
+    trunk: eqx.nn.MLP
+    head: eqx.nn.MLP
+    frequencies: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        *,
+        dimensions: int,
+        values: int,
+        context: int,
+        query: int,
+        outputs: int,
+        width: int = 96,
+        channels: int = 16,
+        nodes: int = 16,
+        frequencies: int = 0,
+        key: Key[Array, ""],
+    ) -> None:
+        """Makes one with fresh weights.
+
+        Args:
+            dimensions: Of a point.
+            values: Numbers at a point.
+            context: Dimensions of the context; may be zero.
+            query: Dimensions of a query.
+            outputs: Numbers at a query.
+            width: Of the dense layers, and of the code.
+            channels: On the grid.
+            nodes: Of the grid, in each dimension.
+            frequencies: Fourier features of a query, in each dimension.
+            key: Draws the weights.
+        """
+        keys = iter(jax.random.split(key, 6))
+
+        def layers(inputs: int, outputs: int) -> eqx.nn.MLP:
+            return eqx.nn.MLP(inputs, outputs, width, 1, jnp.tanh, key=next(keys))
+
+        self.lift = eqx.nn.Linear(values, channels, key=next(keys))
+        self.interpolate = KernelInterpolation(channels, nodes)
+        self.convolutions = [
+            eqx.nn.Conv(dimensions, channels, channels, 5, padding="SAME", key=next(keys))
+            for _ in range(2)
+        ]
+        self.dense = layers(channels * nodes**dimensions + context, width)
+        self.trunk = layers(query * (1 + 2 * frequencies), width)
+        self.head = layers(width, outputs)
+        self.frequencies = frequencies
+
+    def encode(
+        self,
+        points: Float[Array, "points d"],
+        values: Float[Array, "points values"],
+        context: Float[Array, " context"],
+    ) -> Float[Array, " width"]:
+        """The code of a cloud of points in [−1, 1]ᵈ and their values, and of a context."""
+        grid = self.interpolate(points, jax.vmap(self.lift)(values))
+        for convolution in self.convolutions:
+            grid = grid + jax.nn.gelu(convolution(grid))
+        return jnp.tanh(self.dense(jnp.concatenate([grid.ravel(), context])))
+
+    def decode(
+        self, code: Float[Array, " width"], query: Float[Array, " query"]
+    ) -> Float[Array, " outputs"]:
+        """What a code says at a query in [−1, 1], as a smooth function of it."""
+        return self.head(code * jnp.tanh(self.trunk(fourier_features(query, self.frequencies))))

@@ -1,0 +1,53 @@
+"""The normal law of a random field at any points: of low rank, and white noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+
+
+class Moments(NamedTuple):
+    """The law N(mean, diag(scale²) + factor factorᵀ) of fields at some points.
+
+    Attributes:
+        mean: Of each field.
+        scale: Standard deviation of the noise that each field has at each point by itself.
+        factor: How each field depends on the `rank` noises that all points have in common.
+    """
+
+    mean: Float[Array, "*points fields"]
+    scale: Float[Array, "*points fields"]
+    factor: Float[Array, "*points fields rank"]
+
+    def at(
+        self, common: Float[Array, " rank"], white: Float[Array, "*points fields"]
+    ) -> Float[Array, "*points fields"]:
+        """The fields that standard normal noises stand for."""
+        return self.mean + self.factor @ common + self.scale * white
+
+    def joint(self, noise: float = 0.0) -> dist.Distribution:
+        """The law of all fields at all points, flattened, when observed with some more noise.
+
+        Args:
+            noise: Standard deviation of the noise of the observation.
+
+        Returns:
+            A law whose density takes time linear in the number of points: the fields are
+            integrated out in closed form, by Woodbury's identity.
+        """
+        return dist.LowRankMultivariateNormal(
+            self.mean.ravel(),
+            self.factor.reshape(self.mean.size, -1),
+            self.scale.ravel() ** 2 + noise**2,
+        )
+
+    def variance(self) -> Float[Array, "*points fields"]:
+        """Of each field at each point."""
+        return self.scale**2 + (self.factor**2).sum(-1)
+
+
+RandomField = Callable[[Float[Array, " d"]], Moments]
+"""The moments at a point, as a function of it."""
