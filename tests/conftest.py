@@ -6,9 +6,9 @@ import os
 from type_checks import check_types
 
 # Small programs, many of them: the tests spend most of their time on machine code that runs once.
-# What XLA makes of a program (fusion, FLOPs, instructions) is not affected, only its last steps
-# are: no optimisation by LLVM, no MLIR context for each fused loop (an option of jaxlib 0.10,
-# ignored where it is gone), and one module instead of 32 with copies of what they share.
+# So LLVM does not optimise; there is no MLIR context for each fused loop (an option of jaxlib 0.10,
+# ignored where it is gone); and one module instead of 32 with copies of what they share. FLOPs do
+# not change, nor does what is staged; which operations are fused does.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
