@@ -8,8 +8,8 @@ from typing import Any
 from ppgen._choose import user_line
 from ppgen._errors import SiteError
 from ppgen._estimated import check_particles, check_proposal, inner, total
-from ppgen._primitives import equations
 from ppgen._resampled import Candidate, bind_resampled
+from ppgen._sites import has_estimate
 
 Program = Callable[..., Any]
 
@@ -82,10 +82,11 @@ def normalize(program: Program, *, proposal: Program | None = None, particles: i
             proposed = inner(lambda: proposer(*args, **kwargs))
             check_proposal(proposed, joint.latent, names, where)
             operands += proposed.operands
-        elif any(e.primitive.name == "estimated_program" for e in equations(joint.jaxpr)):
+        elif has_estimate(joint.jaxpr):
             raise SiteError(
-                "the program has an estimated density inside, and its estimate has to be the one "
-                "that weighted the particle: the program cannot propose for itself",
+                "the program has an estimated density inside, or one that depends on a draw which "
+                "is no site, and the estimate has to be the one that weighted the particle: the "
+                "program cannot propose for itself",
                 site=names[0],
                 where=where,
                 instead="a proposal of its own: ppgen.normalize(program, proposal=..., ...)",

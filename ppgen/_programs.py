@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from ppgen._errors import ChoiceMismatchError
-from ppgen._primitives import Plate, SiteSpec, equations, mark
-from ppgen._sites import Given, run_sites, site_specs
+from ppgen._primitives import Plate, SiteSpec, mark
+from ppgen._sites import Given, has_estimate, run_sites, site_specs
 from ppgen._stage import Staged, stage
 from ppgen._state import is_state_kept, keep_state
 from ppgen._supports import Support, agree
@@ -172,7 +172,7 @@ def traced(staged: Staged, given: Given) -> Trace:
         log_probs=log_probs,
         sites=facts,
         plates=tuple((n, specs[n].plates if n in specs else ()) for n in sites.log_probs),
-        exact=all(e.primitive.name != "estimated_program" for e in equations(staged.jaxpr)),
+        exact=not has_estimate(staged.jaxpr),
         state=state,
     )
 

@@ -17,10 +17,12 @@ from ppgen._distributions import as_single_precision
 from ppgen._errors import ControlFlowError, SiteError
 from ppgen._primitives import (
     DENSITY_SCOPE,
+    RANDOM,
     SITE_SCOPE,
     EstimatedSpec,
     SiteSpec,
     equations,
+    needed,
     over_lanes,
 )
 from ppgen.densities import log_prob
@@ -55,6 +57,22 @@ def has_sites(eqn: _jax.Eqn) -> bool:
     return eqn.primitive.name in ("sample_site", "estimated_program") or any(
         has_sites(e) for inner in _jax.subjaxprs(eqn) for e in _jax.open_jaxpr(inner)[0].eqns
     )
+
+
+def has_estimate(jaxpr: Any) -> bool:
+    """Whether a program does not know its density, but estimates it anew each time that it is run.
+
+    It does so if it has an estimated density inside, or if a density depends on a draw that is no
+    site: one more run has another one.
+    """
+    eqns = _jax.open_jaxpr(jaxpr)[0].eqns
+    scored = [eqn for eqn in eqns if has_sites(eqn)]
+    upstream = needed(jaxpr, [v for eqn in scored for v in eqn.invars])
+    relevant = [eqn for eqn in eqns if id(eqn) in upstream or has_sites(eqn)]
+    found = {eqn.primitive.name for eqn in relevant}
+    inner = [jaxpr for eqn in relevant for jaxpr in _jax.subjaxprs(eqn)]
+    found |= {eqn.primitive.name for jaxpr in inner for eqn in equations(jaxpr)}
+    return not found.isdisjoint(RANDOM - {"sample_site"})
 
 
 class Given(NamedTuple):

@@ -307,6 +307,35 @@ def test_conditioned_and_renamed():
     np.testing.assert_allclose(f(0.4), p[1] * p[0], rtol=1e-9)
 
 
+def test_a_draw_that_is_no_site_makes_a_density_an_estimate():
+    """One that was drawn anew for the particle that is kept would not be its own: 1.3, not 1."""
+
+    def program(t):
+        x = numpyro.sample("x", dist.Bernoulli(0.5))
+        e = ppgen.draw(dist.Bernoulli(jax.nn.sigmoid(t)), name="e")
+        numpyro.factor("f", 1.0 * x * e)
+        return x + ppgen.draw(dist.Bernoulli(0.5), name="harmless")
+
+    def harmless():
+        x = numpyro.sample("x", dist.Bernoulli(0.5))
+        return x + ppgen.draw(dist.Bernoulli(0.5), name="harmless")
+
+    def other(t):
+        numpyro.sample("x", dist.Bernoulli(0.3))
+
+    key = jax.random.key(0)
+    assert not ppgen.seed(ppgen.simulate(program))(key, 0.4).exact
+    assert ppgen.seed(ppgen.simulate(harmless))(key).exact
+    with pytest.raises(ppgen.PpgenError, match="propose for itself"):
+        ppgen.seed(ppgen.normalize(program, particles=2))(key, 0.4)
+
+    def reciprocal(t):
+        trace = ppgen.simulate(ppgen.normalize(program, proposal=other, particles=2))(t)
+        return jnp.where(trace["x"] == 1, jnp.exp(-trace.log_density), 0.0)
+
+    np.testing.assert_allclose(exact(reciprocal)(0.4), 1.0, rtol=1e-9)
+
+
 def test_nothing_kept_is_the_evidence():
     def model(t):
         u = numpyro.sample("u", dist.Bernoulli(jax.nn.sigmoid(t)))
