@@ -305,7 +305,7 @@ def target_loss(
         penalty: λ, the weight of `consistency` at the same vectors.
 
     Returns:
-        KL(f / Z ‖ p_φ, order) + H(f / Z), plus the standard deviation, plus λ C: in nats. It draws.
+        In nats, KL(f / Z ‖ p_φ, order) + H(f / Z) + the standard deviation + λ C. It draws.
     """
 
     def one(x: Array) -> tuple[Array, Array, Array]:

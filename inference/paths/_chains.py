@@ -42,7 +42,7 @@ class Chain(eqx.Module):
 
     It is a program. Its sites are `"x0"`, where it begins, and, in a `jax.lax.scan`, `"noise"`, the
     standard normal noise of each step; it returns the last point. So it can be scored, tilted,
-    `guide`d, filtered, or run again with the same noise.
+    guided, filtered, or run again with the same noise.
 
     Attributes:
         initial: the distribution of the first point.
@@ -105,7 +105,7 @@ class Chain(eqx.Module):
             path: points at the times of the chain.
 
         Returns:
-            `{"x0": ..., "noise": (T, ...)}`, to run `ppgen.assess(chain)` on.
+            The choices `x0` and `noise`, the latter `(T, ...)`, to run `ppgen.assess(chain)` on.
 
         Raises:
             PathError: the steps have no noise. Where the standard deviation is zero at some time

@@ -18,7 +18,7 @@ _HALVINGS = {2: 14, 4: 28, 8: 56}  # by the bytes of a float
 
 
 class Warped(Distribution):
-    r"""The law of f(u, *parameters), with u uniform on (0, 1) and f increasing.
+    r"""The law of f(u, parameters), with u uniform on (0, 1) and f increasing.
 
     A density of time, from the function that draws it. The density is *exact* up to rounding: u is
     found by bisection, and 1 / f'(u) by `jax.jvp`. Three that are in use:

@@ -128,9 +128,9 @@ class Move(NamedTuple):
         after: log ᾱ_s.
     """
 
-    time: Float[Array, "*moves"]
-    before: Float[Array, "*moves"]
-    after: Float[Array, "*moves"]
+    time: Float[Array, "..."]
+    before: Float[Array, "..."]
+    after: Float[Array, "..."]
 
     def noised(
         self, x: Float[Array, " pixels"]

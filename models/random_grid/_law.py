@@ -18,13 +18,13 @@ class Moments(NamedTuple):
         factor: How each field depends on the `rank` noises that all points have in common.
     """
 
-    mean: Float[Array, "*points fields"]
-    scale: Float[Array, "*points fields"]
-    factor: Float[Array, "*points fields rank"]
+    mean: Float[Array, "... fields"]
+    scale: Float[Array, "... fields"]
+    factor: Float[Array, "... fields rank"]
 
     def at(
-        self, common: Float[Array, " rank"], white: Float[Array, "*points fields"]
-    ) -> Float[Array, "*points fields"]:
+        self, common: Float[Array, " rank"], white: Float[Array, "... fields"]
+    ) -> Float[Array, "... fields"]:
         """The fields that standard normal noises stand for."""
         return self.mean + self.factor @ common + self.scale * white
 
@@ -35,7 +35,7 @@ class Moments(NamedTuple):
             noise: Standard deviation of the noise of the observation.
 
         Returns:
-            A law whose density takes time linear in the number of points: the fields are
+            A law whose density takes time linear in the number of points. The fields are
             integrated out in closed form, by Woodbury's identity.
         """
         return dist.LowRankMultivariateNormal(
@@ -44,7 +44,7 @@ class Moments(NamedTuple):
             self.scale.ravel() ** 2 + noise**2,
         )
 
-    def variance(self) -> Float[Array, "*points fields"]:
+    def variance(self) -> Float[Array, "... fields"]:
         """Of each field at each point."""
         return self.scale**2 + (self.factor**2).sum(-1)
 

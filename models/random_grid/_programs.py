@@ -47,10 +47,10 @@ class Observations(NamedTuple):
         values: What was observed there.
     """
 
-    z: Float[Array, "*problems z"]
-    w: Float[Array, "*problems w"]
-    points: Float[Array, "*problems seen d"]
-    values: Float[Array, "*problems seen fields"]
+    z: Float[Array, "... z"]
+    w: Float[Array, "... w"]
+    points: Float[Array, "... seen d"]
+    values: Float[Array, "... seen fields"]
 
 
 def rgnp_guide(rgnp: RGNP) -> tuple[Any, Any, Any, Any, Any]:
