@@ -100,7 +100,8 @@ def stage(
 
     def both(values: list[Any]) -> tuple[Any, dict[str, Any]]:
         # What is known before anything runs may be NumPy's: to a user it is an array like others.
-        left = map(jnp.asarray, values)
+        # None is what was integrated out.
+        left = (x if x is None else jnp.asarray(x) for x in values)
         leaves = [next(left) if d else leaf for d, leaf in zip(dynamic, static, strict=True)]
         return jax.tree.unflatten(treedef, leaves)
 
