@@ -7,6 +7,10 @@ The Fréchet distance in pixels, scaled to [-1, 1], between what is drawn and th
 which sees two moments: hence the floor, the Gaussian that attains it, and a second column that
 sees more, the accuracy of telling drawn images from data by the nearest neighbour (.5 is best).
 The negative control trains the chain on x̂ of other images.
+
+The settings (size of the VAE, pixel sd, gate of the network) were chosen on these images with the
+marks in view, so only fresh seeds say something. The gate hurts the unconditional chain: the marks
+are against the better one of those with and without it.
 """
 
 from __future__ import annotations
@@ -238,15 +242,19 @@ def rows(found: Figures, fast: bool) -> list[Row]:
         return Row(mark, measured, bound, measured <= bound)
 
     share = 0.7 if fast else 0.5
-    plain = d["unconditional, quadratic 10"]
+
+    def unconditional(steps: int) -> float:
+        labels = (f"{label}, quadratic {steps}" for label in (UNGATED, "unconditional"))
+        return min(d[label] for label in labels if label in d)
+
     ours = d["form 1 + GMM, quadratic 10"]
     marks = [
-        row(f"10 steps: form 1 + GMM ≤ {share} × unconditional", ours, share * plain),
+        row(f"10 steps: form 1 + GMM ≤ {share} × unconditional", ours, share * unconditional(10)),
         row("10 steps: form 1 + GMM below VAE + GMM", ours, d["VAE + GMM"]),
         row("form 2 − form 1, largest pixel (float32)", found.forms, 1e-5),
     ]
     if not fast:
-        few = d["unconditional, quadratic 5"]
+        few = unconditional(5)
         marks.insert(
             2,
             row("5 steps: form 1 ≤ .75 × unconditional", d["form 1, quadratic 5"], 0.75 * few),
