@@ -304,6 +304,9 @@ def child_latency(who: str, rows: str, seed: str) -> dict[str, float]:
         size = BATCH if int(rows) > BATCH else None
         adam = optax.adam(1e-3)
         fit(batch_bound, p, adam, key=key, steps=1, data=x, batch_size=size, maximize=True)
+    elif who == "hand":
+        run, begin = hand_loop(x, 1, key)
+        jax.block_until_ready(run(begin(p)))
     else:
         svi = svi_of(p, int(rows))
         jax.block_until_ready(jax.jit(svi.update)(svi.init(key, x), x))
@@ -313,7 +316,7 @@ def child_latency(who: str, rows: str, seed: str) -> dict[str, float]:
 def latency(options: Any) -> str:
     lines, marks = [], []
     for rows in options.rows:
-        taken: dict[str, list[dict]] = {"fit": [], "SVI": []}
+        taken: dict[str, list[dict]] = {"fit": [], "hand": [], "SVI": []}
         for _ in range(options.processes):
             for who in taken:
                 taken[who].append(child("latency", who, rows, options.seed))
@@ -333,6 +336,7 @@ def latency(options: Any) -> str:
                         for w in taken
                     ),
                     f"**{ratios[c]:.2f}**",
+                    f"{middle['hand'][c] / middle['SVI'][c]:.2f}",
                 ]
             )
         marks.append(
@@ -343,10 +347,11 @@ def latency(options: Any) -> str:
         [
             f"Medians (and least) of {options.processes} fresh processes each, in turn, without a "
             "compilation cache: `fit(steps=1)`, from call to",
-            "return, against `SVI.init` and the first call of `jax.jit(svi.update)`. Imports, data "
+            "return, against the loop by hand and `SVI.init` with the first call of "
+            "`jax.jit(svi.update)`. Imports, data "
             "and weights are there before.",
             "",
-            table(["data", "", "fit", "SVI", "fit / SVI"], lines),
+            table(["data", "", "fit", "hand", "SVI", "fit / SVI", "hand / SVI"], lines),
             "",
             *marks,
         ]

@@ -271,12 +271,12 @@ def _all_finite(tree: PyTree, zero: Float[Array, ""]) -> Bool[Array, ""]:
     A product with zeros, of which XLA may not know that they are, is finite if and only if its
     operands are, and is computed several times faster than `jnp.isfinite(x).all()` on a CPU.
     """
-    found = jnp.asarray(True)
+    total = zero
     for x in jax.tree.leaves(tree):
         if jnp.issubdtype(x.dtype, jnp.inexact):
-            x = x if x.ndim == 0 else x @ jnp.full(x.shape[-1], zero.astype(x.dtype))
-            found &= jnp.isfinite(x).all()
-    return found
+            x = jnp.sum(x @ jnp.full(x.shape[-1], zero, x.dtype) if x.ndim else x * zero)
+            total += (x.real + x.imag).astype(zero.dtype)
+    return jnp.isfinite(total)
 
 
 def averaged(trained: Trained, decay: float) -> PyTree:
