@@ -156,7 +156,7 @@ class Optimization:
                 _, average = _average(self.decay).update(params, average)
             return Trained(params, optimizer, made.state, average)
 
-        zero = (carry.step < 0).astype(jnp.float32)
+        zero = jnp.minimum(carry.step, 0).astype(jnp.float32)
         good = _all_finite(made, zero)
         # Not `jnp.where`, with which XLA would not overwrite the old values but copy them.
         trained = jax.lax.cond(good, update, lambda old: old, carry.trained)
@@ -268,8 +268,9 @@ def _evaluated(loss: _Loss, carry: Carry) -> tuple[Float[Array, ""], Evaluated]:
 def _all_finite(tree: PyTree, zero: Float[Array, ""]) -> Bool[Array, ""]:
     """Whether all inexact arrays of a pytree are.
 
-    A product with zeros, of which XLA may not know that they are, is finite if and only if its
-    operands are, and is computed several times faster than `jnp.isfinite(x).all()` on a CPU.
+    A product with zeros is finite if and only if its operands are, and is computed several times
+    faster than `jnp.isfinite(x).all()` on a CPU. XLA may not know that they are zeros, nor that
+    they are converted truth values, products with which it turns into choices.
     """
     total = zero
     for x in jax.tree.leaves(tree):

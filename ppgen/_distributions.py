@@ -214,7 +214,9 @@ class Structure:
 
         def fill(x: Any) -> Any:
             if isinstance(x, _Slot):
-                return leaves[x.index]
+                leaf = leaves[x.index]
+                # Of a constant, JAX makes a scalar without a shape, which Distrax reads.
+                return leaf if hasattr(leaf, "shape") else jnp.asarray(leaf)
             if isinstance(x, _Tree):
                 return jax.tree.unflatten(x.treedef, [rebuilt(y, fill) for y in x.leaves])
             return x
