@@ -31,7 +31,7 @@ class FitError(PpgenError, ArithmeticError):
         >>> _ = fit(loss, 1.0, optax.sgd(0.3), key=jax.random.key(0), steps=10)
         Traceback (most recent call last):
             ...
-        ppgen.inference.loop.FitError: the objective is nan at step 3: sqrt of values in [...] gives nan
+        ppgen.inference.loop.FitError: the objective is nan at step 3: sqrt of values in ...
           See: ppgen.inference.FitError
 
         Optimise what may be any number:
