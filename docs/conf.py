@@ -1,5 +1,6 @@
 """Sphinx configuration: the tutorials, and every public name from its docstring."""
 
+import os
 import pkgutil
 import shutil
 import sys
@@ -23,6 +24,8 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    # MathJax and its fonts among the pages: equations need no network.
+    "sphinx-mathjax-offline",
 ]
 html_theme = "furo"
 html_title = "ppgen"
@@ -42,6 +45,8 @@ nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
 nb_execution_mode = "auto"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
+# Whatever it is here: with another one the tutorials run, and their pictures are lost.
+os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 
 # The tutorials lie beside this folder, and Sphinx reads only what is inside.
 shutil.rmtree(HERE / "tutorials", ignore_errors=True)
@@ -77,9 +82,10 @@ def _documented(env):
 
 
 def _check(app, env):
+    public = dict(_public())
     # By identity: what one module takes over from another has its place there.
     there = {id(value) for value in _documented(env)}
-    if missing := sorted(name for name, value in _public() if id(value) not in there):
+    if missing := sorted(name for name, value in public.items() if id(value) not in there):
         raise RuntimeError(f"public names that no page of the reference has: {', '.join(missing)}")
 
 
