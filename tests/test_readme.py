@@ -1,6 +1,5 @@
 """The README's blocks and commands run, one after the other, as a reader would run them."""
 
-import json
 import re
 import runpy
 import shlex
@@ -71,8 +70,8 @@ def test_commands_run(here):  # noqa: F811
             assert command in ci, f"nothing runs {command!r}"
     assert ran == ["fit", "sample", "resume", "evaluate", "list", "fit"]
     assert (here / "samples.png").stat().st_size > 1000
-    again = json.loads((here / "runs" / "vae-002" / "config.json").read_text())
-    assert again["seed"] == 1
+    again = (here / "runs" / "vae-002" / "config.json").read_text()
+    assert re.search(r'"seed": 1\b', again)
 
 
 def test_what_is_linked_is_there():
