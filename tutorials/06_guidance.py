@@ -123,7 +123,7 @@ lookaheads = {
 # of `guide`. Everything below is repeated over independent runs, for standard errors.
 
 # %%
-RUNS, PARTICLES = 16, 500
+RUNS, PARTICLES = 10, 400
 keys = jax.random.split(jax.random.key(0), RUNS)
 
 
@@ -190,8 +190,8 @@ for name, (mean, mode, ratio, ess) in rows.items():
 
 # %% [markdown]
 # Read the last column first. The plug-in alone has most of its mass in the wrong mode, and nothing
-# that it returns would tell you. Its weights do: of 500 particles, about five count. They are
-# unbiased, $\hat Z$ too, but of a law with a tail so long that 500 draws do not see it: at this
+# that it returns would tell you. Its weights do: about one particle in a hundred counts. They are
+# unbiased, $\hat Z$ too, but of a law with a tail so long that 400 draws do not see it: at this
 # price, no weight makes up for a push this bad. The spread costs the same. Alone it is biased as
 # well; but enough of its particles count for weights to make it right, within the error of finitely
 # many particles and steps (they stand for the tilted law of the chain *as it is discretised*). With
