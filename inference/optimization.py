@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 import ppgen
-from ppgen.errors import PpgenError
+from ppgen.errors import CostError
 from ppgen.inference.placement import Placement
 from ppgen.inference.sources import AbstractSource
 
@@ -238,7 +238,7 @@ class Optimization:
             # As of several particles, the first one leaves its state.
             new = jax.tree.map(lambda x: x[0], new)
         if jax.tree.structure(new) != jax.tree.structure(old):
-            raise PpgenError(
+            raise CostError(
                 f"the objective returns a state of the structure {jax.tree.structure(new)}, and "
                 f"was given {jax.tree.structure(old)}",
                 instead="return value, new_state",
@@ -246,7 +246,7 @@ class Optimization:
 
         def like(new: Any, old: Array) -> Array:
             if jnp.shape(new) != old.shape:
-                raise PpgenError(
+                raise CostError(
                     f"an array of the model's state was of shape {old.shape} and becomes one of "
                     f"shape {jnp.shape(new)}"
                 )
