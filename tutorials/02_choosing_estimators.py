@@ -263,9 +263,9 @@ plt.show()
 # nats away when the others are a tenth of a nat from it. The biased control is faster than the
 # plain score function and then stays where its own, other objective is best.
 #
-# So: `check`, then `"auto"`, then `variance` for what the rule cannot know. Measure at more than one
-# place (a start and a fit differ), with as many draws as you will use, and keep an exact answer of
-# a small case at hand for what variance cannot tell.
+# So: `check`, then `"auto"`, then `variance` for what the rule cannot know. Measure at the
+# start and near the end, with as many draws as you will use, and keep the exact answer of a small
+# case at hand for what variance cannot tell.
 
 # %%
 last = {name: each[:, -1].mean() for name, each in short.items()}
