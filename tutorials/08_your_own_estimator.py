@@ -304,11 +304,11 @@ print(report)
 # %% [markdown]
 # ## Keep it
 #
-# In your own package: put `assert_unbiased` on `pair(family, YourEstimator())`, for each family that
-# it serves, into the test suite, and the planted bug next to it. Nothing has to be registered:
-# any instance of an `AbstractEstimator` goes wherever an estimator goes.
+# In your own package: put `assert_unbiased` on `pair(family, YourEstimator())`, for each family
+# that it serves, into the test suite, and the planted bug next to it. Nothing has to be
+# registered: any instance of an `AbstractEstimator` goes wherever an estimator goes.
 #
 # In ppgen: a file in `ppgen/estimators/`, and a line in `ppgen.testing.ESTIMATORS`, the registry of
 # all estimators by name. The laws (unbiasedness with every family, swapping estimators, `jit` and
 # `vmap`, planted bugs) then run over it by themselves, and `python tests/laws/law_pairs.py` gives
-# it a column in the table *families and estimators*.
+# it a column in the table *Which estimator serves which distribution*.
