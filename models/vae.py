@@ -82,7 +82,9 @@ class VAE(eqx.Module):
             raise ValueError(f"convolutions need the shape of {pixels} pixels, not {shape}")
         channels = max(hidden // 8, 1)
         self.encoder = ConvolutionalEncoder(shape, outputs, channels=channels, key=encoder_key)
-        self.decoder = ConvolutionalDecoder(code, shape, numbers, channels=channels, key=decoder_key)
+        self.decoder = ConvolutionalDecoder(
+            code, shape, numbers, channels=channels, key=decoder_key
+        )
 
 
 def vae_model(vae: VAE, x: Num[Array, " pixels"] | None = None) -> Float[Array, " pixels"]:

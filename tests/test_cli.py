@@ -173,8 +173,14 @@ def damaged(run, folder, change):
         (lambda text: "{}", "is damaged"),
         (lambda text: text.replace('"vae"', '"gan"'), "is a run of 'gan'"),
         (lambda text: text.replace('"logistic"', '"cauchy"'), "invalid choice 'cauchy'"),
-        (lambda text: text.replace('"dimensions": 2', '"dimensions": "two"'), "Error parsing --dimensions"),
-        (lambda text: text.replace('"dimensions": 2', '"dimensions": -2'), "--dimensions must be at least 1"),
+        (
+            lambda text: text.replace('"dimensions": 2', '"dimensions": "two"'),
+            "Error parsing --dimensions",
+        ),
+        (
+            lambda text: text.replace('"dimensions": 2', '"dimensions": -2'),
+            "--dimensions must be at least 1",
+        ),
         (lambda text: text.replace('"dimensions"', '"dimension"'), "did you mean 'dimensions'?"),
         (lambda text: text.replace('"levels": 5', '"level": 5'), "is damaged"),
     ],

@@ -20,9 +20,9 @@ def beta_elbo(model: Program, guide: Program, *, beta: float) -> Callable[..., F
     .. math:: E_{q(z)}[\log p(x \mid z)] - \beta\, \mathrm{KL}(q(z) \,\|\, p(z))
 
     *A lower bound* on the log evidence for :math:`\beta \ge 1`, below the ELBO by
-    :math:`(\beta - 1)` divergences. For :math:`\beta < 1` it is *not a bound* of the evidence. Value
-    and gradients are *unbiased* for it. It trades what z tells of x for a z that is like the prior:
-    report `elbo` of what was fitted with it.
+    :math:`(\beta - 1)` divergences. For :math:`\beta < 1` it is *not a bound* of the evidence.
+    Value and gradients are *unbiased* for it. It trades what z tells of x for a z that is like the
+    prior: report `elbo` of what was fitted with it.
 
     Args:
         model: As for `elbo`; its latent sites are z, its observed ones (and factors) x.
@@ -34,7 +34,7 @@ def beta_elbo(model: Program, guide: Program, *, beta: float) -> Callable[..., F
 
     Raises:
         ValueError: `beta` is negative.
-        SiteError: A density is estimated, so that it cannot be told apart into prior and likelihood.
+        SiteError: A density is estimated, and cannot be told apart into prior and likelihood.
 
     References:
         Higgins, Matthey, Pal, Burgess, Glorot, Botvinick, Mohamed, Lerchner. beta-VAE: learning

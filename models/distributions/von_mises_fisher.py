@@ -101,9 +101,10 @@ class VonMisesFisher(dist.Distribution):
         )[..., None]
         held = stop_gradient(pole)
         turn = jax.random.normal(turn_key, (*shape, size), pole.dtype)
-        turn = turn - held * jnp.sum(turn * held, -1, keepdims=True)
-        turn = turn / jnp.linalg.norm(turn, axis=-1, keepdims=True)
-        # The smallest rotation from μ held fixed to μ, of a direction at right angles to the former.
+        for _ in range(2):  # once more, for what is left of rounding where it was almost along μ
+            turn = turn - held * jnp.sum(turn * held, -1, keepdims=True)
+            turn = turn / jnp.linalg.norm(turn, axis=-1, keepdims=True)
+        # Both at right angles to μ: turn by the smallest rotation from μ held fixed to μ.
         turn = turn - (held + pole) * (
             jnp.sum(turn * pole, -1, keepdims=True) / (1 + jnp.sum(held * pole, -1, keepdims=True))
         )
@@ -172,7 +173,7 @@ def _nodes(start: Array, stop: Array) -> tuple[Array, Array]:
 
 
 def _log_normalizer(concentration: Array, size: int) -> Array:
-    """log ∫ exp(κ (cos θ - 1)) sin^{size-2} θ dθ over [0, π]."""
+    """Log ∫ exp(κ (cos θ - 1)) sin^{size-2} θ dθ over [0, π]."""
     mode, low, high = _region(concentration, size)
     parts = [_nodes(low, mode), _nodes(mode, high)]
     angle, weight = (jnp.concatenate(p, -1) for p in zip(*parts, strict=True))
