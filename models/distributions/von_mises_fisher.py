@@ -205,15 +205,19 @@ def _angles(key: Array, concentration: Array, size: int) -> Array:
     least = 2 * b / (1 + b)
 
     def propose(key: Array) -> tuple[Array, Array]:
-        beta_key, uniform_key = jax.random.split(key)
-        u = jax.random.beta(beta_key, m / 2, m / 2, concentration.shape, concentration.dtype)
-        scale = 1 - (1 - b) * u
-        gap = 2 * b * u / scale
+        normal_key, uniform_key = jax.random.split(key)
+        g = jax.random.normal(normal_key, (*concentration.shape, size), concentration.dtype)
+        along, across = jnp.abs(g[..., 0]), jnp.linalg.norm(g[..., 1:], axis=-1)
+        # The tangent of half the angle to the first axis: its squared sine is a draw of
+        # Beta(m / 2, m / 2), which Wood's proposal is made of.
+        t = across / (jnp.linalg.norm(g, axis=-1) + along)
+        t = jnp.where(g[..., 0] > 0, t, 1 / t)
+        gap = 2 * b * t**2 / (1 + b * t**2)
         # 1 - x₀ cos θ over 1 - x₀², with x₀ = (1 - b) / (1 + b).
-        ratio = (1 + b) / (2 * scale)
+        ratio = (1 + b) * (1 + t**2) / (2 * (1 + b * t**2))
         log_accept = concentration * (least - gap) + m * jnp.log(ratio)
         log_uniform = jnp.log(jax.random.uniform(uniform_key, gap.shape, gap.dtype))
-        return 2 * jnp.arctan(jnp.sqrt(b * u / (1 - u))), log_uniform <= log_accept
+        return 2 * jnp.arctan(jnp.sqrt(b) * t), log_uniform <= log_accept
 
     def go_on(state: tuple[Array, Array, Array]) -> Array:
         return ~jnp.all(state[2])
