@@ -8,7 +8,7 @@ import pytest
 from ppgen.models.cli import main
 
 TINY = {
-    "vae": ["--hidden", "8", "--latent", "2", "--batch-size", "16"],
+    "vae": ["--hidden", "8", "--dimensions", "2", "--batch-size", "16"],
     "air": ["--hidden", "4", "--what", "2", "--batch-size", "4", "--scenes", "40"]
     + ["--held-out", "10", "--estimator", "score", "--looks", "1"],
 }

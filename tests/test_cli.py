@@ -173,9 +173,15 @@ def damaged(run, folder, change):
         (lambda text: "{}", "is damaged"),
         (lambda text: text.replace('"vae"', '"gan"'), "is a run of 'gan'"),
         (lambda text: text.replace('"logistic"', '"cauchy"'), "invalid choice 'cauchy'"),
-        (lambda text: text.replace('"latent": 2', '"latent": "two"'), "Error parsing --latent"),
-        (lambda text: text.replace('"latent": 2', '"latent": -2'), "--latent must be at least 1"),
-        (lambda text: text.replace('"latent"', '"latest"'), "did you mean 'latent'?"),
+        (
+            lambda text: text.replace('"dimensions": 2', '"dimensions": "two"'),
+            "Error parsing --dimensions",
+        ),
+        (
+            lambda text: text.replace('"dimensions": 2', '"dimensions": -2'),
+            "--dimensions must be at least 1",
+        ),
+        (lambda text: text.replace('"dimensions"', '"dimension"'), "did you mean 'dimensions'?"),
         (lambda text: text.replace('"levels": 5', '"level": 5'), "is damaged"),
     ],
 )
@@ -224,7 +230,7 @@ def test_a_file_gives_options_and_the_command_line_wins(here, monkeypatch):
         options = read_options(arguments, monkeypatch)
         assert (options.training.steps, options.training.batch_size) == (3, 5)
         assert (options.training.ema, options.recipe.objective) == (0.5, "iwelbo")
-        assert options.recipe.latent == 16
+        assert options.recipe.dimensions == 16
 
 
 def test_the_configuration_of_a_run_repeats_it(here, run, monkeypatch):
