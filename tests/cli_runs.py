@@ -11,6 +11,8 @@ TINY = {
     "vae": ["--hidden", "8", "--dimensions", "2", "--batch-size", "16"],
     "air": ["--hidden", "4", "--what", "2", "--batch-size", "4", "--scenes", "40"]
     + ["--held-out", "10", "--estimator", "score", "--looks", "1"],
+    "diffuse_vae": ["--hidden", "8", "--encoder-hidden", "8", "--latent", "2", "--levels", "50"]
+    + ["--moves", "3", "--components", "2", "--batch-size", "16"],
 }
 """Options of each model: a new one needs a row."""
 
