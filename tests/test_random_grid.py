@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import ClassVar
 
 import equinox as eqx
@@ -15,6 +16,8 @@ from scipy.stats import multivariate_normal, norm
 
 import ppgen
 from ppgen.inference import elbo
+from ppgen.models.cli import main
+from ppgen.models.cli._random_grid import RandomGridRecipe
 from ppgen.models.networks import DeepONet, GICNet, KernelInterpolation, fourier_features
 from ppgen.models.random_grid import (
     RGNP,
@@ -590,3 +593,34 @@ def test_observations_train_too_and_a_deeponet_can_take_the_place_of_the_network
     )
     assert isinstance(fitted.params.forward, DeepONet)
     assert fitted.history[-10:].mean() > fitted.history[:10].mean()
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def test_the_command_beats_the_mean_of_other_solutions(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    small = ["--points", "8", "--width", "32", "--channels", "8", "--steps", "400", "--held-out"]
+    small += ["64", "--learning-rate", "5e-3", "--observed", "32", "--batch-size", "16"]
+    folder = tmp_path / "run"
+    assert main(["fit", "random_grid", *small, "--out", str(folder)]) == 0
+    figures = json.loads((folder / "figures.json").read_text())["figures"]
+    unit = "of the solution"
+    trivial, ours = (figures[k][unit] for k in ("mean of other solutions", "gicnet, random grids"))
+    error = np.hypot(trivial["standard_error"], ours["standard_error"])
+    assert trivial["mean"] - ours["mean"] > 3 * error
+    assert matplotlib.image.imread(folder / "solutions.png").std() > 0.02
+    capsys.readouterr()
+    assert main(["evaluate", str(folder), "--split", "train", "--particles", "1"]) == 0
+    assert "trained on: 32 problems, 1 grids of 8 points" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("equation, network", [("burgers", "gicnet"), ("cavity", "deeponet")])
+def test_every_equation_has_a_recipe_and_a_picture(equation, network, tmp_path):
+    recipe = RandomGridRecipe(equation=equation, network=network, grid="kept", points=3, width=8)
+    recipe.check()
+    rgnp = recipe.params("", {}, jax.random.key(0))
+    assert rgnp.points == 3 and rgnp.grid is not None
+    assert type(rgnp.forward).__name__.lower() == network
+    recipe.sample(tmp_path / "a.png", {}, {"": rgnp}, count=2, key=jax.random.key(1))
+    assert matplotlib.image.imread(tmp_path / "a.png").shape[0] > 100
