@@ -110,8 +110,8 @@ def ising_4x4(fast: bool, seed: int) -> list[Mark]:
     pearson, rms = correlation(mam, ising, 300, seed)
     rows = [
         above(f"{name}: Pearson, 300 log marginals", pearson, 0.98 if fast else 0.995),
-        below(f"{name}: KL(p_theta | p), exact", of_theta, 0.1 if fast else 0.02),
-        below(f"{name}: KL(p_phi, order | p)", of_phi["of phi"], 0.2 if fast else 0.05),
+        below(f"{name}: KL(p_theta ‖ p), exact", of_theta, 0.1 if fast else 0.02),
+        below(f"{name}: KL(p_phi, order ‖ p)", of_phi["of phi"], 0.2 if fast else 0.05),
         report(f"{name}: its standard error", of_phi["standard error"]),
         report(f"{name}: RMS error of a log marginal", rms),
         report(f"{name}: consistency, RMS of a step", of_phi["rms step"]),
@@ -165,7 +165,7 @@ def ising_10x10(fast: bool, seed: int) -> list[Mark]:
     pearson, rms = correlation(mam, ising, 100, seed)
     bits = (ising.entropy() + found["of phi"]) / (100 * np.log(2))
     return [
-        below(f"{name}: KL(p_phi, order | p)", found["of phi"], 1.0),
+        below(f"{name}: KL(p_phi, order ‖ p)", found["of phi"], 1.0),
         report(f"{name}: its standard error", found["standard error"]),
         report(f"{name}: that entropy and KL in bits per site (exact .78332, published .80)", bits),
         report(f"{name}: KL of independent sites", mean_field_divergence(ising)),
@@ -249,7 +249,7 @@ def digits(fast: bool, seed: int) -> list[Mark]:
             f"{name}: NLL, any-order ARM (p_phi), held out", -of_phi, -pixels - (4 if fast else 8)
         ),
         below(
-            f"{name}: |NLL of p_theta - NLL of p_phi|",
+            f"{name}: NLL of p_theta and of p_phi, difference",
             abs(whole.mean() - of_phi),
             4.0 if fast else 1.0,
         ),
@@ -312,8 +312,8 @@ def molecules(fast: bool, seed: int) -> list[Mark]:
         ),
         report(f"{name}: the same, of uniform strings", 0.5 * np.abs(uniform - exact).sum()),
         report(f"{name}: the same, of as many exact draws", noise(exact, len(drawn), seed)),
-        below(f"{name}: KL(p_theta | p), exact", of_theta, 0.3 if fast else 0.05),
-        below(f"{name}: KL(p_phi, order | p)", found["of phi"], 0.5 if fast else 0.1),
+        below(f"{name}: KL(p_theta ‖ p), exact", of_theta, 0.3 if fast else 0.05),
+        below(f"{name}: KL(p_phi, order ‖ p)", found["of phi"], 0.5 if fast else 0.1),
         report(f"{name}: valid draws", (drawn > task.invalid).mean()),
         report(f"{name}: valid, exact", p[valid].sum()),
         report(f"{name}: valid, of uniform strings", valid.mean()),
