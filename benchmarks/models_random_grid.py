@@ -196,13 +196,13 @@ def poisson(size: Size, seed: int) -> list[Mark]:
 
 def burgers(size: Size, seed: int) -> list[Mark]:
     """Against half of what the mean solution has."""
-    smaller = size._replace(batch=8, points=225, steps=size.steps // 4, references=32)
+    smaller = size._replace(width=64, batch=16, points=32, steps=2400, references=32)
     return equation("Burgers", Burgers(), smaller, seed, 0.0)
 
 
 def cavity(size: Size, seed: int) -> list[Mark]:
     """Against half of what the mean solution has."""
-    smaller = size._replace(batch=4, points=512, steps=3 * size.steps // 20, references=32)
+    smaller = size._replace(width=64, batch=8, points=64, steps=2400, references=32)
     return equation("Cavity", Cavity(), smaller, seed, 0.0)
 
 

@@ -45,7 +45,7 @@ from ppgen.models.marginalization_training import (
     persistent_chains,
     sample,
 )
-from ppgen.models.networks import DualMLP
+from ppgen.models.networks import DualMLP, DualTorus
 from ppgen.testing import assert_unbiased, exact
 
 SITES = 2
@@ -188,6 +188,40 @@ def test_a_dual_mlp_begins_uniform_and_answers_in_float32():
 
 def consistency_of(mam, x):
     return ppgen.expectation(consistency)(jax.random.key(0), mam, x)
+
+
+def test_a_torus_network_is_local_the_same_everywhere_and_of_any_size():
+    network = DualTorus(2, 8, 2, key=jax.random.key(0))
+    x = jnp.arange(36) % 2
+    log_p, conditionals = MaM(network, 36, 2)(x, x > 0)
+    np.testing.assert_allclose(log_p, -18 * np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(conditionals, -np.log(2), rtol=1e-6)
+
+    leaves, tree = jax.tree.flatten(network)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    network = tree.unflatten(
+        [w + 0.3 * jax.random.normal(k, w.shape) for w, k in zip(leaves, keys, strict=True)]
+    )
+
+    def at(side, known):
+        ones = jnp.ones(side**2, int)
+        log_p, logits = MaM(network, side**2, 2)(ones, known.ravel())
+        return log_p, logits.reshape(side, side, 2)
+
+    def mask(side, *sites):
+        return jnp.zeros((side, side), bool).at[tuple(zip(*sites, strict=True))].set(True)
+
+    one, logits = at(9, mask(9, (4, 4)))
+    moved, shifted = at(9, mask(9, (0, 7)))
+    np.testing.assert_allclose(moved, one, rtol=1e-3)
+    np.testing.assert_allclose(shifted, jnp.roll(logits, (-4, 3), (0, 1)), rtol=1e-4, atol=1e-5)
+    # Two layers see two sites: those farther than that, and four for the log density, are apart.
+    far = jnp.abs(logits - logits[0, 0]).max(-1) > 1e-5
+    assert far[2:7, 2:7].any() and far.sum() == far[2:7, 2:7].sum()
+    apart, near = (at(15, mask(15, (3, 3), (3, 3 + gap)))[0] for gap in (5, 2))
+    np.testing.assert_allclose(apart, 2 * at(15, mask(15, (3, 3)))[0], rtol=1e-3)
+    assert abs(near - apart) > 1e-3
+    np.testing.assert_allclose(at(15, mask(15, (3, 3)))[0], one, rtol=1e-3)
 
 
 # --- likelihood and consistency -------------------------------------------------------------------
