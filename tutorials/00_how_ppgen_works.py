@@ -14,7 +14,7 @@
 #
 # `ppgen.expectation(f)` turns a program that draws into a plain JAX function whose value and whose
 # derivatives, of any order, are unbiased estimates of those of the expectation. There is no magic
-# in it. This page builds the mechanism anew, in about 150 lines of JAX. Each step repairs what
+# in it. This page builds the mechanism anew, in about 120 lines of JAX. Each step repairs what
 # fails without it, and at the end the copy is held against exact answers and against ppgen itself.
 #
 # ## 1. What fails: differentiating a sample
