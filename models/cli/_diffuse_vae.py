@@ -39,7 +39,7 @@ class DiffuseVAERecipe(AbstractRecipe):
     """Dimensions of the latent vector."""
     encoder_hidden: int = 256
     """Width of the two hidden layers of encoder and decoder."""
-    pixel_scale: float = 0.5
+    pixel_scale: float = 0.35
     """Standard deviation of a pixel in the autoencoder, black and white being 2 apart. The smaller
     it is, the more is encoded, and the harder is what remains for a prior of latent vectors."""
     hidden: int = 256
@@ -295,7 +295,7 @@ class DiffuseVAERecipe(AbstractRecipe):
 
         draw = eqx.filter_jit(jax.vmap(ppgen.seed(rebuild), in_axes=(0, None, None, 0)))
         rows = draw(jax.random.split(key, len(images)), model, sampler, images)
-        labels = ("held out", "decoded", "refined", "refined again")
+        labels = ("held out", "decoded", "one chain", "another")
         shape = list(data.shape)
         draw_reconstructions(
             folder / "reconstructions.png",
