@@ -8,6 +8,7 @@ problems solved by finite differences.
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -63,7 +64,8 @@ FAST = Size(width=32, batch=16, points=16, steps=400, references=16)
 
 
 def parameters_of(network: Any) -> int:
-    return sum(x.size for x in jax.tree.leaves(eqx.filter(network, eqx.is_array_like)))
+    """How many numbers it has: of arrays, or of their shapes."""
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(network) if hasattr(x, "shape"))
 
 
 def rival(rgnp: RGNP, key: Any) -> DeepONet:
@@ -82,8 +84,10 @@ def rival(rgnp: RGNP, key: Any) -> DeepONet:
         )
 
     aim = parameters_of(rgnp.forward)
-    sizes = {n: parameters_of(eqx.filter_eval_shape(make, n)) for n in range(8, 200)}
-    return make(min(sizes, key=lambda n: abs(sizes[n] - aim)))
+    sizes = {n: parameters_of(eqx.filter_eval_shape(make, n)) for n in range(8, 400)}
+    found = make(min(sizes, key=lambda n: abs(sizes[n] - aim)))
+    assert abs(parameters_of(found) / aim - 1) < 0.05, (parameters_of(found), aim)
+    return found
 
 
 class Run(NamedTuple):
