@@ -188,6 +188,7 @@ tilted_kl = inference.kl_to_tilted(drawn, fixed, energy)
 # another function than `exact` makes of the objective (by its own draws), that function.
 CASES = {
     "elbo": (inference.elbo(model, guide), log_evidence, None),
+    "beta_elbo": (inference.beta_elbo(model, guide, beta=2.0), log_evidence, None),
     "iwelbo": (inference.iwelbo(model, guide, particles=2), log_evidence, None),
     "vimco": (
         inference.vimco(model, guide, particles=2),
