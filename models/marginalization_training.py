@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -29,6 +29,7 @@ from ppgen.models.marginalization import (
 from ppgen.models.networks import Paired
 
 Callback = Callable[[Progress], bool | None]
+EnergyObjective = Literal["importance", "published", "corrected", "elbo"]
 
 
 class Chained(eqx.Module):
@@ -123,6 +124,36 @@ def sample(key: Key[Array, ""], mam: MaM, draws: int) -> Int[Array, "draws sites
     return jax.vmap(ppgen.seed(any_order), (0, None))(jax.random.split(key, draws), mam)
 
 
+def paired(marginals: MaM, conditionals: MaM) -> MaM:
+    """p_θ of one model with p_φ of another."""
+    network = Paired(marginals.network, conditionals.network)
+    return MaM(network, conditionals.sites, conditionals.values)
+
+
+def mean_bound(mam: MaM, x: Int[Array, "batch sites"]) -> Float[Array, ""]:
+    """The mean `any_order_bound` of a batch, in nats: what the first stage maximises."""
+    return jnp.mean(jax.vmap(any_order_bound, (None, 0))(mam, x))
+
+
+def disagreement(
+    conditionals: MaM,
+) -> Callable[[MaM, Int[Array, "batch sites"]], Float[Array, ""]]:
+    """What the second stage minimises: D `consistency` of p_θ with a p_φ that stays what it is.
+
+    Args:
+        conditionals: The model of which p_φ is.
+
+    Returns:
+        A function of the model of which p_θ is and a batch, in nats², that draws.
+    """
+
+    def objective(marginals: MaM, x: Array) -> Array:
+        each = jax.vmap(consistency, (None, 0))(paired(marginals, conditionals), x)
+        return conditionals.sites * jnp.mean(each)
+
+    return objective
+
+
 def fit_likelihood(
     mam: MaM,
     data: Int[np.ndarray, "rows sites"],
@@ -136,9 +167,8 @@ def fit_likelihood(
 ) -> MaM:
     """Maximum likelihood in two stages: p_φ on the data, then p_θ to agree with it.
 
-    The first stage maximises `any_order_bound`. The second minimises D `consistency` in p_θ alone,
-    for which a copy of the network as the first stage left it is trained further, so that p_φ stays
-    what it is.
+    The first stage maximises `mean_bound`. The second minimises `disagreement` in p_θ alone, for
+    which a copy of the network as the first stage left it is trained further.
 
     Args:
         mam: Where to start.
@@ -154,51 +184,63 @@ def fit_likelihood(
     Returns:
         The model, whose network is `Paired`.
     """
-    first_key, second_key, draw_key = jax.random.split(key, 3)
-
-    def bound(mam: MaM, x: Array) -> Array:
-        return jnp.mean(jax.vmap(any_order_bound, (None, 0))(mam, x))
-
-    def disagreement(marginals: Any, x: Array) -> Array:
-        mam = MaM(Paired(marginals, frozen), sites, values)
-        return sites * jnp.mean(jax.vmap(consistency, (None, 0))(mam, x))
-
-    sites, values = mam.sites, mam.values
+    keys = jax.random.split(key, 3)
     common: dict[str, Any] = {"batch_size": batch_size, "callback": callback}
-    fitted = fit(
-        bound, mam, optimizer, key=first_key, steps=steps[0], data=data, maximize=True, **common
-    )
-    frozen = fitted.params.network
-    if draws:
-        more = eqx.filter_jit(sample)(draw_key, fitted.params, draws)
-        data = np.concatenate([data, np.asarray(more)])
-    again = fit(
-        disagreement, frozen, optimizer, key=second_key, steps=steps[1], data=data, **common
-    )
-    return MaM(Paired(again.params, frozen), sites, values)
+    first = fit(
+        mean_bound, mam, optimizer, key=keys[0], steps=steps[0], data=data, maximize=True, **common
+    ).params
+    data = joined(data, first, draws, key=keys[2])
+    second = fit(
+        disagreement(first), first, optimizer, key=keys[1], steps=steps[1], data=data, **common
+    ).params
+    return paired(second, first)
 
 
-def fit_energy(
+def joined(
+    data: Int[np.ndarray, "rows sites"], mam: MaM, draws: int, *, key: Key[Array, ""]
+) -> Int[np.ndarray, "more sites"]:
+    """Data and draws of p_φ, in one array."""
+    if not draws:
+        return data
+    return np.concatenate([data, np.asarray(eqx.filter_jit(sample)(key, mam, draws), data.dtype)])
+
+
+class EnergyFit(NamedTuple):
+    """What to call `ppgen.inference.fit` with.
+
+    Attributes:
+        objective: Of `params`.
+        params: A `MaM`, or that with its chains.
+        optimizer: Moves the chains too.
+        draws: Of the objective in a step.
+        maximize: Whether it is a bound.
+    """
+
+    objective: Callable[..., Float[Array, ""]]
+    params: MaM | Chained
+    optimizer: optax.GradientTransformation
+    draws: int = 1
+    maximize: bool = False
+
+
+def energy_fit(
     mam: MaM,
     log_weight: LogWeight,
     optimizer: optax.GradientTransformation,
     *,
     key: Key[Array, ""],
-    steps: int,
-    objective: Literal["importance", "published", "corrected", "elbo"] = "published",
+    objective: EnergyObjective = "published",
     draws: int = 512,
     erased: int | None = None,
     penalty: float | None = None,
-    callback: Callback | None = None,
-) -> MaM:
-    """Trains a model towards an unnormalised target f.
+) -> EnergyFit:
+    """How to train a model towards an unnormalised target f.
 
     Args:
         mam: Where to start.
         log_weight: log f.
         optimizer: From optax.
-        key: Everything random here follows from it.
-        steps: Gradient steps.
+        key: Draws the chains.
         objective: "importance" is `importance_weighted_kl`, *unbiased*; "published" the *heuristic*
             `published_kl`; "corrected" is `target_loss`, on chains that are corrected to follow f;
             "elbo" is *unbiased* too, for p_φ alone, by the score function through ancestral draws:
@@ -207,31 +249,29 @@ def fit_energy(
         erased: Draw from persistent chains, whose moves erase that many sites, for "published" and
             "corrected"; by ancestral sampling if None.
         penalty: λ, the weight of `consistency`; D if None, so that it is the sum over an order.
-        callback: As for `fit`.
 
     Returns:
-        The model.
+        Arguments of `fit`.
 
     Raises:
         ValueError: If there is no such objective, or it does not go with `erased`.
     """
-    fit_key, chain_key, start_key = jax.random.split(key, 3)
+    chain_key, start_key = jax.random.split(key)
     if objective in ("importance", "elbo") and erased is not None:
         raise ValueError(f"{objective!r} draws by ancestral sampling, not from chains: erased=None")
     if objective == "corrected" and erased is None:
         raise ValueError("'corrected' draws from chains: how many sites is a move to erase?")
     penalty = float(mam.sites) if penalty is None else penalty
-    common: dict[str, Any] = {"key": fit_key, "steps": steps, "callback": callback}
 
     if objective == "importance":
 
         def divergence(mam: MaM) -> Array:
             return importance_weighted_kl(mam, log_weight, draws=draws, penalty=penalty)
 
-        return fit(divergence, mam, optimizer, **common).params
+        return EnergyFit(divergence, mam, optimizer)
     if objective == "elbo":
         bound = elbo(lambda mam: target(mam, log_weight), any_order)
-        return fit(bound, mam, optimizer, draws=draws, maximize=True, **common).params
+        return EnergyFit(bound, mam, optimizer, draws=draws, maximize=True)
     if objective not in ("published", "corrected"):
         raise ValueError(f"no objective {objective!r}: importance, published, corrected or elbo")
     if erased is None:
@@ -241,7 +281,7 @@ def fit_energy(
             x = jax.vmap(lambda _: any_order(held))(jnp.arange(draws))
             return published_kl(mam, log_weight, x, penalty=penalty)
 
-        return fit(ancestral, mam, optimizer, **common).params
+        return EnergyFit(ancestral, mam, optimizer)
 
     loss, followed = published_kl, None
     if objective == "corrected":
@@ -253,4 +293,61 @@ def fit_energy(
 
     start = jax.random.randint(start_key, (draws, mam.sites), 0, mam.values).astype(float)
     moving = persistent_chains(optimizer, mam, erased=erased, key=chain_key, log_weight=followed)
-    return fit(chained, Chained(mam, start), moving, **common).params.mam
+    return EnergyFit(chained, Chained(mam, start), moving)
+
+
+def fit_energy(
+    mam: MaM,
+    log_weight: LogWeight,
+    optimizer: optax.GradientTransformation,
+    *,
+    key: Key[Array, ""],
+    steps: int,
+    objective: EnergyObjective = "published",
+    draws: int = 512,
+    erased: int | None = None,
+    penalty: float | None = None,
+    callback: Callback | None = None,
+) -> MaM:
+    """Trains a model towards an unnormalised target f, as `energy_fit` says.
+
+    Args:
+        mam: Where to start.
+        log_weight: log f.
+        optimizer: From optax.
+        key: Everything random here follows from it.
+        steps: Gradient steps.
+        objective: As for `energy_fit`; so are `draws`, `erased` and `penalty`.
+        draws: Vectors in a step.
+        erased: Sites that a move of a persistent chain draws, or None.
+        penalty: λ, or None.
+        callback: As for `fit`.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: As `energy_fit`.
+    """
+    fit_key, chain_key = jax.random.split(key)
+    objective_, params, optimizer, copies, maximize = energy_fit(
+        mam,
+        log_weight,
+        optimizer,
+        key=chain_key,
+        objective=objective,
+        draws=draws,
+        erased=erased,
+        penalty=penalty,
+    )
+    fitted = fit(
+        objective_,
+        params,
+        optimizer,
+        key=fit_key,
+        steps=steps,
+        draws=copies,
+        maximize=maximize,
+        callback=callback,
+    ).params
+    return fitted.mam if isinstance(fitted, Chained) else fitted

@@ -181,3 +181,78 @@ def draw_bands(
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(title)
     _save(figure, path)
+
+
+def draw_agreement(
+    path: str | Path,
+    truth: Float[np.ndarray, " n"],
+    found: Float[np.ndarray, " n"],
+    *,
+    labels: tuple[str, str],
+    title: str,
+) -> None:
+    """Writes a point for each pair of numbers, which are on the diagonal if they agree.
+
+    Args:
+        path: The PNG file.
+        truth: What they should be.
+        found: What they are.
+        labels: Of both.
+        title: What the numbers are.
+    """
+    figure = Figure(figsize=(5, 5), layout=_padded())
+    axes = figure.add_subplot()
+    ends = [min(truth.min(), found.min()), max(truth.max(), found.max())]
+    axes.plot(ends, ends, color="black", linestyle="--", linewidth=1.0)
+    axes.scatter(truth, found, s=12, color="tab:blue", alpha=0.6, linewidths=0)
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    axes.set_title(title)
+    axes.grid(alpha=0.25)
+    _save(figure, path)
+
+
+def draw_strings(path: str | Path, strings: Sequence[str], *, title: str) -> None:
+    """Writes strings as a table, as square as it can be.
+
+    Args:
+        path: The PNG file.
+        strings: What to write.
+        title: What they are.
+    """
+    columns = int(np.ceil(np.sqrt(len(strings))))
+    rows = -(-len(strings) // columns)
+    width = 0.09 * max(map(len, strings)) + 0.2
+    figure = Figure(figsize=(max(4.0, width * columns), 0.28 * rows + 1.0), layout=_padded())
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    axes.set_xlim(0, columns)
+    axes.set_ylim(rows, 0)
+    for i, string in enumerate(strings):
+        place = (i % columns + 0.5, i // columns + 0.5)
+        axes.text(*place, string, ha="center", va="center", family="monospace", fontsize="small")
+    axes.set_title(title)
+    _save(figure, path)
+
+
+def draw_curves(
+    path: str | Path,
+    x: Float[np.ndarray, " n"],
+    curves: Float[np.ndarray, "curves n"],
+    *,
+    title: str,
+) -> None:
+    """Writes curves on top of each other.
+
+    Args:
+        path: The PNG file.
+        x: Where they are given.
+        curves: Their values.
+        title: What they are.
+    """
+    figure = Figure(figsize=(6, 4), layout=_padded())
+    axes = figure.add_subplot()
+    axes.plot(x, curves.T, color="tab:blue", alpha=0.4, linewidth=0.8)
+    axes.set_title(title)
+    axes.grid(alpha=0.25)
+    _save(figure, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import equinox as eqx
 import jax
@@ -13,7 +14,8 @@ import pytest
 
 import ppgen
 from ppgen.inference import elbo, fit
-from ppgen.models.datasets import Ising, all_strings
+from ppgen.models.cli import main
+from ppgen.models.datasets import Ising, Molecules, all_strings
 from ppgen.models.marginalization import (
     MaM,
     any_order,
@@ -26,10 +28,14 @@ from ppgen.models.marginalization import (
     target,
     uniform_order,
 )
-from ppgen.models.marginalization_tasks import (
-    MarginalizationOptions,
-    marginalization_like,
-    train_marginalization,
+from ppgen.models.marginalization_scores import (
+    ancestral,
+    independent_sites,
+    log_conditionals,
+    log_marginals,
+    marginal_divergence,
+    step_errors,
+    subsets,
 )
 from ppgen.models.marginalization_training import (
     Chained,
@@ -39,7 +45,7 @@ from ppgen.models.marginalization_training import (
     persistent_chains,
     sample,
 )
-from ppgen.models.networks import DualMLP
+from ppgen.models.networks import DualMLP, DualTorus
 from ppgen.testing import assert_unbiased, exact
 
 SITES = 2
@@ -182,6 +188,40 @@ def test_a_dual_mlp_begins_uniform_and_answers_in_float32():
 
 def consistency_of(mam, x):
     return ppgen.expectation(consistency)(jax.random.key(0), mam, x)
+
+
+def test_a_torus_network_is_local_the_same_everywhere_and_of_any_size():
+    network = DualTorus(2, 8, 2, key=jax.random.key(0))
+    x = jnp.arange(36) % 2
+    log_p, conditionals = MaM(network, 36, 2)(x, x > 0)
+    np.testing.assert_allclose(log_p, -18 * np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(conditionals, -np.log(2), rtol=1e-6)
+
+    leaves, tree = jax.tree.flatten(network)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    network = tree.unflatten(
+        [w + 0.3 * jax.random.normal(k, w.shape) for w, k in zip(leaves, keys, strict=True)]
+    )
+
+    def at(side, known):
+        ones = jnp.ones(side**2, int)
+        log_p, logits = MaM(network, side**2, 2)(ones, known.ravel())
+        return log_p, logits.reshape(side, side, 2)
+
+    def mask(side, *sites):
+        return jnp.zeros((side, side), bool).at[tuple(zip(*sites, strict=True))].set(True)
+
+    one, logits = at(9, mask(9, (4, 4)))
+    moved, shifted = at(9, mask(9, (0, 7)))
+    np.testing.assert_allclose(moved, one, rtol=1e-3)
+    np.testing.assert_allclose(shifted, jnp.roll(logits, (-4, 3), (0, 1)), rtol=1e-4, atol=1e-5)
+    # Two layers see two sites: those farther than that, and four for the log density, are apart.
+    far = jnp.abs(logits - logits[0, 0]).max(-1) > 1e-5
+    assert far[2:7, 2:7].any() and far.sum() == far[2:7, 2:7].sum()
+    apart, near = (at(15, mask(15, (3, 3), (3, 3 + gap)))[0] for gap in (5, 2))
+    np.testing.assert_allclose(apart, 2 * at(15, mask(15, (3, 3)))[0], rtol=1e-3)
+    assert abs(near - apart) > 1e-3
+    np.testing.assert_allclose(at(15, mask(15, (3, 3)))[0], one, rtol=1e-3)
 
 
 # --- likelihood and consistency -------------------------------------------------------------------
@@ -467,10 +507,101 @@ def test_maximum_likelihood_in_two_stages():
     assert abs(float(jax.nn.logsumexp(OF_ALL(mam, STATES)))) < 0.1
 
 
-@pytest.mark.parametrize("task", ["digits", "molecules"])
-def test_a_task_trains_by_one_call_and_its_shapes_are_known_before(task):
-    options = MarginalizationOptions(task=task, hidden=8, steps=2, batch_size=8)
-    mam = train_marginalization(options)
-    like = marginalization_like(options)
-    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), (mam, like))
-    assert eqx.tree_equal(*shapes)
+# --- figures --------------------------------------------------------------------------------------
+
+
+def test_figures_are_those_of_enumeration():
+    mam = random_model(7)
+    every = log_p_phi(mam)
+    known = np.array([[True, False], [False, True], [True, True], [True, False]])
+    by_one_pass = [
+        log_marginal(mam, jnp.array(x), jnp.array(k)) for x, k in zip(X, known, strict=True)
+    ]
+    np.testing.assert_allclose(log_marginals(mam, X, known), by_one_pass, rtol=1e-6)
+
+    # Of one site, its conditional given nothing; of both, that of one of the two orders.
+    found = np.asarray(log_conditionals(mam, X, known, key=jax.random.key(0)))
+    first = jax.nn.log_softmax(mam(jnp.zeros(2, int), jnp.zeros(2, bool))[1])
+    for i, site in ((0, 0), (1, 1), (3, 0)):
+        np.testing.assert_allclose(found[i], first[site, X[i, site]], rtol=1e-5)
+    both = [log_p for (_, x), log_p in every.items() if x == tuple(X[2])]
+    assert np.abs(found[2] - both).min() < 1e-5
+
+    x, log_q = map(np.asarray, ancestral(mam, 4000, key=jax.random.key(1)))
+    for row, log_p in zip(x[:20], log_q[:20], strict=True):
+        orders = [value for (_, y), value in every.items() if y == tuple(row)]
+        assert np.abs(log_p - orders).min() < 1e-5
+    mass = np.exp(np.asarray(log_marginals(mam, x)) - log_q)
+    exact_mass = np.exp(np.asarray(log_marginals(mam, X))).sum()
+    assert abs(mass.mean() - exact_mass) < 5 * mass.std() / np.sqrt(len(mass))
+
+    p = np.random.RandomState(0).dirichlet(np.ones(4))
+    true = consistent_model(p)
+    divergence, log_mass = marginal_divergence(true, X, np.log(p))
+    assert abs(divergence) < 1e-5 and abs(log_mass) < 1e-5
+    q = np.random.RandomState(1).dirichlet(np.ones(4))
+    louder = eqx.tree_at(lambda m: m.network.log_p, true, replace_fn=lambda t: t.at[1:].add(0.3))
+    divergence, log_mass = marginal_divergence(louder, X, np.log(q))
+    np.testing.assert_allclose(divergence, p @ np.log(p / q), rtol=1e-5)
+    np.testing.assert_allclose(log_mass, 0.3, rtol=1e-4)
+    assert np.abs(step_errors(true, X, key=jax.random.key(2))).max() < 1e-5
+    # Steps from the empty set are off by .3, the others are right.
+    errors = np.asarray(step_errors(louder, np.tile(X, (50, 1)), key=jax.random.key(2)))
+    values, counts = np.unique(np.abs(errors).round(4), return_counts=True)
+    np.testing.assert_allclose(values, [0.0, 0.3], atol=1e-4)
+    assert 60 < counts[1] < 140
+
+
+def test_random_parts_are_of_all_sizes_and_sites():
+    known = subsets(8000, 4, key=jax.random.key(0))
+    sizes = np.bincount(known.sum(1), minlength=5)
+    assert sizes[0] == 0 and (np.abs(sizes[1:] - 2000) < 5 * np.sqrt(2000)).all()
+    assert (np.abs(known.sum(0) - 8000 * 5 / 8) < 5 * np.sqrt(2000)).all()
+
+
+def test_what_is_known_of_molecules_is_summed_over_all_of_them():
+    task = Molecules(3)
+    strings = all_strings(3, task.values)
+    p = np.exp(np.asarray(jax.vmap(task.log_weight)(strings), np.float64))
+    np.testing.assert_allclose(task.log_normalizer(), np.log(p.sum()), rtol=1e-6)
+    x, known = np.array([2, 1, 4]), np.array([True, False, True])
+    agree = (strings[:, 0] == 2) & (strings[:, 2] == 4)
+    expected = np.log(p[agree].sum() / p.sum())
+    np.testing.assert_allclose(task.log_marginal(x, known), expected, rtol=1e-6)
+    alone = np.log(p[strings[:, 1] == 1].sum() / p.sum())
+    np.testing.assert_allclose(independent_sites(task)[1, 1], alone, rtol=1e-6)
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, floor, model",
+    [
+        (["--task", "digits"], "per-pixel histograms", "conditionals, any-order bound"),
+        (["--task", "molecules"], "independent sites", "conditionals, with their order"),
+    ],
+)
+def test_the_command_beats_what_is_trivial_within_seconds(
+    tmp_path, monkeypatch, options, floor, model
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    small = ["--hidden", "32", "--steps", "300", "--learning-rate", "5e-3", "--joined", "500"]
+    folder = tmp_path / "run"
+    assert main(["fit", "marginalization", *options, *small, "--out", str(folder)]) == 0
+    figures = json.loads((folder / "figures.json").read_text())["figures"]
+    unit = "nats per image" if "digits" in options else "nats of divergence"
+    (trivial, ours) = (figures[label][unit] for label in (floor, model))
+    error = np.hypot(trivial["standard_error"], ours["standard_error"])
+    gain = ours["mean"] - trivial["mean"]
+    assert (gain if "digits" in options else -gain) > 5 * error
+    assert {"samples.png", "marginals.png"} <= {path.name for path in folder.glob("*.png")}
+    stages = ["conditionals", "marginals"] if "digits" in options else ["."]
+    assert all((folder / stage / "metrics.jsonl").is_file() for stage in stages)
+
+
+@pytest.mark.parametrize("options", [["--side", "13"], ["--erased", "17"], ["--draws", "1"]])
+def test_options_that_make_no_sense_are_refused(options, tmp_path, capsys):
+    arguments = ["fit", "marginalization", "--task", "ising", *options]
+    assert main([*arguments, "--out", str(tmp_path / "run")]) == 2
+    assert options[0] in capsys.readouterr().err

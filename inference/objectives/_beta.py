@@ -9,11 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen._claims import claims
 from ppgen.errors import SiteError
 
 Program = Callable[..., Any]
 
 
+@claims("lower bound", "the log evidence", gradient="unbiased", but="no bound with beta < 1")
 def beta_elbo(model: Program, guide: Program, *, beta: float) -> Callable[..., Float[Array, ""]]:
     r"""The ELBO, with its divergence from the prior multiplied by `beta`.
 

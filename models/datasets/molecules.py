@@ -8,12 +8,15 @@ no two in a row, which would not be stable; rewards are of the kind that molecul
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+from scipy.special import logsumexp
 
 TOKENS = ("", "C", "N", "O", "F", "=C", "=N", "=O", "#C", "#N")
 """The end, and each atom with its bond to the one before."""
@@ -69,6 +72,38 @@ class Molecules(eqx.Module):
             - 0.5 * jnp.maximum(jnp.sum(atom > 0) - 3, 0)
         )
         return jnp.where(self.is_valid(x), reward, self.invalid)
+
+    def log_normalizer(self) -> float:
+        """Log Z in nats, by enumeration.
+
+        Examples:
+            >>> from ppgen.models.datasets import Molecules
+            >>> print(f"{Molecules(4).log_normalizer():.4f}")
+            7.8844
+        """
+        return float(logsumexp(_weights(self)[1]))
+
+    def log_marginal(
+        self, x: Int[np.ndarray, " sites"], known: Bool[np.ndarray, " sites"]
+    ) -> float:
+        """The log probability of the tokens at some places: in nats, by enumeration.
+
+        Args:
+            x: A string. Its tokens at unknown places do not matter.
+            known: The places.
+        """
+        strings, log_weights = _weights(self)
+        agree = (strings[:, known] == x[known]).all(1)
+        return float(logsumexp(log_weights[agree]) - logsumexp(log_weights))
+
+
+@functools.lru_cache(maxsize=4)
+def _weights(
+    task: Molecules,
+) -> tuple[Int[np.ndarray, "strings sites"], Float[np.ndarray, " strings"]]:
+    """All strings, and the log of what each weighs."""
+    strings = all_strings(task.sites, task.values)
+    return strings, np.asarray(jax.vmap(task.log_weight)(strings), np.float64)
 
 
 def all_strings(sites: int, values: int) -> Int[np.ndarray, "strings sites"]:

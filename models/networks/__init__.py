@@ -7,6 +7,7 @@ from ppgen.models.networks.denoising_mlp import DenoisingMLP as DenoisingMLP
 from ppgen.models.networks.denoising_unet import DenoisingUNet as DenoisingUNet
 from ppgen.models.networks.dual import DualMLP as DualMLP
 from ppgen.models.networks.dual import Paired as Paired
+from ppgen.models.networks.dual_torus import DualTorus as DualTorus
 from ppgen.models.networks.fourier import fourier_features as fourier_features
 from ppgen.models.networks.glimpse import attend as attend
 from ppgen.models.networks.glimpse import paint as paint

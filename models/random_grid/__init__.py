@@ -3,6 +3,7 @@
 from ppgen.models.random_grid._burgers import Burgers as Burgers
 from ppgen.models.random_grid._cavity import Cavity as Cavity
 from ppgen.models.random_grid._law import Moments as Moments
+from ppgen.models.random_grid._pictures import draw_functions as draw_functions
 from ppgen.models.random_grid._pictures import draw_solutions as draw_solutions
 from ppgen.models.random_grid._poisson import Poisson as Poisson
 from ppgen.models.random_grid._problem import AbstractProblem as AbstractProblem

@@ -52,7 +52,12 @@ class AbstractProblem(eqx.Module):
     def envelope(
         self, x: Float[Array, " d"], w: Float[Array, " w"]
     ) -> tuple[Float[Array, " fields"], Float[Array, " fields"]]:
-        """`base` and `D`, such that u = base + D·ũ meets the conditions whatever ũ is."""
+        """`base` and `D ≥ 0`, such that u = base + D·ũ meets the conditions whatever ũ is.
+
+        They have to tell solutions apart: `rgnp_model` has a flat prior, so that noise which the
+        residual does not see is free, and grows for ever. Of u′ = z without a condition, the white
+        noise soon hides z from the inverse map; with u(−1) = 0 and D = 1 + x it is found.
+        """
 
     @abc.abstractmethod
     def residual(
