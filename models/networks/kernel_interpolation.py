@@ -156,7 +156,6 @@ Layers = TypeVar("Layers", eqx.nn.Linear, eqx.nn.Conv, eqx.nn.MLP)
 
 def _unbiased(layers: Layers) -> Layers:
     """With biases of zero, and weights of variance 1 / inputs: equinox draws them of a third."""
-
     kinds = (eqx.nn.Linear, eqx.nn.Conv)
 
     def begin(layer: Any) -> Any:
