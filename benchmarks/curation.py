@@ -261,7 +261,7 @@ def digits(options: Any) -> tuple[list[str], dict[str, np.ndarray]]:
         def reward(x: Any, logits: Any = logits) -> Any:
             return 4 * jax.nn.softmax(logits(x))[FAVOURITE]
 
-        vae = VAE(pixels=64, levels=17, latent=8, hidden=64, key=jax.random.key(seed))
+        vae = VAE(pixels=64, levels=17, dimensions=8, hidden=64, key=jax.random.key(seed))
         objective = batch_objective(elbo(vae_model, vae_guide))
         begun = fit(
             objective,

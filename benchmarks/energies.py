@@ -114,6 +114,10 @@ def guidance(seeds: list[int], particles: int, steps: int) -> dict[int, Rows]:
         logs = logs + 0.5 * jnp.log(SCALE**2 / variances)
         return jax.nn.logsumexp(jax.nn.log_softmax(given.logits) + logs)
 
+    def known(t: jax.Array) -> jax.Array:
+        """About the part of the variance of the data that is known at a time."""
+        return t**2 / (t**2 + (1 - t) ** 2)
+
     plug_in = PlugIn(fields.field)
     truth = posterior.distribution.sample(jax.random.key(10**6), (400_000,))
     mean_energy = jnp.mean(jax.vmap(energy)(truth))
@@ -164,6 +168,7 @@ def guidance(seeds: list[int], particles: int, steps: int) -> dict[int, Rows]:
         "plug-in alone": unweighted(chain, energy, plug_in),
         "plug-in, weights": weighted(plug_in, 0.0),
         "plug-in, SMC": weighted(plug_in, 0.5),
+        "plug-in, tempered, SMC": weighted(PlugIn(fields.field, known), 0.5),
         "baseline: the prior, weighted": weighted(Learned(lambda x, t: 0.0 * x[0]), 0.0),
         "control: another observation": unweighted(
             ode, lambda x: energy(x, 1.5), PlugIn(fields.field)

@@ -16,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 
 class Mark(NamedTuple):
     """A row of a table, of one seed.
@@ -64,7 +66,7 @@ def table(runs: Sequence[Sequence[Mark]]) -> list[str]:
         values = [row.measured for row in rows]
         measured = f"{statistics.mean(values):.3g}"
         if len(values) > 1:
-            measured += f" ({min(values):.3g} to {max(values):.3g})"
+            measured += f" ({np.min(values):.3g} to {np.max(values):.3g})"  # a NaN stays one
         bounds = " / ".join(dict.fromkeys(row.bound for row in rows))
         verdicts = [row.passed for row in rows if row.passed is not None]
         passed = f"{sum(verdicts)} of {len(verdicts)}" if verdicts else "–"

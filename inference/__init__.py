@@ -37,6 +37,7 @@ from ppgen.inference.metrics import bits_per_dimension as bits_per_dimension
 from ppgen.inference.metrics import mean_over_data as mean_over_data
 from ppgen.inference.metrics import per_datum as per_datum
 from ppgen.inference.numpyro_elbo import as_numpyro_elbo as as_numpyro_elbo
+from ppgen.inference.objectives import beta_elbo as beta_elbo
 from ppgen.inference.objectives import cubo as cubo
 from ppgen.inference.objectives import detached as detached
 from ppgen.inference.objectives import diwhvi as diwhvi

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen._claims import claims
 from ppgen.inference.kernels import AbstractKernel
 from ppgen.inference.unconstrained import Unconstrained
 
@@ -46,6 +47,7 @@ class AnnealedSamples(eqx.Module):
         return self.choices, {"log_weight": self.log_weights}, False
 
 
+@claims("unbiased", "the evidence, by the mean weight")
 def ais(
     program: Program,
     proposal: Program,

@@ -17,7 +17,25 @@ from ppgen.errors import PpgenError
 
 
 class CheckpointError(PpgenError):
-    """A checkpoint that is missing, damaged, or of another model."""
+    """A checkpoint that is missing, damaged, or of another model.
+
+    Example:
+        >>> import jax.numpy as jnp, tempfile
+        >>> from ppgen.inference import load_checkpoint, save_checkpoint
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> save_checkpoint(f"{folder.name}/first", {"weights": jnp.zeros(3)})
+        >>> load_checkpoint(f"{folder.name}/first", {"weights": jnp.zeros(4)})
+        Traceback (most recent call last):
+            ...
+        ppgen.inference.checkpoint.CheckpointError: the checkpoint at ... is of another model: ...
+          See: ppgen.inference.CheckpointError
+
+        Read it into parameters of the same names, shapes and types:
+
+        >>> load_checkpoint(f"{folder.name}/first", {"weights": jnp.ones(3)})
+        {'weights': Array([0., 0., 0.], dtype=float32)}
+        >>> folder.cleanup()
+    """
 
 
 def save_checkpoint(path: str | Path, tree: PyTree) -> None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 import ppgen
+from ppgen._claims import claims
 from ppgen.errors import SiteError
 from ppgen.inference.particles import ParticleFilter, Trajectory
 from ppgen.inference.resampling import check_scheme, draw_ancestors
@@ -18,6 +19,12 @@ from ppgen.inference.resampling import check_scheme, draw_ancestors
 Program = Callable[..., Any]
 
 
+@claims(
+    "unbiased",
+    "the evidence, by the exponential of its logarithm",
+    gradient="unbiased",
+    but='with `gradient="biased"`, gradients leave the ancestors out',
+)
 def smc(
     step: Program,
     *,
@@ -107,6 +114,12 @@ def smc(
     return run
 
 
+@claims(
+    "unbiased",
+    "the reciprocal of the evidence",
+    gradient="unbiased",
+    but="where the given path is a draw from the posterior; gradients as for `smc`",
+)
 def conditional_smc(
     step: Program,
     *,
@@ -318,6 +331,12 @@ def _ess(log_weights: Float[Array, " k"]) -> Float[Array, ""]:
     return jnp.exp(-jax.nn.logsumexp(2 * log_weights))
 
 
+@claims(
+    "lower bound",
+    "the log evidence",
+    gradient="unbiased",
+    but='with `gradient="biased"`, gradients leave the ancestors out',
+)
 def fivo(
     step: Program,
     proposal: Program | None = None,

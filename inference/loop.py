@@ -20,6 +20,26 @@ class FitError(PpgenError, ArithmeticError):
 
     Attributes:
         fitted: What `fit` had reached, a `Fitted`: the parameters before that step.
+
+    Example:
+        Below zero, the square root that this loss needs is not a number.
+
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from ppgen.inference import fit
+        >>> def loss(x):
+        ...     return x + jnp.sqrt(x)
+        >>> _ = fit(loss, 1.0, optax.sgd(0.3), key=jax.random.key(0), steps=10)
+        Traceback (most recent call last):
+            ...
+        ppgen.inference.loop.FitError: the objective is nan at step 3: sqrt of values in ...
+          See: ppgen.inference.FitError
+
+        Optimise what may be any number:
+
+        >>> in_logs, sgd = lambda y: loss(jnp.exp(y)), optax.sgd(0.3)
+        >>> fitted = fit(in_logs, 0.0, sgd, key=jax.random.key(0), steps=10)
+        >>> bool(jnp.exp(fitted.params) < 0.5)
+        True
     """
 
     fitted: Any = None
@@ -110,7 +130,7 @@ class Loop:
         if until <= self.step:
             raise DataError(
                 f"the data ran out after {self.step} of {self._steps} steps: an iterator ends",
-                instead="what can be iterated again, as a grain dataset or a list, or fewer steps",
+                instead="what can be iterated again, as a grain dataset, or fewer steps",
             )
         stop = min(stop, until, self.step + self._room)
         given = Given(self.given.key, self.given.fixed, fed)

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 import ppgen
-from ppgen.errors import PpgenError
+from ppgen.errors import CostError
 from ppgen.inference.placement import Placement
 from ppgen.inference.sources import AbstractSource
 
@@ -156,7 +156,7 @@ class Optimization:
                 _, average = _average(self.decay).update(params, average)
             return Trained(params, optimizer, made.state, average)
 
-        zero = (carry.step < 0).astype(jnp.float32)
+        zero = jnp.minimum(carry.step, 0).astype(jnp.float32)
         good = _all_finite(made, zero)
         # Not `jnp.where`, with which XLA would not overwrite the old values but copy them.
         trained = jax.lax.cond(good, update, lambda old: old, carry.trained)
@@ -238,7 +238,7 @@ class Optimization:
             # As of several particles, the first one leaves its state.
             new = jax.tree.map(lambda x: x[0], new)
         if jax.tree.structure(new) != jax.tree.structure(old):
-            raise PpgenError(
+            raise CostError(
                 f"the objective returns a state of the structure {jax.tree.structure(new)}, and "
                 f"was given {jax.tree.structure(old)}",
                 instead="return value, new_state",
@@ -246,7 +246,7 @@ class Optimization:
 
         def like(new: Any, old: Array) -> Array:
             if jnp.shape(new) != old.shape:
-                raise PpgenError(
+                raise CostError(
                     f"an array of the model's state was of shape {old.shape} and becomes one of "
                     f"shape {jnp.shape(new)}"
                 )
@@ -268,15 +268,16 @@ def _evaluated(loss: _Loss, carry: Carry) -> tuple[Float[Array, ""], Evaluated]:
 def _all_finite(tree: PyTree, zero: Float[Array, ""]) -> Bool[Array, ""]:
     """Whether all inexact arrays of a pytree are.
 
-    A product with zeros, of which XLA may not know that they are, is finite if and only if its
-    operands are, and is computed several times faster than `jnp.isfinite(x).all()` on a CPU.
+    A product with zeros is finite if and only if its operands are, and is computed several times
+    faster than `jnp.isfinite(x).all()` on a CPU. XLA may not know that they are zeros, nor that
+    they are converted truth values, products with which it turns into choices.
     """
-    found = jnp.asarray(True)
+    total = zero
     for x in jax.tree.leaves(tree):
         if jnp.issubdtype(x.dtype, jnp.inexact):
-            x = x if x.ndim == 0 else x @ jnp.full(x.shape[-1], zero.astype(x.dtype))
-            found &= jnp.isfinite(x).all()
-    return found
+            x = jnp.sum(x @ jnp.full(x.shape[-1], zero, x.dtype) if x.ndim else x * zero)
+            total += (x.real + x.imag).astype(zero.dtype)
+    return jnp.isfinite(total)
 
 
 def averaged(trained: Trained, decay: float) -> PyTree:

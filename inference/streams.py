@@ -17,7 +17,30 @@ BLOCK_BYTES = 64 * 2**20
 
 
 class DataError(PpgenError, ValueError):
-    """Data that ran out, or a batch unlike the ones before it."""
+    """Data that ran out, or a batch unlike the ones before it.
+
+    Example:
+        An iterator of four batches is at its end after four steps.
+
+        >>> import grain, jax, numpy as np, optax
+        >>> from ppgen.inference import fit
+        >>> def loss(location, x):
+        ...     return ((x - location) ** 2).mean()
+        >>> batches = (np.full(8, 1.0) for _ in range(4))
+        >>> _ = fit(loss, 0.0, optax.sgd(0.1), key=jax.random.key(0), steps=9, data=batches)
+        Traceback (most recent call last):
+            ...
+        ppgen.inference.streams.DataError: the data ran out after 4 of 9 steps: an iterator ends
+          Write instead: what can be iterated again, as a grain dataset, or fewer steps
+          See: ppgen.inference.DataError
+
+        A dataset begins anew:
+
+        >>> data = grain.MapDataset.source(np.ones(32)).batch(8)
+        >>> fitted = fit(loss, 0.0, optax.sgd(0.1), key=jax.random.key(0), steps=9, data=data)
+        >>> len(fitted.history)
+        9
+    """
 
 
 class _Mark(NamedTuple):

@@ -13,6 +13,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, PyTree
 
 import ppgen
+from ppgen._claims import claims
 from ppgen.errors import SiteError
 from ppgen.inference.arviz_data import ParetoSmoothed, pareto_smoothed
 
@@ -65,11 +66,18 @@ class ImportanceSamples(eqx.Module):
         return self.choices, {"log_weight": self.log_weights, "k_hat": k_hat}, False
 
 
+@claims(
+    "unbiased",
+    "the evidence, by the mean weight",
+    gradient="unbiased",
+    but="expectations under the posterior are biased by O(1/particles)",
+)
 def importance_sampling(
     model: Program, guide: Program, *, particles: int
 ) -> Callable[..., ImportanceSamples]:
     """Weighted samples of the posterior, and an estimate of the evidence.
 
+    The mean weight is *unbiased* for the evidence, so that its logarithm is a lower bound.
     One weight belongs to a whole run. Where latents are independent of each other given the data (a
     plate over data), take `jax.vmap` of the result over data instead: the weights are then far more
     even.
@@ -122,6 +130,7 @@ def importance_sampling(
     return run
 
 
+@claims("biased", "draws from the posterior", but="less so with more particles")
 def sir(
     model: Program, guide: Program, *, particles: int, samples: int
 ) -> Callable[..., dict[str, Array]]:

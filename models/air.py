@@ -33,8 +33,10 @@ PRESENT = (0.05, 0.05**2.3, 0.05**5)
 """The published prior of z_pres_t, given that there was something before: it must be worth it."""
 
 PLACE_MEAN = (3.0, 0.0, 0.0)
+"""The mean of the published prior of z_where: a third of the canvas, in its middle."""
+
 PLACE_SCALE = (0.2, 1.0, 1.0)
-"""The published prior of z_where: a third of the canvas, anywhere."""
+"""The standard deviation of that prior: about this size, anywhere."""
 
 
 class AIR(eqx.Module):

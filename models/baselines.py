@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Array, Float, Num
 
 
 def pixel_marginal_log_likelihood(
@@ -27,3 +27,33 @@ def pixel_marginal_log_likelihood(
     logs = np.log((counts + 1 / values) / (len(train) + 1))
     pixels = np.arange(train.shape[1])
     return logs[held_out.astype(int), pixels].sum(1)
+
+
+def gaussian_denoising_error(
+    train: Float[np.ndarray, "train pixels"],
+    images: Float[np.ndarray, "n pixels"],
+    log_kept: Float[Array | np.ndarray, " levels"],
+) -> Float[np.ndarray, " n"]:
+    r"""Squared error of the noise that the Gaussian of the training images predicts.
+
+    With the mean μ and the covariance Σ of those images, it predicts the expectation of ε given
+    :math:`x_t = \sqrt{a}\, x + \sqrt{1 - a}\, \varepsilon` for x from N(μ, Σ): the best linear
+    prediction. A network has to beat it. Zeros, as a prediction, have an error of one for each
+    pixel. *Exact*: the expectation over ε, and the mean over levels.
+
+    Args:
+        train: Images that the Gaussian is fitted to.
+        images: Images to score.
+        log_kept: log a of each level, negative.
+
+    Returns:
+        The sum over pixels for each image.
+    """
+    centre = train.mean(0, dtype=np.float64)
+    values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(train, rowvar=False, dtype=np.float64)))
+    squares = ((images - centre) @ vectors) ** 2
+    kept = np.exp(np.asarray(log_kept, np.float64))[:, None]
+    noise = -np.expm1(np.asarray(log_kept, np.float64))[:, None]
+    smoothed = kept * values.clip(0) + noise
+    spread = ((kept * values / smoothed) ** 2).sum(1).mean()
+    return spread + squares @ (noise * kept / smoothed**2).mean(0)

@@ -1,6 +1,7 @@
 """The variational autoencoder, for one image.
 
-Model: z ~ N(0, I), x ~ likelihood(decoder(z)). Guide: z ~ N(mean(x), diag scale(x)²).
+Model: z ~ prior, x ~ likelihood(decoder(z)). Guide: z ~ posterior(encoder(x)). What z is, a
+Gaussian vector or anything else, is up to a latent representation (`ppgen.models.latents`).
 
 Model and guide are programs over *one* image. A batch is `jax.vmap` of the objective, so that a
 bound with several particles is a bound on every image, not on the batch.
@@ -12,6 +13,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -21,17 +23,18 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key, Num
 
 import ppgen
+from ppgen.models.latents import LATENTS, AbstractLatent
 from ppgen.models.likelihoods import LIKELIHOODS, AbstractLikelihood
-from ppgen.models.networks import DiagonalGaussianMLP, PixelMLP
+from ppgen.models.networks import ConvolutionalDecoder, ConvolutionalEncoder, PixelMLP, VectorMLP
 
 
 class VAE(eqx.Module):
-    """The networks and the likelihood of a variational autoencoder."""
+    """The networks, the latent representation and the likelihood of a variational autoencoder."""
 
-    encoder: DiagonalGaussianMLP
-    decoder: PixelMLP
+    encoder: VectorMLP | ConvolutionalEncoder
+    decoder: PixelMLP | ConvolutionalDecoder
+    latent: AbstractLatent
     likelihood: AbstractLikelihood
-    latent: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -39,7 +42,10 @@ class VAE(eqx.Module):
         pixels: int,
         levels: int,
         likelihood: str = "logistic",
-        latent: int = 16,
+        latent: AbstractLatent | str = "gaussian",
+        dimensions: int = 16,
+        network: Literal["mlp", "conv"] = "mlp",
+        shape: tuple[int, int] | None = None,
         hidden: int = 128,
         depth: int = 1,
         key: Key[Array, ""],
@@ -50,18 +56,35 @@ class VAE(eqx.Module):
             pixels: Pixels of an image.
             levels: Grey levels of a pixel.
             likelihood: A name in `ppgen.models.likelihoods.LIKELIHOODS`.
-            latent: Dimensions of z.
-            hidden: Width of both networks.
-            depth: Hidden layers of both networks.
+            latent: A latent representation, or a name in `ppgen.models.latents.LATENTS`.
+            dimensions: Of the latent representation, if it is named.
+            network: Perceptrons, or convolutions of `hidden // 8` channels at half of the
+                resolution, twice as many at a quarter.
+            shape: Height and width of an image, for convolutions: multiples of four.
+            hidden: Width of the networks.
+            depth: Hidden layers of the perceptrons.
             key: Draws the weights.
+
+        Raises:
+            ValueError: Convolutions without a shape, or with one that does not fit.
         """
         encoder_key, decoder_key = jax.random.split(key)
-        self.likelihood = LIKELIHOODS[likelihood](levels)
-        self.encoder = DiagonalGaussianMLP(pixels, latent, hidden, depth, key=encoder_key)
-        self.decoder = PixelMLP(
-            latent, pixels, self.likelihood.channels, hidden, depth, key=decoder_key
-        )
+        if isinstance(latent, str):
+            latent = LATENTS[latent](dimensions, hidden, jax.random.fold_in(key, 2))
         self.latent = latent
+        self.likelihood = LIKELIHOODS[likelihood](levels)
+        outputs, code, numbers = latent.statistics, latent.code, self.likelihood.channels
+        if network == "mlp":
+            self.encoder = VectorMLP(pixels, outputs, hidden, depth, key=encoder_key)
+            self.decoder = PixelMLP(code, pixels, numbers, hidden, depth, key=decoder_key)
+            return
+        if shape is None or shape[0] * shape[1] != pixels:
+            raise ValueError(f"convolutions need the shape of {pixels} pixels, not {shape}")
+        channels = max(hidden // 8, 1)
+        self.encoder = ConvolutionalEncoder(shape, outputs, channels=channels, key=encoder_key)
+        self.decoder = ConvolutionalDecoder(
+            code, shape, numbers, channels=channels, key=decoder_key
+        )
 
 
 def vae_model(vae: VAE, x: Num[Array, " pixels"] | None = None) -> Float[Array, " pixels"]:
@@ -74,16 +97,14 @@ def vae_model(vae: VAE, x: Num[Array, " pixels"] | None = None) -> Float[Array, 
     Returns:
         The mean of x given z, for pictures.
     """
-    z = numpyro.sample("z", dist.Normal(0, 1).expand([vae.latent]).to_event(1))
-    outputs = vae.decoder(z)  # pyright: ignore[reportArgumentType]
+    outputs = vae.decoder(vae.latent.prior())
     numpyro.sample("x", vae.likelihood(outputs), obs=x)
     return vae.likelihood.mean(outputs)
 
 
-def vae_guide(vae: VAE, x: Num[Array, " pixels"]) -> None:
-    """The variational program: q(z | x)."""
-    mean, scale = vae.encoder(2 * x / (vae.likelihood.values - 1) - 1)
-    numpyro.sample("z", dist.Normal(mean, scale).to_event(1))
+def vae_guide(vae: VAE, x: Num[Array, " pixels"]) -> Float[Array, " code"]:
+    """The variational program: q(z | x). Returns what the decoder reads."""
+    return vae.latent.posterior(vae.encoder(2 * x / (vae.likelihood.values - 1) - 1))
 
 
 def observed(vae: VAE, image: Float[Array, " pixels"]) -> Num[Array, " pixels"]:
@@ -100,8 +121,7 @@ def observed(vae: VAE, image: Float[Array, " pixels"]) -> Num[Array, " pixels"]:
 
 def reconstruct(vae: VAE, x: Num[Array, " pixels"]) -> Float[Array, " pixels"]:
     """Draws z from the guide and gives the mean of x under the model. Draws, so needs a seed."""
-    trace = ppgen.simulate(vae_guide)(vae, x)
-    return vae.likelihood.mean(vae.decoder(trace["z"]))
+    return vae.likelihood.mean(vae.decoder(vae_guide(vae, x)))
 
 
 def image_objective(

@@ -29,6 +29,7 @@ from ppgen._expectation import seed as seed
 from ppgen._functional import functional as functional
 from ppgen._functional import init_params as init_params
 from ppgen._functional import init_state as init_state
+from ppgen._implicit import implicit as implicit
 from ppgen._importance import Importance as Importance
 from ppgen._importance import importance as importance
 from ppgen._marginal import marginal as marginal

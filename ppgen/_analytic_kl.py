@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from numpyro.distributions.kl import kl_divergence
 
+from ppgen._claims import claims
 from ppgen._primitives import SiteSpec
 from ppgen._programs import matched, staged_program, traced
 from ppgen._sites import Given, site_specs
@@ -18,6 +19,7 @@ from ppgen._state import keep_state
 Program = Callable[..., Any]
 
 
+@claims("unbiased", "the evidence lower bound, by the sum of the terms", gradient="unbiased")
 def analytic_kl(model: Program, guide: Program) -> Callable[..., dict[str, Array]]:
     """Terms of log p(x, z) − log q(z) for one run of the guide, in closed form where one is known.
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ppgen._choose import user_line
+from ppgen._claims import claims
 from ppgen._errors import CostError, SiteError
 from ppgen._estimated import inner, total
 from ppgen._resampled import Candidate, bind_resampled
@@ -18,6 +19,12 @@ from ppgen._sites import check_determined
 Program = Callable[..., Any]
 
 
+@claims(
+    "unbiased",
+    "the density, where values are given",
+    gradient="unbiased",
+    but="where they are drawn, it is the reciprocal of the density",
+)
 def curate(program: Program, reward: Callable[[Any], Any], *, choices: int) -> Program:
     r"""The program that runs another several times, and keeps the run that is preferred.
 

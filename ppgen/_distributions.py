@@ -214,7 +214,7 @@ class Structure:
 
         def fill(x: Any) -> Any:
             if isinstance(x, _Slot):
-                return leaves[x.index]
+                return _as_array(leaves[x.index])
             if isinstance(x, _Tree):
                 return jax.tree.unflatten(x.treedef, [rebuilt(y, fill) for y in x.leaves])
             return x
@@ -223,6 +223,11 @@ class Structure:
 
     def __repr__(self) -> str:
         return f"Structure({type(self._skeleton).__name__})"
+
+
+def _as_array(leaf: Any) -> Any:
+    """A leaf that is a literal of a jaxpr as the array that it was, which has a shape."""
+    return leaf if hasattr(leaf, "shape") else jnp.asarray(leaf, getattr(leaf, "dtype", None))
 
 
 def flatten(dist: Distribution) -> tuple[list[jax.Array], Structure]:

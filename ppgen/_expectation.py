@@ -15,6 +15,7 @@ from jax import Array
 from ppgen import _jax
 from ppgen._analysis import Analysis, analyse
 from ppgen._auto import EVALUATIONS, Automatic, picking
+from ppgen._claims import claims
 from ppgen._costs import Terms
 from ppgen._draws import drawn_together
 from ppgen._errors import ControlFlowError, CostError, EstimatorError
@@ -30,6 +31,12 @@ from ppgen._weighted import Value, at_first_point
 _names = itertools.count()
 
 
+@claims(
+    "unbiased",
+    "the expectation of the objective",
+    gradient="unbiased",
+    but="to the order of its estimators",
+)
 def expectation(
     f: Callable[..., Any],
     *,

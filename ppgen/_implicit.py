@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 
 from ppgen import _jax
+from ppgen._claims import claims
 from ppgen._distributions import flatten, rebuilt
 from ppgen._influence import RULES, Influence, join
 from ppgen._pathwise import IMPLICIT
@@ -24,6 +25,7 @@ from ppgen._von_mises import von_mises_cdf, von_mises_log_prob
 from ppgen.densities import log_prob
 
 
+@claims("unbiased", "the mean of a cost that is continuous on the support", gradient="unbiased")
 def implicit(
     x: Array, cdf: Callable[..., Array], log_density: Callable[..., Array], *parameters: Array
 ) -> Array:

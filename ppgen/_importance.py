@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ppgen._choose import user_line
+from ppgen._claims import claims
 from ppgen._errors import SiteError
 from ppgen._primitives import Plate
 from ppgen._programs import Trace, assess, matched, staged_program, traced
@@ -52,6 +53,7 @@ class Importance(eqx.Module):
         return self.scale * jnp.sum(bounds)
 
 
+@claims("unbiased", "the evidence, by the exponential of a log weight")
 def importance(
     model: Program,
     guide: Program,

@@ -12,6 +12,7 @@ from jax import Array
 
 from ppgen import _jax
 from ppgen._choose import user_line
+from ppgen._claims import claims
 from ppgen._errors import SiteError
 from ppgen._estimated import (
     bind_estimated,
@@ -28,6 +29,12 @@ from ppgen._sites import has_sites, site_specs
 Program = Callable[..., Any]
 
 
+@claims(
+    "unbiased",
+    "the density, where values are given",
+    gradient="unbiased",
+    but="where they are drawn, it is the reciprocal that is unbiased: bounds stay bounds",
+)
 def marginal(
     program: Program,
     keep: Sequence[str] | str,

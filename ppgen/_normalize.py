@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ppgen._choose import user_line
+from ppgen._claims import claims
 from ppgen._errors import SiteError
 from ppgen._estimated import check_particles, check_proposal, inner, total
 from ppgen._resampled import Candidate, bind_resampled
@@ -14,6 +15,12 @@ from ppgen._sites import has_estimate
 Program = Callable[..., Any]
 
 
+@claims(
+    "unbiased",
+    "the density of what is drawn, where values are given",
+    gradient="unbiased",
+    but="where they are drawn, its reciprocal; the draws approach those of the posterior",
+)
 def normalize(program: Program, *, proposal: Program | None = None, particles: int) -> Program:
     r"""The posterior of an unnormalised program: one that observes, has factors, or is tilted.
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ppgen import _jax
-from ppgen._errors import DerivativeError, PpgenError
+from ppgen._errors import DerivativeError, SiteError
 
 DENSITY_SCOPE, SAMPLER_SCOPE = "ppgen.log_prob", "ppgen.sample"
 """Named scopes of what distributions compute, as opposed to what the user's program does."""
@@ -181,7 +181,7 @@ def _outside(what: str) -> Callable:
     def impl(*_, **params):
         spec = params.get("spec")
         choice = getattr(spec, "choice", spec)
-        raise PpgenError(
+        raise SiteError(
             f"{what} was drawn without randomness",
             site=getattr(choice, "name", None),
             where=getattr(choice, "where", None),

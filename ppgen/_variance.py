@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ppgen import _jax
-from ppgen._errors import PpgenError
+from ppgen._errors import EstimatorError, PpgenError
 from ppgen._expectation import expectation
 from ppgen._table import table, wrapped
 from ppgen._with_estimators import with_estimators
@@ -67,7 +67,7 @@ class VarianceReport:
         """The candidate with the smallest product of variance and time."""
         accepted = [c for c in self.candidates if not c.refused]
         if not accepted:
-            raise PpgenError("no candidate was accepted: " + self.candidates[0].refused)
+            raise EstimatorError("no candidate was accepted: " + self.candidates[0].refused)
         return min(accepted, key=lambda c: c.product)
 
     def __str__(self) -> str:

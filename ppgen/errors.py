@@ -1,4 +1,4 @@
-"""Every error that ppgen raises on purpose, to catch by kind; all of them are `PpgenError`s."""
+"""Every error that ppgen raises on purpose, to catch by kind: subclasses of `PpgenError`."""
 
 from ppgen._errors import BiasedEstimatorError as BiasedEstimatorError
 from ppgen._errors import ChoiceMismatchError as ChoiceMismatchError

@@ -8,9 +8,11 @@ import pytest
 from ppgen.models.cli import main
 
 TINY = {
-    "vae": ["--hidden", "8", "--latent", "2", "--batch-size", "16"],
+    "vae": ["--hidden", "8", "--dimensions", "2", "--batch-size", "16"],
     "air": ["--hidden", "4", "--what", "2", "--batch-size", "4", "--scenes", "40"]
     + ["--held-out", "10", "--estimator", "score", "--looks", "1"],
+    "diffuse_vae": ["--hidden", "8", "--encoder-hidden", "8", "--latent", "2", "--levels", "50"]
+    + ["--moves", "3", "--components", "2", "--batch-size", "16"],
     "marginalization": ["--task", "ising", "--side", "3", "--hidden", "8", "--draws", "8"],
     "random_grid": ["--points", "4", "--width", "8", "--channels", "4", "--nodes", "5"]
     + ["--rank", "1", "--batch-size", "2", "--held-out", "4"],

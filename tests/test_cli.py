@@ -71,8 +71,8 @@ def test_sample_draws_what_is_asked_and_the_seed_decides(here, run, capsys):
     [
         ([], "needs one more word: fit, resume"),
         (["train"], "there is no command 'train'; there are: fit, resume"),
-        (["fit"], "needs one more word: air, vae"),
-        (["fit", "gan"], "there is no model 'gan'; there are: air, vae"),
+        (["fit"], f"needs one more word: {', '.join(RECIPES)}"),
+        (["fit", "gan"], f"there is no model 'gan'; there are: {', '.join(RECIPES)}"),
         (["fit", "vae", "--stepz", "3"], "Unrecognized options: --stepz, 3; did you mean --steps?"),
         (["fit", "vae", "--steps", "many"], "Error parsing --steps"),
         (["fit", "vae", "--steps", "0"], "--steps must be at least 1, not 0"),
@@ -87,6 +87,9 @@ def test_sample_draws_what_is_asked_and_the_seed_decides(here, run, capsys):
         (["fit", "vae", "--process-id", "1"], "go together: give all three"),
         (["fit", "vae", "--config", "missing.json"], "missing.json: No such file"),
         (["fit", "air", "--objective", "vimco"], "--objective vimco needs --estimator score"),
+        (["fit", "diffuse_vae", "--guidance", "1"], "--guidance needs a --dropout above 0"),
+        (["fit", "diffuse_vae", "--moves", "1001"], "--moves must be at most --levels 1000"),
+        (["fit", "diffuse_vae", "--eta", "2"], "--eta must be from 0 to 1"),
         (["fit", "vae", "--data", "missing.npz"], "missing.npz: no such file"),
         (["sample"], "--run"),
         (["sample", "--run", "missing"], "missing is not the folder of a run"),
@@ -173,9 +176,15 @@ def damaged(run, folder, change):
         (lambda text: "{}", "is damaged"),
         (lambda text: text.replace('"vae"', '"gan"'), "is a run of 'gan'"),
         (lambda text: text.replace('"logistic"', '"cauchy"'), "invalid choice 'cauchy'"),
-        (lambda text: text.replace('"latent": 2', '"latent": "two"'), "Error parsing --latent"),
-        (lambda text: text.replace('"latent": 2', '"latent": -2'), "--latent must be at least 1"),
-        (lambda text: text.replace('"latent"', '"latest"'), "did you mean 'latent'?"),
+        (
+            lambda text: text.replace('"dimensions": 2', '"dimensions": "two"'),
+            "Error parsing --dimensions",
+        ),
+        (
+            lambda text: text.replace('"dimensions": 2', '"dimensions": -2'),
+            "--dimensions must be at least 1",
+        ),
+        (lambda text: text.replace('"dimensions"', '"dimension"'), "did you mean 'dimensions'?"),
         (lambda text: text.replace('"levels": 5', '"level": 5'), "is damaged"),
     ],
 )
@@ -224,7 +233,7 @@ def test_a_file_gives_options_and_the_command_line_wins(here, monkeypatch):
         options = read_options(arguments, monkeypatch)
         assert (options.training.steps, options.training.batch_size) == (3, 5)
         assert (options.training.ema, options.recipe.objective) == (0.5, "iwelbo")
-        assert options.recipe.latent == 16
+        assert options.recipe.dimensions == 16
 
 
 def test_the_configuration_of_a_run_repeats_it(here, run, monkeypatch):

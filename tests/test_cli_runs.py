@@ -123,11 +123,14 @@ def test_a_model_fits_goes_on_is_evaluated_and_sampled(here, model, capsys):
     assert metrics_of(folder / stage.relative_to(killed)) == metrics_of(stage)
     assert (killed / "figures.json").read_text() == (folder / "figures.json").read_text()
 
+    stages = RECIPES[model].stages
     assert main(["resume", "killed"]) == 0
-    assert "killed is finished, after 4 steps" in capsys.readouterr().out
+    assert f"killed is finished, after {4 * len(stages)} steps" in capsys.readouterr().out
     assert main(["list"]) == 0
     listed = capsys.readouterr().out
-    assert f"runs/{model}-001  {model}  4 of 4 steps" in listed and listed.endswith("finished\n")
+    steps = ", ".join(f"{name} 4".strip() for name in stages)
+    assert f"runs/{model}-001  {model}  {steps} of 4 steps" in listed
+    assert listed.endswith("finished\n")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import optax
 import pytest
 from numpyro import handlers
@@ -16,7 +18,8 @@ from scipy import stats
 from scipy.linalg import sqrtm
 
 import ppgen
-from ppgen.inference import elbo
+from ppgen.inference import ancestral, decode, elbo
+from ppgen.models.baselines import gaussian_denoising_error
 from ppgen.models.datasets import load_digits
 from ppgen.models.diffuse_vae import (
     Autoencoder,
@@ -165,6 +168,31 @@ def test_a_clipped_prediction_changes_the_noise_that_is_moved_along():
     wrong = np.sqrt(s) * x + np.sqrt(1 - s) * noise  # the network's ε, of the x_0 not clipped
     np.testing.assert_allclose(wrong[1], right[1], rtol=1e-5)
     assert abs(wrong[0] - right[0]) > 0.5
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_moves_are_steps_of_the_ancestral_chain_of_a_path(eta):
+    """The same algebra as `ppgen.inference.ancestral`, which knows a path by its program alone."""
+    schedule = linear_schedule(1000)
+    sampler = Sampler(schedule, np.array([200, 600]), eta=eta, clip=None)
+
+    def bridge():
+        level = -numpyro.sample("t", dist.Uniform(-1000.0, 0.0))
+        x1 = numpyro.sample("x1", dist.Normal(jnp.zeros(2), 1).to_event(1))
+        x0 = numpyro.sample("x0", dist.Normal(jnp.zeros(2), 1).to_event(1))
+        log = jnp.interp(level, jnp.arange(1001.0), schedule)
+        return jnp.exp(log / 2) * x1 + jnp.sqrt(-jnp.expm1(log)) * x0
+
+    def noise(x, t):
+        return jnp.tanh(x + t / 1000)
+
+    x_t, move = jnp.array([1.2, -0.4]), sampler.move(1)
+    t, s = jnp.array([-600.0, -200.0])
+    step = ancestral(decode(noise, bridge, given="x0"), eta)(x_t, t, s)
+    x = sampler.clean(move, x_t, noise(x_t, t))
+    mean, scale = sampler.reverse(move, x_t, x)
+    np.testing.assert_allclose(mean, step.mean, rtol=1e-4)
+    np.testing.assert_allclose(scale, step.std, rtol=1e-4)
 
 
 def test_variances_small_and_large():
@@ -673,6 +701,24 @@ def test_the_frechet_distance_is_the_formula_and_sees_two_moments_only():
     assert frechet_distance(x, y) < 0.02 and neighbour_accuracy(x + 0.01 * y, y) > 0.8
     with pytest.raises(ValueError, match="of one size"):
         neighbour_accuracy(a, b)
+
+
+def test_the_error_of_a_gaussian_denoiser_is_that_of_its_draws():
+    random = np.random.RandomState(0)
+    train, images = random.normal(size=(50, 3)) @ random.normal(size=(3, 3)), np.ones((2, 3))
+    logs, draws = np.log([0.9, 0.2]), 50_000
+    mean, covariance = train.mean(0), np.cov(train.T)
+    total, error = np.zeros(2), np.zeros(2)
+    for kept in np.exp(logs):
+        noise = random.normal(size=(draws, 2, 3))
+        x_t = np.sqrt(kept) * images + np.sqrt(1 - kept) * noise
+        matrix = np.sqrt(1 - kept) * np.linalg.inv(kept * covariance + (1 - kept) * np.eye(3))
+        losses = ((noise - (x_t - np.sqrt(kept) * mean) @ matrix) ** 2).sum(-1)
+        total, error = total + losses.mean(0) / 2, error + losses.var(0) / draws / 4
+    found = gaussian_denoising_error(train, images, logs)
+    assert (np.abs(found - total) < 5 * np.sqrt(error)).all()
+    # Zeros have one for each pixel.
+    assert gaussian_denoising_error(train, train, logs).mean() < 3
 
 
 # --- training -------------------------------------------------------------------------------------

@@ -237,6 +237,29 @@ def test_stops_before_the_step_and_names_the_site():
     assert len(error.fitted.history) == 3
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (5, 1), (1, 5), (3, 4), (2, 3, 1)], ids=str)
+def test_one_gradient_that_is_not_finite_is_seen(shape):
+    """Whatever a compiler makes of the test for it: the objective is finite at all three steps."""
+
+    def objective(p, kind):
+        last = p.reshape(-1)[-1]
+        kinds = [lambda x: x, jnp.sqrt, lambda x: 0.0 * jnp.sqrt(x)]
+        return jnp.sum(p**2) + jax.lax.switch(kind.reshape(()), kinds, last)
+
+    fitted = fit(
+        objective,
+        jnp.zeros(shape),
+        optax.sgd(0.0),
+        key=KEY,
+        steps=3,
+        data=jnp.arange(3),
+        batch_size=1,
+        on_nonfinite="skip",
+    )
+    assert fitted.skipped == 2
+    np.testing.assert_array_equal(fitted.history, 0.0)
+
+
 def test_skips_and_counts():
     rows = np.array([1.0, np.nan, 3.0], np.float32)
 

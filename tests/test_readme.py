@@ -1,16 +1,22 @@
-"""The README's Python blocks run, one after the other, as a reader would run them."""
+"""The README's blocks and commands run, one after the other, as a reader would run them."""
 
 import re
+import runpy
+import shlex
 from pathlib import Path
 
 import jax
 import numpy as np
 import numpyro.distributions as dist
+import pytest
+from cli_runs import SHORT, TINY, cache, here  # noqa: F401
 
 import ppgen
+from ppgen.models.cli import main
 from ppgen.testing import assert_unbiased
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 
 
 def test_code_blocks_run(capsys):
@@ -39,3 +45,69 @@ def test_first_block_is_the_elbo_of_a_conjugate_model():
     value = scope["bound"](jax.random.key(1), theta, 1.0)
     evidence = dist.Normal(0.0, 2.0**0.5).log_prob(1.0)
     np.testing.assert_allclose(value, evidence, rtol=1e-5)
+
+
+def commands():
+    """What the shell blocks say, line by line, and each part of a line, without comments."""
+    for block in re.findall(r"```sh\n(.*?)```", README.read_text(), re.DOTALL):
+        for line in block.splitlines():
+            yield from line.split("#")[0].strip().split(" && ")
+
+
+def test_commands_run(here):  # noqa: F811
+    """Installation is what `.ci/run` does; the rest is run here, the first fit a short one."""
+    ci = (ROOT / ".ci" / "run").read_text()
+    ran = []
+    for command in commands():
+        program, *words = shlex.split(command)
+        if program.endswith("ppgen"):
+            short = [*TINY["vae"], *SHORT] if words == ["fit", "vae"] else []
+            assert main([*words, *short]) == 0, command
+            ran.append(words[0])
+        elif command == ".venv/bin/pip install -e .":
+            assert f"{command[:-1]}'.[test]'" in ci  # less than that
+        else:
+            assert command in ci, f"nothing runs {command!r}"
+    assert ran == ["fit", "sample", "resume", "evaluate", "list", "fit"]
+    assert (here / "samples.png").stat().st_size > 1000
+    again = (here / "runs" / "vae-002" / "config.json").read_text()
+    assert re.search(r'"seed": 1\b', again)
+
+
+def test_what_is_linked_is_there():
+    names = re.findall(r"\]\((?!http)(.*?)\)", README.read_text())
+    names += re.findall(r"`(benchmarks/[\w.]+|[A-Z]+\.[a-z]+)`", README.read_text())
+    assert len(names) > 5
+    for name in names:
+        assert (ROOT / name).exists(), name
+
+
+# --- the table against other libraries ------------------------------------------------------------
+
+
+def cells(text, title):
+    """The numbers of a row of a Markdown table."""
+    [row] = [line for line in text.splitlines() if line.startswith(f"| {title} |")]
+    return [float(x) for x in re.findall(r"-?\d*\.\d+", row.replace("−", "-"))]
+
+
+@pytest.fixture(scope="module")
+def compare():
+    return runpy.run_path(str(ROOT / "benchmarks" / "compare.py"), run_name="compare")
+
+
+def test_the_table_is_what_was_measured(compare):
+    measured = (ROOT / "benchmarks" / "compare.md").read_text()
+    for row, title in compare["ROWS"].items():
+        shown, found = cells(README.read_text(), title), cells(measured, title)
+        assert shown == found, title
+        assert abs(shown[0] - compare["EXACT"][row]) < 6e-4
+
+
+def test_the_column_of_ppgen_is_right(compare):
+    """With fewer draws than the table has."""
+    compare["with_ppgen"].__globals__["DRAWS"] = 4000
+    found = compare["measure"]("ppgen")["cells"]
+    for row, exact in compare["EXACT"].items():
+        mean, error = found[row]
+        assert error < 0.3 and abs(mean - exact) <= 5 * error + 1e-4, (row, mean, error)

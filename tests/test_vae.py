@@ -27,7 +27,7 @@ LEVELS = 5
 
 
 def make(likelihood, pixels=6, **sizes):
-    sizes = {"latent": 2, "hidden": 8} | sizes
+    sizes = {"dimensions": 2, "hidden": 8} | sizes
     return VAE(pixels=pixels, levels=LEVELS, likelihood=likelihood, key=jax.random.key(0), **sizes)
 
 
@@ -81,7 +81,8 @@ def test_model_and_guide_are_the_formulas(name):
     prior_log = jax.scipy.stats.norm.logpdf(z).sum()
     np.testing.assert_allclose(model_log, prior_log + likelihood_log, rtol=1e-5)
     guide_log = ppgen.log_density(vae_guide)({"z": z}, vae, x)
-    mean, scale = vae.encoder(2 * x / (vae.likelihood.values - 1) - 1)
+    mean, log_variance = jnp.split(vae.encoder(2 * x / (vae.likelihood.values - 1) - 1), 2)
+    scale = jnp.exp(0.5 * log_variance)
     np.testing.assert_allclose(
         guide_log, jax.scipy.stats.norm.logpdf(z, mean, scale).sum(), rtol=1e-5
     )
@@ -130,7 +131,7 @@ def test_the_batch_objective_is_the_mean_of_the_image_objectives():
 def test_a_short_fit_beats_its_start_and_iwelbo_exceeds_elbo_on_held_out_digits():
     digits = load_digits()
     vae = VAE(
-        pixels=64, levels=17, likelihood="logistic", latent=4, hidden=32, key=jax.random.key(0)
+        pixels=64, levels=17, likelihood="logistic", dimensions=4, hidden=32, key=jax.random.key(0)
     )
     bound = elbo(vae_model, vae_guide)
     fitted = fit(

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen._claims import claims
 from ppgen.inference.objectives import elbo
 
 Program = Callable[..., Any]
 
 
+@claims("upper bound", "−log Z of the tilted law", gradient="unbiased")
 def kl_to_tilted(
     guide: Program, program: Program, energy: Callable[[Any], Array]
 ) -> Callable[..., Float[Array, ""]]:
@@ -52,6 +54,7 @@ def kl_to_tilted(
     return lambda *args: -bound(*args)
 
 
+@claims("unbiased", "the Lagrangian", gradient="unbiased")
 def lagrangian(
     objective: Callable[..., Float[Array, ""]],
     program: Program,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpyro
 from jaxtyping import Array, Float
 
+from ppgen._claims import claims
 from ppgen.inference.filtering import smc
 from ppgen.inference.guidance._lookaheads import AbstractLookahead, Energy
 from ppgen.inference.paths import Chain, PathError, Step
@@ -152,6 +153,11 @@ def _shift(step: Step, push: Array) -> Array:
     return jnp.where(moves, _pull(step) * push / jnp.where(moves, step.std, 1.0), 0.0)
 
 
+@claims(
+    "unbiased",
+    "expectations under the tilted law times its normaliser, by weights",
+    but="samples with normalised weights are biased by O(1/particles)",
+)
 def guide(chain: Chain, energy: Energy, lookahead: AbstractLookahead) -> Guided:
     r"""Guide a sampler to the law :math:`p(x)\, e^{-E(x)} / Z`, and keep account of it.
 
@@ -162,8 +168,9 @@ def guide(chain: Chain, energy: Energy, lookahead: AbstractLookahead) -> Guided:
     .. math:: w \leftarrow w\, \frac{p(z_k)}{q(z_k)} \frac{h(x_{k+1}, t_{k+1})}{h(x_k, t_k)}, \qquad
               h(\cdot, 1) = e^{-E}.
 
-    So the weighted samples are right for the tilted law *of the chain as it is discretised*,
-    whatever the lookahead; a better one only has weights of less variance. Classifier guidance,
+    So weight times a function of the sample is *unbiased* for Z times its mean under the tilted law
+    *of the chain as it is discretised*, whatever the lookahead; a better one only has weights of
+    less variance. Classifier guidance,
     inpainting and linear inverse problems are energies, and so is that of what a decoder makes of
     x. The zero energy changes nothing, and has weights of exactly one.
 
@@ -205,11 +212,12 @@ def guide(chain: Chain, energy: Energy, lookahead: AbstractLookahead) -> Guided:
     return Guided(chain, energy, lookahead)
 
 
+@claims("heuristic", "draws from the tilted law")
 def guide_approximately(chain: Chain, energy: Energy | None, lookahead: AbstractLookahead) -> Chain:
     r"""Guide a sampler without weights: what comes out is *not* the tilted law, only near it.
 
     The mean of each step moves by `pull` times :math:`\nabla \log h`. For steps without noise,
-    which have no weights (guided ODEs), and for `Project`. *Approximate* for two reasons: the
+    which have no weights (guided ODEs), and for `Project`. A *heuristic* for two reasons: the
     lookahead, and the size of steps; with `Exact` and small steps it approaches the tilted law.
 
     Classifier-free guidance needs nothing of this, and is as approximate: for fields `c` with a

@@ -58,10 +58,15 @@ class PlugIn(AbstractLookahead):
     r"""The energy of the expected data: :math:`\log h \approx -E(E[x_1 | x_t])`. *Heuristic*.
 
     What most guided samplers do, and call posterior sampling; it is biased where the energy is not
-    linear over what x₁ may be, which weights and resampling make up for.
+    linear over what x₁ may be, which weights and resampling make up for. Early on it is far too
+    sure of itself, and discards what would have turned out well: log Z, unbiased as Z is, then is
+    mostly too low with any number of particles that one can have. A `tempering` believes less.
 
     Attributes:
         denoised: the expected data, of a point and a time.
+        tempering: of a time, what log h is multiplied by, 0 to 1, for weights and push alike: with
+            the path αx₁ + σx₀, say, α²/(α² + σ²), about the part of the variance of the data that
+            is known. By default 1.
 
     References:
         Chung, Kim, McCann, Klasky, Ye. Diffusion posterior sampling for general noisy inverse
@@ -69,10 +74,11 @@ class PlugIn(AbstractLookahead):
     """
 
     denoised: Callable[[Array, Any], Array]
+    tempering: Callable[[Any], Array] = jnp.ones_like
 
     def look(self, energy: Energy, x: Array, t: Any) -> tuple[Array, Array]:
         """See `AbstractLookahead`."""
-        return _value_and_push(lambda x: -energy(self.denoised(x, t)), x)
+        return _value_and_push(lambda x: -self.tempering(t) * energy(self.denoised(x, t)), x)
 
 
 class Learned(AbstractLookahead):

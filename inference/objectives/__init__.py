@@ -5,6 +5,7 @@ add to it, scale it, `jax.vmap` it over data. Bounds are returned as bounds, to 
 as losses, to be minimised. A model and its guide take the same arguments, parameters among them.
 """
 
+from ppgen.inference.objectives._beta import beta_elbo as beta_elbo
 from ppgen.inference.objectives._detached import detached as detached
 from ppgen.inference.objectives._divergences import cubo as cubo
 from ppgen.inference.objectives._divergences import f_divergence as f_divergence

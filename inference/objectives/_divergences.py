@@ -9,11 +9,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen._claims import claims
 from ppgen.inference.objectives._log_mean_exp import log_mean_exp
 
 Program = Callable[..., Any]
 
 
+@claims(
+    "heuristic",
+    "the log evidence",
+    gradient="unbiased",
+    but="a lower bound for 0 ≤ alpha < 1; for other orders a bound in the limit of many particles",
+)
 def renyi(
     model: Program, guide: Program, *, alpha: float | int, particles: int
 ) -> Callable[..., Float[Array, ""]]:
@@ -53,6 +60,12 @@ def renyi(
     return bound
 
 
+@claims(
+    "heuristic",
+    "the log evidence",
+    gradient="unbiased",
+    but="an upper bound in the limit of many particles",
+)
 def cubo(
     model: Program, guide: Program, *, order: float | int = 2, particles: int
 ) -> Callable[..., Float[Array, ""]]:
@@ -92,6 +105,12 @@ def cubo(
     return loss
 
 
+@claims(
+    "unbiased",
+    "the divergence, of the model as it is scaled",
+    gradient="unbiased",
+    but="of the posterior where `log_scale` is the log evidence",
+)
 def f_divergence(
     model: Program, guide: Program, f: Callable[[Array], Array], *, log_scale: Any = 0.0
 ) -> Callable[..., Float[Array, ""]]:

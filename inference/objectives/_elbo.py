@@ -9,11 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen._claims import claims
 from ppgen.inference.objectives._detached import detached
 
 Program = Callable[..., Any]
 
 
+@claims("lower bound", "the log evidence", gradient="unbiased")
 def elbo(
     model: Program, guide: Program, *, analytic_kl: bool = False
 ) -> Callable[..., Float[Array, ""]]:
@@ -68,6 +70,12 @@ def elbo(
     return bound
 
 
+@claims(
+    "lower bound",
+    "the log evidence",
+    gradient="unbiased",
+    but="second derivatives are not those of the bound",
+)
 def sticking_the_landing(model: Program, guide: Program) -> Callable[..., Float[Array, ""]]:
     r"""The evidence lower bound with a gradient that vanishes at the posterior.
 

@@ -11,12 +11,14 @@ from typing import Any
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen._claims import claims
 from ppgen.inference.objectives._elbo import elbo
 from ppgen.inference.objectives._importance_weighted import iwelbo
 
 Program = Callable[..., Any]
 
 
+@claims("lower bound", "the log evidence", gradient="unbiased")
 def hvi(
     model: Program, guide: Program, keep: Sequence[str], *, proposal: Program | None = None
 ) -> Callable[..., Float[Array, ""]]:
@@ -45,6 +47,7 @@ def hvi(
     return elbo(model, ppgen.marginal(guide, keep, proposal=proposal))
 
 
+@claims("lower bound", "the log evidence", gradient="unbiased")
 def iwhvi(
     model: Program,
     guide: Program,
@@ -77,6 +80,7 @@ def iwhvi(
     return elbo(model, ppgen.marginal(guide, keep, proposal=proposal, particles=inner))
 
 
+@claims("lower bound", "the log evidence", gradient="unbiased")
 def diwhvi(
     model: Program,
     guide: Program,

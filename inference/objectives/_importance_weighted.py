@@ -11,6 +11,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen._claims import claims
 from ppgen.errors import EstimatorError, SiteError
 from ppgen.inference.objectives._detached import detached
 from ppgen.inference.objectives._log_mean_exp import log_mean_exp
@@ -18,6 +19,7 @@ from ppgen.inference.objectives._log_mean_exp import log_mean_exp
 Program = Callable[..., Any]
 
 
+@claims("lower bound", "the log evidence", gradient="unbiased")
 def iwelbo(
     model: Program,
     guide: Program,
@@ -66,6 +68,7 @@ def iwelbo(
     return bound
 
 
+@claims("lower bound", "the log evidence", gradient="unbiased", but="first derivatives only")
 def vimco(model: Program, guide: Program, *, particles: int) -> Callable[..., Float[Array, ""]]:
     r"""The importance-weighted bound, with a score function whose baselines are the other draws.
 
@@ -114,6 +117,7 @@ def vimco(model: Program, guide: Program, *, particles: int) -> Callable[..., Fl
     return bound
 
 
+@claims("lower bound", "the log evidence", gradient="unbiased", but="first derivatives only")
 def dreg(model: Program, guide: Program, *, particles: int) -> Callable[..., Float[Array, ""]]:
     r"""The importance-weighted bound, with the doubly reparameterised gradient.
 

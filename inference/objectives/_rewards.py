@@ -8,10 +8,12 @@ from typing import Any
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen._claims import claims
 
 Program = Callable[..., Any]
 
 
+@claims("unbiased", "the expected reward", gradient="unbiased")
 def expected_reward(
     program: Program, reward: Callable[[Any], Float[Array, ""]]
 ) -> Callable[..., Float[Array, ""]]:
@@ -50,6 +52,12 @@ def expected_reward(
     return objective
 
 
+@claims(
+    "unbiased",
+    "the expected reward less the divergence",
+    gradient="unbiased",
+    but="a lower bound where a density is estimated",
+)
 def kl_regularized_reward(
     program: Program,
     reference: Program,

@@ -11,10 +11,12 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen._claims import claims
 
 Program = Callable[..., Any]
 
 
+@claims("unbiased", "the squared distance of scores, up to a constant", gradient="unbiased")
 def implicit_score_matching(
     score: Callable[[Any, Array], Array], program: Program
 ) -> Callable[..., Float[Array, ""]]:
@@ -55,6 +57,7 @@ def implicit_score_matching(
     return objective
 
 
+@claims("unbiased", "the squared distance of scores, up to a constant", gradient="unbiased")
 def sliced_score_matching(
     score: Callable[[Any, Array], Array], program: Program, *, slices: int = 1
 ) -> Callable[..., Float[Array, ""]]:

@@ -10,10 +10,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen._claims import claims
 
 Program = Callable[..., Any]
 
 
+@claims(
+    "heuristic",
+    "the log evidence",
+    gradient="unbiased",
+    but="a lower bound in the limit of many particles, and for the single temperature 0",
+)
 def tvo(
     model: Program,
     guide: Program,

@@ -11,12 +11,19 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen._claims import claims
 from ppgen.inference.objectives._detached import detached
 from ppgen.inference.objectives._log_mean_exp import log_mean_exp
 
 Program = Callable[..., Any]
 
 
+@claims(
+    "biased",
+    "the cross entropy of the posterior and the guide",
+    gradient="biased",
+    but="by O(1/particles)",
+)
 def forward_kl(
     model: Program, guide: Program, *, particles: int
 ) -> Callable[..., Float[Array, ""]]:
@@ -54,6 +61,12 @@ def forward_kl(
     return loss
 
 
+@claims(
+    "lower bound",
+    "the log evidence",
+    gradient="biased",
+    but="unbiased by the model's parameters; by the guide's, that of `forward_kl`",
+)
 def reweighted_wake_sleep(
     model: Program, guide: Program, *, particles: int
 ) -> Callable[..., Float[Array, ""]]:
@@ -97,6 +110,12 @@ def reweighted_wake_sleep(
     return bound
 
 
+@claims(
+    "unbiased",
+    "the cross entropy of model and guide on dreamed data",
+    gradient="unbiased",
+    but="by the guide's parameters; the model is held fixed",
+)
 def sleep(
     model: Program,
     guide: Program,

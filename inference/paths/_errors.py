@@ -6,4 +6,29 @@ from ppgen.errors import PpgenError
 
 
 class PathError(PpgenError, ValueError):
-    """A program is not a path, or lacks what was asked of it: a score, a time, a coefficient."""
+    """A program is not a path, or lacks what was asked of it: a score, a time, a coefficient.
+
+    Example:
+        Where noise is uniform, the score is not a linear function of what is predicted.
+
+        >>> import jax.numpy as jnp, numpyro, numpyro.distributions as dist
+        >>> from ppgen.inference import decode
+        >>> def bridge(noise):
+        ...     t = numpyro.sample("t", dist.Uniform())
+        ...     x1 = numpyro.sample("x1", dist.Normal(0.0, 1.0))
+        ...     return t * x1 + (1 - t) * numpyro.sample("x0", noise)
+        >>> field, at = lambda x, t: 0.5 * x, (jnp.array(0.3), 0.25)
+        >>> decode(field, bridge, given="x1", args=(dist.Uniform(-1.0, 1.0),))(*at).score
+        Traceback (most recent call last):
+            ...
+        ppgen.inference.paths._errors.PathError: the score is a linear function of ...
+          at site 'x0'
+          Write instead: numpyro.sample("x0", dist.Normal(...).to_event()); ...
+          See: ppgen.inference.PathError
+
+        Of normal noise it is:
+
+        >>> decoded = decode(field, bridge, given="x1", args=(dist.Normal(0.0, 1.0),))(*at)
+        >>> print(f"{decoded.score:.2f}")
+        -0.47
+    """

@@ -10,10 +10,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ppgen._claims import claims
 from ppgen.inference.paths._solve import integrate
 from ppgen.inference.paths._structure import key_of_program
 
 
+@claims(
+    "exact",
+    "the log density of the flow",
+    but="up to the errors of the solver; with `probes`, unbiased",
+)
 def flow_log_density(
     fields: Callable[[Array, Any], Any],
     times: Float[Array, " n"],

@@ -11,6 +11,7 @@ import numpyro
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen._claims import claims
 from ppgen.inference.paths._errors import PathError
 from ppgen.inference.paths._points import PathPoint, path_point
 from ppgen.inference.paths._structure import (
@@ -30,6 +31,7 @@ def squared_error(prediction: Array, target: Array) -> Float[Array, ""]:
     return jnp.sum((prediction - target) ** 2)
 
 
+@claims("unbiased", "the regression along the path", gradient="unbiased")
 def regress(
     model: Callable[..., Array],
     bridge: Program,

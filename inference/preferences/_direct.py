@@ -9,12 +9,19 @@ import jax
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen._claims import claims
 from ppgen.inference.objectives import detached
 
 Program = Callable[..., Any]
 Choices = Mapping[str, Any] | ppgen.Trace
 
 
+@claims(
+    "unbiased",
+    "the negative log likelihood of the vote",
+    gradient="unbiased",
+    but="heuristic where a density is estimated",
+)
 def dpo(
     program: Program, reference: Program, *, beta: float | int
 ) -> Callable[..., Float[Array, ""]]:
@@ -62,6 +69,12 @@ def dpo(
     return loss
 
 
+@claims(
+    "unbiased",
+    "the loss of the discriminator",
+    gradient="unbiased",
+    but="heuristic where a density is estimated",
+)
 def ddo(
     program: Program, reference: Program, *, alpha: float | int = 1.0, beta: float | int = 1.0
 ) -> Callable[..., Float[Array, ""]]:
@@ -116,6 +129,12 @@ def ddo(
     return loss
 
 
+@claims(
+    "upper bound",
+    "`ddo` with a difference of bounds for the log ratio",
+    gradient="unbiased",
+    but="that this difference is the log ratio is heuristic",
+)
 def ddo_jensen(
     noise: Callable[[Any], Any],
     denoising: Callable[[Any, Any, Any], Float[Array, ""]],

@@ -18,7 +18,27 @@ _TOLERANCE, _FLAT = 1e-12, 1e-9
 
 
 class VotesError(PpgenError, ValueError):
-    """Votes that do not determine the rewards. The message says which do not."""
+    """Votes that do not determine the rewards. The message says which do not.
+
+    Example:
+        No finite reward is the likeliest of an item that always wins.
+
+        >>> import jax.numpy as jnp
+        >>> from ppgen.inference import fit_rewards
+        >>> votes = jnp.array([[2, 0], [2, 1], [0, 1], [1, 0]])  # in each row, the winner first
+        >>> fit_rewards(votes)
+        Traceback (most recent call last):
+            ...
+        ppgen.inference.preferences._votes.VotesError: the votes do not determine the rewards: ...
+          Write instead: more votes, without these items, or features that items have in common
+          See: ppgen.inference.VotesError
+
+        One vote more:
+
+        >>> best = fit_rewards(jnp.concatenate([votes, jnp.array([[0, 2]])])).rewards.argmax()
+        >>> int(best)
+        2
+    """
 
 
 class Interval(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ppgen.models.cli._air import AIRRecipe
+from ppgen.models.cli._diffuse_vae import DiffuseVAERecipe
 from ppgen.models.cli._marginalization import MarginalizationRecipe
 from ppgen.models.cli._random_grid import RandomGridRecipe
 from ppgen.models.cli._recipe import AbstractRecipe
@@ -10,6 +11,7 @@ from ppgen.models.cli._vae import VAERecipe
 
 RECIPES: dict[str, type[AbstractRecipe]] = {
     "air": AIRRecipe,
+    "diffuse_vae": DiffuseVAERecipe,
     "marginalization": MarginalizationRecipe,
     "random_grid": RandomGridRecipe,
     "vae": VAERecipe,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from ppgen.models.cli._errors import CommandError
 from ppgen.models.cli._recipe import AbstractRecipe, Report, Split, Stage
 from ppgen.models.cli._training import Training, at_least
 
@@ -27,16 +28,30 @@ class VAERecipe(AbstractRecipe):
     The learning rate falls to zero along a cosine.
     """
 
-    objective: Literal["elbo", "iwelbo"] = "elbo"
-    """The bound to maximise."""
+    objective: Literal["elbo", "iwelbo", "dreg", "vimco"] = "elbo"
+    """The bound to maximise; dreg and vimco are iwelbo with other gradients: doubly
+    reparameterised, or of score functions."""
     likelihood: Literal["bernoulli", "categorical", "gaussian", "logistic"] = "logistic"
     """Distribution of a pixel: of its grey level (categorical, discretised logistic), of its grey
     level with uniform noise (gaussian), or of being at least half as dark as possible
     (bernoulli)."""
-    latent: int = 16
-    """Dimensions of the latent vector."""
+    network: Literal["mlp", "conv"] = "mlp"
+    """Perceptrons, or convolutions, for images whose sides are multiples of four."""
+    latent: Literal["gaussian", "vmf", "binary", "categorical", "hierarchical"] = "gaussian"
+    """What an image is decoded from: a Gaussian vector, a direction (von Mises-Fisher), flips,
+    classes, or a Gaussian vector that depends on another one."""
+    posterior: Literal["diagonal", "flow"] = "diagonal"
+    """Of a Gaussian vector: a diagonal Gaussian, or affine couplings of one."""
+    dimensions: int = 16
+    """Dimensions of the latent vector: numbers, flips or variables."""
+    classes: int = 8
+    """Classes of each categorical variable."""
     hidden: int = 128
-    """Width of the hidden layer of each network."""
+    """Width of the hidden layer of each network; convolutions have an eighth as many channels at
+    half of the resolution."""
+    beta: float = 1.0
+    """Weight of the divergence from the prior in the elbo: what is maximised is a bound from 1
+    on."""
     weight_decay: float = 0.3
     """Decoupled weight decay, against fitting the training images only."""
     particles: int = 5
@@ -52,15 +67,34 @@ class VAERecipe(AbstractRecipe):
     evaluation_particles: ClassVar[int] = 500
 
     def check(self) -> None:
-        """Refuse networks and draws of no size."""
-        at_least(self, 1, "latent", "hidden", "particles")
-        at_least(self, 0, "weight_decay")
+        """Refuse networks and draws of no size, and options that do not go together."""
+        at_least(self, 2 if self.objective == "vimco" else 1, "particles")
+        at_least(self, 1, "hidden")
+        pairs = self.latent == "vmf" or self.posterior == "flow"
+        at_least(self, 2 if pairs else 1, "dimensions")
+        at_least(self, 2, "classes")
+        at_least(self, 0, "weight_decay", "beta")
+        if self.posterior == "flow" and self.latent != "gaussian":
+            raise CommandError(f"--posterior flow needs --latent gaussian, not {self.latent}")
+        if self.objective == "dreg" and self.latent in ("binary", "categorical"):
+            raise CommandError(
+                f"--objective dreg needs a latent vector that moves with its parameters, and "
+                f"{self.latent} ones jump: vimco or iwelbo"
+            )
+        if self.beta != 1 and self.objective != "elbo":
+            raise CommandError(f"--beta needs --objective elbo, not {self.objective}")
 
     def load(self) -> Images:
         """The images to train on and to hold out."""
         from ppgen.models.datasets import load_digits, load_images
 
-        return load_digits() if self.data is None else load_images(self.data)
+        data = load_digits() if self.data is None else load_images(self.data)
+        if self.network == "conv" and any(side % 4 for side in data.shape):
+            height, width = data.shape
+            raise CommandError(
+                f"--network conv needs sides that are multiples of four, not {height}x{width}"
+            )
+        return data
 
     def facts(self, data: Images) -> dict[str, Any]:
         """What images look like."""
@@ -71,13 +105,21 @@ class VAERecipe(AbstractRecipe):
 
     def params(self, stage: str, facts: dict[str, Any], key: Key[Array, ""]) -> VAE:
         """Fresh weights."""
+        from ppgen.models.latents import CategoricalLatent
         from ppgen.models.vae import VAE
 
+        latent = "flow" if self.posterior == "flow" else self.latent
+        if latent == "categorical":
+            latent = CategoricalLatent(self.dimensions, self.classes)
+        height, width = facts["shape"]
         return VAE(
             pixels=math.prod(facts["shape"]),
             levels=facts["levels"],
             likelihood=self.likelihood,
-            latent=self.latent,
+            latent=latent,
+            dimensions=self.dimensions,
+            network=self.network,
+            shape=(height, width),
             hidden=self.hidden,
             key=key,
         )
@@ -93,13 +135,22 @@ class VAERecipe(AbstractRecipe):
         """The bound, by Adam with weight decay."""
         import optax
 
-        from ppgen.inference import elbo, iwelbo
+        import ppgen
+        from ppgen.inference import beta_elbo, dreg, elbo, iwelbo, vimco
         from ppgen.models.vae import batch_objective, vae_guide, vae_model
 
-        weighted = self.objective == "iwelbo"
-        bound = elbo(vae_model, vae_guide)
+        weighted = self.objective != "elbo"
+        guide = vae_guide
+        if self.latent in ("binary", "categorical"):
+            guide = ppgen.with_estimators(vae_guide, "auto")
         if weighted:
-            bound = iwelbo(vae_model, vae_guide, particles=self.particles)
+            build = {"iwelbo": iwelbo, "dreg": dreg, "vimco": vimco}[self.objective]
+            bound = build(vae_model, guide, particles=self.particles)
+        elif self.beta == 1:
+            bound = elbo(vae_model, guide)
+        else:
+            bound = beta_elbo(vae_model, guide, beta=self.beta)
+        label = "IWELBO" if weighted else "ELBO" if self.beta == 1 else f"{self.beta:g}-ELBO"
         schedule = optax.cosine_decay_schedule(training.learning_rate, training.steps)
         return Stage(
             objective=batch_objective(bound),
@@ -108,7 +159,7 @@ class VAERecipe(AbstractRecipe):
             data=data.train,
             draws=1 if weighted else self.particles,
             maximize=True,
-            label=self.objective.upper(),
+            label=label,
             unit="nats per image",
         )
 

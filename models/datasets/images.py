@@ -12,7 +12,23 @@ from ppgen.errors import PpgenError
 
 
 class DataError(PpgenError, ValueError):
-    """Data that cannot be used. The message says what is wrong with which file or image."""
+    """Data that cannot be used. The message says what is wrong with which file or image.
+
+    Example:
+        >>> import numpy as np
+        >>> from ppgen.models.datasets import split
+        >>> images = np.arange(40).reshape(10, 2, 2) % 4
+        >>> split(images, levels=4, held_out=10)
+        Traceback (most recent call last):
+            ...
+        ppgen.models.datasets.images.DataError: cannot hold out 10 of 10 images: need 1 to 9
+          See: ppgen.models.datasets.DataError
+
+        Leave something to fit to:
+
+        >>> split(images, levels=4, held_out=3).train.shape
+        (7, 4)
+    """
 
 
 class Images(NamedTuple):

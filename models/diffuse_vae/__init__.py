@@ -1,8 +1,48 @@
-"""DiffuseVAE: a diffusion that refines what a variational autoencoder decodes.
+r"""DiffuseVAE: a diffusion that refines what a variational autoencoder decodes.
 
-z ~ prior; x̂ = Dec(z); x_T ~ p(x_T | z); x_s ~ p(x_s | x_t, x̂), down to the image x. Model and guide
-are programs over *one* image, so `ppgen.simulate`, `ppgen.log_density` and the objectives of
-`ppgen.inference` apply to them; the objectives here are programs for `ppgen.expectation`.
+An autoencoder draws the whole of an image from a few numbers, but blurs it; a diffusion draws it
+sharply, but needs many moves, and has no few numbers to hold on to. Here the diffusion is told what
+the autoencoder decodes:
+
+.. math:: z \sim p(z), \quad \hat x = \mathrm{Dec}(z), \quad x_T \sim p(x_T \mid z), \quad
+          x_s \sim p_\phi(x_s \mid x_t, \hat x) \text{ down to the image } x.
+
+`diffuse_vae_model` and `diffuse_vae_guide` are programs over *one* image, so that `ppgen.simulate`,
+`ppgen.log_density` and the objectives of `ppgen.inference` apply to them. In *form 1* the chain
+ends in noise around zero; in *form 2*, in noise around x̂: the same chain, of x_t − x̂.
+
+Training in *two stages* is that of the paper: `fit_autoencoder` by a bound, then, with it frozen,
+`fit_denoiser` by `denoising_loss`, which is heuristic as a likelihood. `fit_jointly` trains both at
+once, and `variational_bound` is a bound in nats on the log density of the whole, for those who want
+one; `bound_terms` says where it loses them. `dropout=` leaves the condition out now and then, for
+classifier-free guidance, and for an unconditional chain at 1.
+
+A `Sampler` says which levels a chain visits, and whether it is DDPM (η = 1), DDIM (η = 0) or in
+between. A prediction that is clipped changes the noise that is moved along with it.
+
+The decoder has seen draws of q(z | x) in training, and N(0, I) is not their law: where it has mass
+and they have none, images are bad however long the chain is. `fit_mixture_prior` fits a prior to
+them afterwards. In `benchmarks/models.md` it is what makes the chain better for its condition;
+without it, a long unconditional chain is better.
+
+Examples:
+    >>> import jax, optax
+    >>> from ppgen.models.datasets import load_digits
+    >>> from ppgen.models.networks import DenoisingMLP
+    >>> x = load_digits().train / 8 - 1  # on [-1, 1]
+    >>> keys = jax.random.split(jax.random.key(0), 6)
+    >>> vae = Autoencoder(pixels=64, hidden=32, scale=0.35, key=keys[0])
+    >>> adam = optax.adam(3e-3)
+    >>> vae = fit_autoencoder(vae, x, adam, key=keys[1], steps=20).params  # 4,000 are enough
+    >>> model = DiffuseVAE(vae, DenoisingMLP(64, hidden=32, key=keys[2]))
+    >>> schedule = linear_schedule(1000)
+    >>> fitted = fit_denoiser(model, schedule, x, adam, key=keys[3], steps=20, ema=0.9)
+    >>> prior = fit_mixture_prior(vae, x, key=keys[4], components=2)
+    >>> sampler = Sampler(schedule, quadratic_times(1000, 10), eta=0.0)
+    >>> draw_images(keys[5], fitted.ema, sampler, 16, prior=prior).shape
+    (16, 64)
+
+    The same from the command line, with checkpoints and pictures: `ppgen fit diffuse_vae`.
 
 References:
     Pandey, Mukherjee, Rai, Kumar. DiffuseVAE: efficient, controllable and high-fidelity generation

@@ -30,7 +30,23 @@ from ppgen.errors import PpgenError
 
 
 class ScheduleError(PpgenError, ValueError):
-    """Noise levels, or moves between them, that make no chain. The message says which."""
+    """Noise levels, or moves between them, that make no chain. The message says which.
+
+    Example:
+        A step cannot take away more variance than there is.
+
+        >>> from ppgen.models.diffuse_vae import linear_schedule
+        >>> linear_schedule(10)
+        Traceback (most recent call last):
+            ...
+        ppgen.models.diffuse_vae._chain.ScheduleError: 10 levels make β from 0.01 to 2, ...
+          See: ppgen.models.diffuse_vae.ScheduleError
+
+        With fewer levels, less noise:
+
+        >>> len(linear_schedule(10, last=8.0))
+        11
+    """
 
 
 def linear_schedule(

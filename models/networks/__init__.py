@@ -1,5 +1,7 @@
 """Networks that the models are parameterised by, as equinox modules."""
 
+from ppgen.models.networks.convolutional import ConvolutionalDecoder as ConvolutionalDecoder
+from ppgen.models.networks.convolutional import ConvolutionalEncoder as ConvolutionalEncoder
 from ppgen.models.networks.deeponet import DeepONet as DeepONet
 from ppgen.models.networks.denoising_mlp import DenoisingMLP as DenoisingMLP
 from ppgen.models.networks.denoising_unet import DenoisingUNet as DenoisingUNet
@@ -13,5 +15,6 @@ from ppgen.models.networks.kernel_interpolation import GICNet as GICNet
 from ppgen.models.networks.kernel_interpolation import KernelInterpolation as KernelInterpolation
 from ppgen.models.networks.mlp import DiagonalGaussianMLP as DiagonalGaussianMLP
 from ppgen.models.networks.mlp import PixelMLP as PixelMLP
+from ppgen.models.networks.mlp import VectorMLP as VectorMLP
 from ppgen.models.networks.residual_mlp import ResidualMLP as ResidualMLP
 from ppgen.models.networks.time_features import sinusoidal_features as sinusoidal_features

@@ -8,6 +8,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 
+class VectorMLP(eqx.Module):
+    """Maps a vector to a vector, in the precision of its weights."""
+
+    body: eqx.nn.MLP
+
+    def __init__(
+        self, inputs: int, outputs: int, hidden: int, depth: int, *, key: Key[Array, ""]
+    ) -> None:
+        self.body = eqx.nn.MLP(inputs, outputs, hidden, depth, jax.nn.gelu, key=key)
+
+    def __call__(self, x: Float[Array, " inputs"]) -> Float[Array, " outputs"]:
+        """Evaluates the network on one vector."""
+        return _applied(self.body, x)
+
+
 class DiagonalGaussianMLP(eqx.Module):
     """Maps a vector to the mean and the scale of a diagonal Gaussian.
 

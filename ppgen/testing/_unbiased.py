@@ -26,7 +26,26 @@ _DOMINANT = 0.3
 
 
 class UnderpoweredError(PpgenError):
-    """The test could not have failed: the estimates are too noisy to show a relevant bias."""
+    """The test could not have failed: the estimates are too noisy to show a relevant bias.
+
+    Example:
+        >>> import jax, numpyro.distributions as dist, ppgen
+        >>> from ppgen.testing import assert_unbiased
+        >>> def cost(p):
+        ...     flip = ppgen.draw(dist.Bernoulli(p), name="flip", grad=ppgen.ScoreFunction())
+        ...     return 30.0 + flip
+        >>> _ = assert_unbiased(cost, 0.3, order=1, samples=2000)
+        Traceback (most recent call last):
+            ...
+        ppgen.testing._unbiased.UnderpoweredError: 2,000 estimates cannot show a bias of ...
+          Write instead: samples=..., a lower order, or detect=...
+          See: ppgen.testing.UnderpoweredError
+
+        More samples, or less variance:
+
+        >>> cost = ppgen.with_estimators(cost, {"flip": ppgen.Enumerate()})
+        >>> _ = assert_unbiased(cost, 0.3, order=1, samples=2000)
+    """
 
 
 class Entry(NamedTuple):

@@ -107,7 +107,8 @@ def cell(pair, notes):
         return mark
     # Reasons name the family, which would make one of each.
     name = type(pair.distribution(pair.theta)).__name__
-    reason = " ".join(pair.reason.replace("\n  Write instead:", ". Write instead:").split())
+    reason = pair.reason.split("\n  See: ")[0]
+    reason = " ".join(reason.replace("\n  Write instead:", ". Write instead:").split())
     reason = re.sub(rf"\b{name}\b", "this family", reason)
     return f"{mark} [{notes.setdefault(reason, len(notes) + 1)}]"
 

@@ -70,7 +70,7 @@ def broken(right):
     def wrong(self, key, dist):
         points = right(self, key, dist)
         value, weight, score = points.value, points.weight, points.score
-        if weight is None:
+        if weight is None or self.differentiable:
             value = jax.lax.stop_gradient(value)
         elif score is None:
             weight = weight.at[-1].set(jax.lax.stop_gradient(weight[-1]))

@@ -1,0 +1,55 @@
+"""The marks of models that the suite can afford, and how marks are written down.
+
+`python benchmarks/models.py` has all of them. What `--fast` runs of a model named here takes less
+than a minute of CPU; the bounds are easier, and leave the nets to be trained for longer elsewhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("model", ["diffuse_vae"])
+def test_fast_marks_are_passed(benchmark, model):
+    found = benchmark(f"models_{model}").marks(True, 10)
+    assert [mark for mark in found if mark.passed is False] == []
+    assert sum(mark.passed is True for mark in found) > 2
+
+
+def test_a_missed_mark_is_seen(benchmark):
+    marks = benchmark("marks")
+    runs = [
+        [marks.below("a", 1.0, 2.0), marks.above("b", 1.0, 2.0), marks.report("c", 3.0)],
+        [marks.below("a", 3.0, 2.0), marks.above("b", float("nan"), 2.0), marks.report("c", 4.0)],
+    ]
+    assert [mark.passed for mark in runs[0]] == [True, False, None]
+    assert marks.table(runs)[2:] == [
+        "| a | 2 (1 to 3) | < 2 | **1 of 2** |",
+        "| b | nan (nan to nan) | > 2 | **0 of 2** |",
+        "| c | 3.5 (3 to 4) | – | – |",
+    ]
+    with pytest.raises(ValueError, match="different marks in one row"):
+        marks.table([runs[0], runs[1][::-1]])
+
+
+def test_sections_are_replaced_one_by_one_and_notes_are_kept(benchmark, tmp_path):
+    marks, path = benchmark("marks"), tmp_path / "models.md"
+    for name in ("one", "two"):
+        marks.write_section(path, name, f"Model {name}", [f"{name} measured"])
+    path.write_text(path.read_text() + "\nWhy two misses.\n")
+    marks.write_section(path, "one", "Model one", ["one measured again"])
+    text = path.read_text()
+    assert "one measured again" in text and text.count("one measured") == 1
+    assert text.index("one measured") < text.index("two measured") < text.index("Why two misses.")
+    assert [p.name for p in tmp_path.iterdir()] == ["models.md"]
