@@ -123,7 +123,7 @@ def test_a_model_fits_goes_on_is_evaluated_and_sampled(here, model, capsys):
     assert metrics_of(folder / stage.relative_to(killed)) == metrics_of(stage)
     assert (killed / "figures.json").read_text() == (folder / "figures.json").read_text()
 
-    stages = RECIPES[model].stages
+    stages = recipe.stages
     assert main(["resume", "killed"]) == 0
     assert f"killed is finished, after {4 * len(stages)} steps" in capsys.readouterr().out
     assert main(["list"]) == 0

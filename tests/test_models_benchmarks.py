@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+import equinox as eqx
+import jax
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -20,11 +22,23 @@ def benchmark(monkeypatch):
     return importlib.import_module
 
 
-@pytest.mark.parametrize("model", ["diffuse_vae"])
+@pytest.mark.parametrize("model", ["diffuse_vae", "marginalization", "random_grid"])
 def test_fast_marks_are_passed(benchmark, model):
     found = benchmark(f"models_{model}").marks(True, 10)
     assert [mark for mark in found if mark.passed is False] == []
     assert sum(mark.passed is True for mark in found) > 2
+
+
+def test_rivals_have_as_many_parameters(benchmark):
+    module = benchmark("models_random_grid")
+    for problem in (module.Poisson(), module.Burgers()):
+        rgnp = module.RGNP(problem, points=4, width=48, nodes=8, key=jax.random.key(0))
+        deeponet = module.rival(rgnp, jax.random.key(1))
+        counts = [
+            sum(x.size for x in jax.tree.leaves(eqx.filter(net, eqx.is_array)))
+            for net in (rgnp.forward, deeponet)
+        ]
+        assert counts[1] == pytest.approx(counts[0], rel=0.05)
 
 
 def test_a_missed_mark_is_seen(benchmark):

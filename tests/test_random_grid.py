@@ -104,6 +104,21 @@ def test_gicnet_does_not_see_the_order_of_points_and_takes_any_number(d):
         assert first.shape == (4,) and jnp.abs(first - second).max() > 1e-3
 
 
+def test_a_gicnet_begins_with_codes_that_differ():
+    """Waves of many amplitudes, each at points of its own; a ratio of .13 without it."""
+    net = GICNet(dimensions=2, values=1, context=0, query=1, outputs=2, nodes=8, width=64,
+                 key=jax.random.key(0))  # fmt: skip
+
+    def code(key):
+        keys = jax.random.split(key)
+        points = jax.random.uniform(keys[0], (32, 2), minval=-1.0, maxval=1.0)
+        values = jax.random.uniform(keys[1]) * jnp.sin(3 * points[:, :1])
+        return net.encode(points, values, jnp.zeros(0))
+
+    codes = np.asarray(jax.jit(jax.vmap(code))(jax.random.split(jax.random.key(1), 400)))
+    assert codes.std(0).mean() > 0.5 * np.abs(codes.mean(0)).mean()
+
+
 def test_networks_in_half_precision_stay_there_and_near():
     deep = DeepONet(context=2, query=1, outputs=3, width=8, frequencies=1, key=jax.random.key(0))
     grid = GICNet(

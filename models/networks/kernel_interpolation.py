@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import string
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -68,6 +70,9 @@ class GICNet(eqx.Module):
     of the cloud and a context. A trunk network of a query scales the entries of the code, and a
     head reads them. Permuting the points changes nothing, and any number of them will do.
 
+    What leads to the code begins without biases and with weights that keep the variance of its
+    inputs: else all clouds have almost the same code, and what little differs is hardly learnt.
+
     References:
         Vadeboncoeur, Kazlauskaite, Papandreou, Cirak, Girolami, Akyildiz. Random grid neural
         processes for parametric partial differential equations. ICML 2023.
@@ -114,13 +119,15 @@ class GICNet(eqx.Module):
         def layers(inputs: int, outputs: int) -> eqx.nn.MLP:
             return eqx.nn.MLP(inputs, outputs, width, 1, jnp.tanh, key=next(keys))
 
-        self.lift = eqx.nn.Linear(values, channels, key=next(keys))
+        self.lift = _unbiased(eqx.nn.Linear(values, channels, key=next(keys)))
         self.interpolate = KernelInterpolation(channels, nodes)
         self.convolutions = [
-            eqx.nn.Conv(dimensions, channels, channels, 5, padding="SAME", key=next(keys))
+            _unbiased(
+                eqx.nn.Conv(dimensions, channels, channels, 5, padding="SAME", key=next(keys))
+            )
             for _ in range(2)
         ]
-        self.dense = layers(channels * nodes**dimensions + context, width)
+        self.dense = _unbiased(layers(channels * nodes**dimensions + context, width))
         self.trunk = layers(query * (1 + 2 * frequencies), width)
         self.head = layers(width, outputs)
         self.frequencies = frequencies
@@ -142,3 +149,19 @@ class GICNet(eqx.Module):
     ) -> Float[Array, " outputs"]:
         """What a code says at a query in [−1, 1], as a smooth function of it."""
         return self.head(code * jnp.tanh(self.trunk(fourier_features(query, self.frequencies))))
+
+
+Layers = TypeVar("Layers", eqx.nn.Linear, eqx.nn.Conv, eqx.nn.MLP)
+
+
+def _unbiased(layers: Layers) -> Layers:
+    """With biases of zero, and weights of variance 1 / inputs: equinox draws them of a third."""
+    kinds = (eqx.nn.Linear, eqx.nn.Conv)
+
+    def begin(layer: Any) -> Any:
+        if not isinstance(layer, kinds):
+            return layer
+        weights = math.sqrt(3.0) * layer.weight, jnp.zeros_like(layer.bias)
+        return eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, weights)
+
+    return jax.tree.map(begin, layers, is_leaf=lambda x: isinstance(x, kinds))
