@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
-from scipy.special import logsumexp
 
 TOKENS = ("", "C", "N", "O", "F", "=C", "=N", "=O", "#C", "#N")
 """The end, and each atom with its bond to the one before."""
@@ -81,7 +80,7 @@ class Molecules(eqx.Module):
             >>> print(f"{Molecules(4).log_normalizer():.4f}")
             7.8844
         """
-        return float(logsumexp(_weights(self)[1]))
+        return float(np.logaddexp.reduce(_weights(self)[1]))
 
     def log_marginal(
         self, x: Int[np.ndarray, " sites"], known: Bool[np.ndarray, " sites"]
@@ -94,7 +93,7 @@ class Molecules(eqx.Module):
         """
         strings, log_weights = _weights(self)
         agree = (strings[:, known] == x[known]).all(1)
-        return float(logsumexp(log_weights[agree]) - logsumexp(log_weights))
+        return float(np.logaddexp.reduce(log_weights[agree]) - np.logaddexp.reduce(log_weights))
 
 
 @functools.lru_cache(maxsize=4)

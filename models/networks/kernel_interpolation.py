@@ -161,7 +161,7 @@ def _unbiased(layers: Layers) -> Layers:
     def begin(layer: Any) -> Any:
         if not isinstance(layer, kinds):
             return layer
-        weights = math.sqrt(3.0) * layer.weight, jnp.zeros_like(layer.bias)
+        weights = math.sqrt(3.0) * layer.weight, jax.tree.map(jnp.zeros_like, layer.bias)
         return eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, weights)
 
     return jax.tree.map(begin, layers, is_leaf=lambda x: isinstance(x, kinds))
