@@ -167,7 +167,7 @@ def train(size: Size, seed: int, x: np.ndarray, names: list[str]) -> Trained:
     for name in names:
         key, first, start, dropout = starts[name]
         fitted = fit_denoiser(
-            DiffuseVAE(first, start),
+            eqx.tree_at(lambda m: m.vae, DiffuseVAE(vae, start), first),
             SCHEDULE,
             x,
             adam(RATE, size.steps),

@@ -282,10 +282,6 @@ def looked_at(moving, key, images):
     return jax.vmap(one)(jax.random.split(key, len(images)), images)
 
 
-def counted_right(counts, truth):
-    return mean_and_error(np.asarray(counts) == truth)
-
-
 end, values = train_air(jax.random.key(1), jnp.asarray(scenes.images))
 counts, canvases = looked_at(end, jax.random.key(2), jnp.asarray(unseen_scenes.images))
 scrambled = rng.permuted(scenes.images.reshape(4000, -1), axis=1).reshape(scenes.images.shape)
@@ -293,7 +289,21 @@ blind, _ = train_air(jax.random.key(1), jnp.asarray(scrambled))
 blind_counts, _ = looked_at(blind, jax.random.key(2), jnp.asarray(unseen_scenes.images))
 
 truth = unseen_scenes.counts
+
+
+def by_brightness(images):
+    """Counts from thresholds on the total brightness, which are fitted to the true counts."""
+    seen, new = (x.sum((1, 2)) for x in (scenes.images, images))
+    grid = np.quantile(seen, np.linspace(0, 1, 400))
+    counted = 0
+    for k in range(scenes.counts.max()):
+        right = np.mean((seen[:, None] > grid) == (scenes.counts > k)[:, None], axis=0)
+        counted = counted + (new > grid[right.argmax()])
+    return counted
+
+
 rows = {
+    "told the counts: brightness": by_brightness(unseen_scenes.images) == truth,
     "floor: the most frequent count": truth == np.bincount(scenes.counts).argmax(),
     "counts by the guide": np.asarray(counts) == truth,
     "control: trained on scrambled": np.asarray(blind_counts) == truth,
@@ -316,10 +326,12 @@ axes[1, 0].set_ylabel("painted", fontsize=8)
 plt.show()
 
 assert rows["counts by the guide"].mean() > 0.9
-assert rows["floor: the most frequent count"].mean() < 0.5
+assert rows["floor: the most frequent count"].mean() < 0.6
+assert rows["control: trained on scrambled"].mean() < 0.6
 
 # %% [markdown]
-# Nobody told the network what a count is. What this short run does not show is which estimator
-# to prefer: it is one seed, of small scenes, and a threshold on the total brightness counts
-# digits about as well. `benchmarks/air.md` trains the full model with eleven pairs of objective and
-# estimator, with floors, times and published figures next to them.
+# Nobody told the network what a count is; the thresholds were told. The control learned from scenes
+# with the same brightness and no things in them. What this short run does not show is which
+# estimator to prefer: it is one seed, of small scenes. `benchmarks/air.md` trains the full model
+# with eleven pairs of objective and estimator, with floors, times and published figures next to
+# them.

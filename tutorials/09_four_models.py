@@ -42,7 +42,7 @@ def adam(rate, steps):
 # The program draws a code and then an image; `ppgen.models.vae` has it in four lines. The objective
 # is a choice: here the ELBO, and the bound of eight particles with the doubly reparameterised
 # gradient. Both networks begin with the same weights and take as many steps. What they reach is
-# compared by the same bound of 100 particles, image by image, on images that neither has seen.
+# compared by the same bound of 50 particles, image by image, on images that neither has seen.
 
 # %%
 from ppgen.inference import iwelbo
@@ -55,7 +55,7 @@ objectives = {
     "ELBO": elbo(vae_model, vae_guide),
     "8 particles": dreg(vae_model, vae_guide, particles=8),
 }
-score = image_objective(iwelbo(vae_model, vae_guide, particles=100))
+score = image_objective(iwelbo(vae_model, vae_guide, particles=50))
 nats = {
     "histograms of pixels": pixel_marginal_log_likelihood(digits.train, digits.held_out, values=17)
 }
@@ -101,7 +101,7 @@ x = digits.train / 8 - 1
 schedule = linear_schedule(1000)
 sampler = Sampler(schedule, quadratic_times(1000, 5), eta=0.0)
 first = Autoencoder(pixels=64, latent=8, hidden=64, scale=0.35, key=keys[3])
-first = fit_autoencoder(first, x, adam(5e-3, 600), key=keys[4], steps=600).params
+first = fit_autoencoder(first, x, adam(5e-3, 400), key=keys[4], steps=400).params
 prior = fit_mixture_prior(first, x, key=keys[5])
 drawn, distances = {}, {}
 for name, dropout in {"told": 0.0, "not told": 1.0}.items():
@@ -110,9 +110,9 @@ for name, dropout in {"told": 0.0, "not told": 1.0}.items():
         model,
         schedule,
         x,
-        adam(5e-3, 600),
+        adam(5e-3, 400),
         key=keys[7],
-        steps=600,
+        steps=400,
         dropout=dropout,
         ema=0.99,
     ).ema
@@ -140,9 +140,9 @@ untrained = MaM(DualMLP(9, 2, 64, 1, key=keys[9]), 9, 2)
 mam = fit_energy(
     untrained,
     ising.log_weight,
-    adam(5e-3, 600),
+    adam(5e-3, 400),
     key=keys[10],
-    steps=600,
+    steps=400,
     objective="importance",
     draws=128,
 )
@@ -178,7 +178,7 @@ fixed = np.asarray(jax.random.uniform(keys[14], (8, 1), minval=-1, maxval=1)).to
 solved, solutions = {}, {}
 for name, grid in {"random grids": None, "one grid": fixed}.items():
     process = RGNP(problem, points=8, width=32, grid=grid, key=keys[15])
-    process = fit_random_grid(process, key=keys[16], steps=600, batch=16).params
+    process = fit_random_grid(process, key=keys[16], steps=300, batch=16).params
     solved[name] = score_solutions(process, references, key=keys[17]).nse_u
     solutions[name] = np.asarray(solve_references(process, references, key=keys[17]).u.mean)
     print(f"{name}: median squared error of the solution {np.median(solved[name]):.3g} of its own")

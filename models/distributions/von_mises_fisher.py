@@ -58,7 +58,7 @@ class VonMisesFisher(dist.Distribution):
         "mean_direction": constraints.sphere,
         "concentration": constraints.nonnegative,
     }
-    support = constraints.sphere
+    support = constraints.sphere  # pyright: ignore[reportAssignmentType]
     reparametrized_params = ["mean_direction", "concentration"]
     pytree_data_fields = ("mean_direction", "concentration")
 
@@ -69,8 +69,8 @@ class VonMisesFisher(dist.Distribution):
         if mean_direction.ndim < 1 or mean_direction.shape[-1] < 2:
             shape = mean_direction.shape
             raise ValueError(f"a direction has at least two coordinates, and this is of {shape}")
-        batch = jnp.broadcast_shapes(jnp.shape(concentration), mean_direction.shape[:-1])
-        size = mean_direction.shape[-1]
+        *lead, size = mean_direction.shape
+        batch = jax.lax.broadcast_shapes(jnp.shape(concentration), tuple(lead))
         self.mean_direction = jnp.broadcast_to(mean_direction, (*batch, size))
         self.concentration = jnp.broadcast_to(jnp.asarray(concentration, dtype=float), batch)
         super().__init__(batch, (size,), validate_args=validate_args)

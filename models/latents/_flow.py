@@ -86,8 +86,8 @@ class FlowLatent(AbstractLatent):
         return sample("z", from_distrax(flow))
 
 
-def _conditioner(net: VectorMLP, context: Array) -> Callable[[Array], tuple[Array, Array]]:
-    def parameters(z: Array) -> tuple[Array, Array]:
+def _conditioner(net: VectorMLP, context: Array) -> Callable[[Any], tuple[Array, Array]]:
+    def parameters(z: Any) -> tuple[Array, Array]:
         out = net(jnp.concatenate([z, context.astype(z.dtype)])).astype(z.dtype)
         shift, log_scale = jnp.split(out, 2)
         return shift, MOST_LOG_SCALE * jnp.tanh(log_scale / MOST_LOG_SCALE)
