@@ -343,9 +343,11 @@ def _of_images(
         "conditionals, any-order bound": bound,
         "marginals (not normalised)": whole,
     }
-    rows = [(label, (mean_over_data(each), None)) for label, each in nats.items()]
-    rows.append(("marginals against conditionals", (None, mean_over_data(np.abs(whole - bound)))))
-    rows.append(("inconsistency of a step", (None, mean_over_data(steps))))
+    rows = [
+        *((label, (mean_over_data(each), None)) for label, each in nats.items()),
+        ("marginals against conditionals", (None, mean_over_data(np.abs(whole - bound)))),
+        ("inconsistency of a step", (None, mean_over_data(steps))),
+    ]
     where = "held out" if split == "held-out" else "trained on"
     references = [(f"held-out {label}", float(each.mean())) for label, each in nats.items()]
     return Report(

@@ -102,7 +102,7 @@ def _weights(
 ) -> tuple[Int[np.ndarray, "strings sites"], Float[np.ndarray, " strings"]]:
     """All strings, and the log of what each weighs."""
     strings = all_strings(task.sites, task.values)
-    return strings, np.asarray(jax.vmap(task.log_weight)(strings), np.float64)
+    return strings, np.asarray(jax.vmap(task.log_weight)(jnp.asarray(strings)), np.float64)
 
 
 def all_strings(sites: int, values: int) -> Int[np.ndarray, "strings sites"]:
