@@ -314,11 +314,12 @@ thirds = [float(x.mean()) for x in np.array_split(np.asarray(values), 3)]
 print("bound in each third of the training, nats per scene:", [round(x, 1) for x in thirds])
 
 # %%
+shown = np.concatenate([np.flatnonzero(truth == k)[:n] for k, n in ((0, 2), (1, 3), (2, 3))])
 figure, axes = plt.subplots(2, 8, figsize=(11, 3), layout="constrained")
-for i in range(8):
-    axes[0, i].imshow(unseen_scenes.images[i], cmap="gray_r", vmin=0, vmax=1)
-    axes[1, i].imshow(canvases[i], cmap="gray_r", vmin=0, vmax=1)
-    axes[1, i].set_title(f"found {int(counts[i])} of {truth[i]}", fontsize=8)
+for k, i in enumerate(shown):
+    axes[0, k].imshow(unseen_scenes.images[i], cmap="gray_r", vmin=0, vmax=1)
+    axes[1, k].imshow(canvases[i], cmap="gray_r", vmin=0, vmax=1)
+    axes[1, k].set_title(f"found {int(counts[i])} of {truth[i]}", fontsize=8)
 for axis in axes.flat:
     axis.set(xticks=[], yticks=[])
 axes[0, 0].set_ylabel("held out", fontsize=8)
