@@ -445,18 +445,23 @@ def flat(closed, args):
         elif name in ("jit", "pjit"):
             outs = flat(eqn.params["jaxpr"], inputs)
         elif name == "scan":
-            outs = unrolled(inputs, **eqn.params)
+            outs = unrolled(eqn.params, inputs)
         else:
             raise NotImplementedError(f"a random choice inside of `{name}`")
         env.update(zip(eqn.outvars, outs, strict=True))
     return [read(v) for v in closed.jaxpr.outvars]
 
 
-def unrolled(inputs, *, jaxpr, length, reverse, num_consts, num_carry, **_):
+def unrolled(params, inputs):
+    if "num_carry" in params:
+        num_consts, num_carry = params["num_consts"], params["num_carry"]
+    else:  # newer versions of JAX
+        num_consts, num_carry = map(len, params["ft_in"].unpack()[:2])
     consts, carry = inputs[:num_consts], inputs[num_consts : num_consts + num_carry]
-    xs, ys = inputs[num_consts + num_carry :], [None] * length
-    for t in reversed(range(length)) if reverse else range(length):
-        out = flat(jaxpr, [*consts, *carry, *(x[t] for x in xs)])
+    xs, ys = inputs[num_consts + num_carry :], [None] * params["length"]
+    steps = range(len(ys))
+    for t in reversed(steps) if params["reverse"] else steps:
+        out = flat(params["jaxpr"], [*consts, *carry, *(x[t] for x in xs)])
         carry, ys[t] = out[:num_carry], out[num_carry:]
     return [*carry, *map(jnp.stack, zip(*ys, strict=True))]
 
