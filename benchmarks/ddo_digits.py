@@ -213,7 +213,7 @@ def main() -> None:
             "",
             "The settings of the rounds are the best of seven that were tried on seed 0. With α = "
             "4, as published for other models, the distance grew from round to round there (.90 to "
-            "3.9): here the base is not a minimum of its own loss on what it draws.",
+            "3.9). Why was not looked into.",
             "",
             *lines,
             "",

@@ -92,6 +92,9 @@ print(f"log Z = {log_z:.4f}")
 # - The exact one is known for a mixture and a linear measurement.
 # - Nothing at all gives the prior, which is the trivial baseline.
 #
+# `PlugIn(denoised, tempering)` is another guess, which believes the energy of the mean the less the
+# earlier it is, for energies that are not squares; `benchmarks/energies.md` has what it reaches.
+#
 # `Learned` takes any function of a point and a time. All four are put into one, so that only one
 # program has to be compiled.
 
