@@ -7,6 +7,7 @@ problems solved by finite differences.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 import time
@@ -85,8 +86,11 @@ def rival(rgnp: RGNP, key: Any) -> DeepONet:
         )
 
     aim = parameters_of(rgnp.forward)
-    sizes = {n: parameters_of(eqx.filter_eval_shape(make, n)) for n in range(8, 400)}
-    found = make(min(sizes, key=lambda n: abs(sizes[n] - aim)))
+    widths = range(8, 400)
+    place = bisect.bisect_left(
+        widths, aim, key=lambda n: parameters_of(eqx.filter_eval_shape(make, n))
+    )
+    found = make(widths[place])
     assert abs(parameters_of(found) / aim - 1) < 0.05, (parameters_of(found), aim)
     return found
 
