@@ -23,6 +23,7 @@ from ppgen._black_box import black_box as black_box
 from ppgen._check import check as check
 from ppgen._choose import draw as draw
 from ppgen._curate import curate as curate
+from ppgen._distributions import plain as plain
 from ppgen._errors import PpgenError as PpgenError
 from ppgen._expectation import expectation as expectation
 from ppgen._expectation import seed as seed

@@ -13,6 +13,7 @@ from ppgen._choices import Choice, choices_of_equation
 from ppgen._discontinuity import WITHOUT_DERIVATIVE, discontinuity
 from ppgen._errors import BiasedEstimatorError, DiscontinuityError
 from ppgen._influence import NONE, Alignment, Influence, bits, join, mixing, propagate
+from ppgen._lines import where
 from ppgen._lower import CUSTOM, REMATS
 from ppgen._markov import sums_over_points
 from ppgen._primitives import (
@@ -149,7 +150,7 @@ class _Walk:
             return self.scan(eqn, ins, counter, depth, checked)
         if name in CALLS:
             outer = self.line
-            self.line = outer or (_jax.where(eqn) if _jax.calls_jax(eqn) else "")
+            self.line = outer or (where(eqn) if _jax.calls_jax(eqn) else "")
             outs = self.inner(_jax.subjaxprs(eqn)[0], ins, counter, depth=depth, checked=checked)
             self.line = outer
             return outs
@@ -318,7 +319,7 @@ class _Walk:
         self.reported.add(id(eqn))
         sites = [self.analysis.pathwise[i] for i in bits(mask)]
         known = eqn.params["error"].where if eqn.primitive.name == "undifferentiable" else None
-        line = known or self.line or _jax.where(eqn)
+        line = known or self.line or where(eqn)
         self.analysis.discontinuities.append((what, line, sites))
         if self.strict:
             names = ", ".join(repr(s.name) for s in sites)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax import Array
 
-from ppgen._choose import user_line
+from ppgen._lines import user_line
 from ppgen._surrogate import without_derivative
 
 _INSTEAD = (

@@ -13,11 +13,11 @@ import jax
 from ppgen import _jax
 from ppgen._analysis import Analysis, analyse
 from ppgen._choices import Choice
-from ppgen._choose import _skip
 from ppgen._cost_tree import CostTerm, cost_terms
 from ppgen._errors import PpgenError
 from ppgen._expectation import prepare
 from ppgen._influence import bits
+from ppgen._lines import is_library
 from ppgen._lower import lower
 from ppgen._primitives import ChoiceSpec
 from ppgen._report import ChoiceRow, Report, TermRow
@@ -205,7 +205,7 @@ def _term(term: CostTerm, analysis: Analysis, rows: list[ChoiceRow], reach: dict
         names.append(row.name + aligned.get((row.name, row.where), ""))
     name, where = term.name, term.where
     if not name:
-        where, source = _jax.user_source(term.equation, _skip)
+        where, source = _jax.user_source(term.equation, is_library)
         name = source.removeprefix("return ") or "a cost"
         if term.inside:
             name += f"  (of {joined(term.inside, limit=3)})"

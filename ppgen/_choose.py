@@ -11,7 +11,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpyro
 from jax import Array
 from numpyro.distributions import Distribution
 
@@ -25,6 +24,7 @@ from ppgen._distributions import (
     without_masks,
 )
 from ppgen._errors import EstimatorError, SiteError
+from ppgen._lines import user_line
 from ppgen._pathwise import has_pathwise_derivative
 from ppgen._primitives import (
     SAMPLER_SCOPE,
@@ -42,32 +42,12 @@ from ppgen.estimators._base import AbstractEstimator
 from ppgen.estimators._reparameterize import Reparameterize
 from ppgen.estimators._score_function import ScoreFunction
 
-_HERE = os.path.dirname(__file__)
-_STAGE = os.path.join(_HERE, "_stage.py")
-_LIBRARIES = (
-    os.path.dirname(jax.__file__),
-    os.path.dirname(numpyro.__file__),
-    os.path.dirname(eqx.__file__),
-    "<",
-)
-# The parts of a source checkout that are written in the language, so that errors point into them.
-_OUTSIDE = tuple(os.path.join(_HERE, part) for part in ("models", "inference"))
+_STAGE = os.path.join(os.path.dirname(__file__), "_stage.py")
 
 _DEFAULTS = (Reparameterize(), ScoreFunction())
 
 _in_place = contextvars.ContextVar("ppgen_in_place", default=True)
 _named_estimators: contextvars.ContextVar = contextvars.ContextVar("ppgen_estimators", default=())
-
-
-def _skip(file: str) -> bool:
-    if file.startswith(_OUTSIDE):
-        return False
-    return file.startswith((_HERE, *_LIBRARIES)) or os.path.basename(file) == "contextlib.py"
-
-
-def user_line() -> str:
-    """The user's file and line that is being executed."""
-    return _jax.user_line(_skip)
 
 
 def fresh_key(where: str | None = None) -> Array:

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ppgen._choose import user_line
 from ppgen._claims import claims
 from ppgen._errors import CostError, SiteError
 from ppgen._estimated import inner, total
+from ppgen._lines import user_line
 from ppgen._resampled import Candidate, bind_resampled
 from ppgen._sites import check_determined
 

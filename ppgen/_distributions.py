@@ -273,7 +273,16 @@ def as_single_precision(x: Any) -> Any:
 
 
 def plain(dist: Any) -> Any:
-    """The distribution that holds the parameters: their batch broadcasts to that of `dist`."""
+    """The distribution that holds the parameters: their batch broadcasts to that of `dist`.
+
+    A plate expands a distribution to its size, which gives one of another class. An estimator of
+    one's own that asks for the class, or for parameters, asks this one.
+
+    Example:
+        >>> import numpyro.distributions as dist, ppgen
+        >>> type(ppgen.plain(dist.Normal(0.0, 1.0).expand([3]))).__name__
+        'Normal'
+    """
     while isinstance(dist, ExpandedDistribution):
         dist = dist.base_dist
     return dist

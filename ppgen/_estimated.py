@@ -18,8 +18,9 @@ from jax import Array
 from numpyro.primitives import apply_stack
 
 from ppgen import _jax
-from ppgen._choose import in_loop, user_line
+from ppgen._choose import in_loop
 from ppgen._errors import ChoiceMismatchError, SiteError
+from ppgen._lines import user_line
 from ppgen._primitives import EstimatedSpec, SiteSpec, estimated_p
 from ppgen._sites import Given, Sites, run_sites, site_specs
 from ppgen._stage import are_densities_asked, stage

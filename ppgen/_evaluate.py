@@ -15,6 +15,7 @@ from ppgen._analysis import choices_of_equation
 from ppgen._errors import DensityError, EstimatorError
 from ppgen._influence import Influence
 from ppgen._known import identity, literal
+from ppgen._lines import where
 from ppgen._lower import REMATS, _refuse, inlined
 from ppgen._markov import own_choices, sums_over_points
 from ppgen._markov_scan import markov_scan
@@ -177,8 +178,9 @@ def _check_joint_points(
     names = list(dict.fromkeys(repr(s.name) for s in found))
     shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     values_of = " x ".join(map(str, dict.fromkeys(sizes.values())))
+    computed = f" computed at {line}" if (line := where(eqn)) else ""
     raise EstimatorError(
-        f"a value computed at {_jax.where(eqn)} depends jointly on {len(sizes)} enumerated choices "
+        f"a value{computed} depends jointly on {len(sizes)} enumerated choices "
         f"({shown}) of {values_of} values each: more than {POINT_LIMIT:,} joint values",
         site=found[-1].name if found else None,
         where=found[-1].where if found else None,

@@ -15,9 +15,9 @@ from numpyro.infer.autoguide import AutoGuide
 from numpyro.primitives import Messenger
 
 from ppgen import _jax
-from ppgen._choose import user_line
 from ppgen._errors import SiteError
 from ppgen._expectation import seeded
+from ppgen._lines import user_line
 from ppgen._state import detached_state, is_state_kept, keep_state
 
 Program = Callable[..., Any]

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ppgen._choose import user_line
 from ppgen._claims import claims
 from ppgen._errors import SiteError
+from ppgen._lines import user_line
 from ppgen._primitives import Plate
 from ppgen._programs import Trace, assess, matched, staged_program, traced
 from ppgen._sites import Given, run_sites, site_specs

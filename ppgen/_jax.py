@@ -74,13 +74,6 @@ def calls_jax(eqn: Eqn) -> bool:
     )
 
 
-def where(eqn: Eqn) -> str:
-    """The user's file and line that staged an equation."""
-    line = source_info_util.summarize(eqn.source_info).split(" (")[0]
-    file, _, rest = line.partition(":")
-    return f"{file}:{rest.split(':')[0]}" if rest else ""
-
-
 def user_source(eqn: Eqn, skip: Callable[[str], bool]) -> tuple[str, str]:
     """The innermost file and line behind an equation whose file is not `skip`ped, and its source.
 

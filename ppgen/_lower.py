@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from ppgen import _jax
 from ppgen._choose import bind_choice
 from ppgen._errors import ControlFlowError
+from ppgen._lines import where
 from ppgen._markov import markov, one_at_a_time
 from ppgen._primitives import CALLS, ChoiceSpec, equations, is_random, over_lanes
 
@@ -145,7 +146,7 @@ def _while(eqn: _jax.Eqn, values: list[Any]) -> list[Any]:
     if any(is_random(e) for e in equations(cond)):
         raise ControlFlowError(
             "a random choice in the condition of a while_loop",
-            where=_jax.where(eqn),
+            where=where(eqn),
             instead="the choice in the body, carried to the condition",
         )
     return list(
@@ -285,7 +286,7 @@ def _refuse(eqn: _jax.Eqn, values: list[Any]) -> NoReturn:
     ]
     marks = [e.params for e in inside if e.primitive.name == "marker"]
     first = [(s.name, s.where) for s in named] + [(m["name"], m["where"]) for m in marks]
-    site, line = first[0] if first else (None, _jax.where(eqn))
+    site, line = first[0] if first else (None, where(eqn))
     custom = eqn.primitive.name in CUSTOM
     raise ControlFlowError(
         "a random choice inside a function with a custom derivative: the user's rule would "

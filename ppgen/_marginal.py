@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from ppgen import _jax
-from ppgen._choose import user_line
 from ppgen._claims import claims
 from ppgen._errors import SiteError
 from ppgen._estimated import (
@@ -23,6 +22,7 @@ from ppgen._estimated import (
     stack,
     total,
 )
+from ppgen._lines import user_line
 from ppgen._primitives import CALLS, SiteSpec
 from ppgen._sites import has_sites, site_specs
 

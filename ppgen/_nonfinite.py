@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppgen import _jax
-from ppgen._choose import _skip
+from ppgen._lines import is_library
 from ppgen._lower import CUSTOM, REMATS
 from ppgen._primitives import CALLS, DENSITY_SCOPE, SAMPLER_SCOPE, SITE_SCOPE
 
@@ -232,7 +232,7 @@ class _Tape:
             found = _in_loop(entry.eqn, operands, kinds)
             if found is not None:
                 return found
-        where, source = _jax.user_source(entry.eqn, _skip)
+        where, source = _jax.user_source(entry.eqn, is_library)
         sites = [s.removeprefix(SITE_SCOPE) for s in entry.scopes if s.startswith(SITE_SCOPE)]
         parts = [_PARTS[s] for s in entry.scopes if s in _PARTS]
         return NonFinite(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ppgen._choose import user_line
 from ppgen._claims import claims
 from ppgen._errors import SiteError
 from ppgen._estimated import check_particles, check_proposal, inner, total
+from ppgen._lines import user_line
 from ppgen._resampled import Candidate, bind_resampled
 from ppgen._sites import has_estimate
 

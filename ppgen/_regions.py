@@ -17,6 +17,7 @@ from jax import Array
 
 from ppgen import _jax
 from ppgen._errors import ControlFlowError
+from ppgen._lines import where
 from ppgen._lower import choice_specs
 from ppgen._points import Made
 from ppgen._surrogate import magic_box
@@ -120,7 +121,7 @@ def _reverse_mode_guard(eqn: _jax.Eqn):
     message = ControlFlowError(
         "reverse-mode differentiation through a while_loop with random choices",
         site=specs[0].name if specs else None,
-        where=_jax.where(eqn),
+        where=where(eqn),
         instead="jax.jvp or jax.jacfwd, or jax.lax.scan over the largest number of steps",
     )
 

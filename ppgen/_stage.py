@@ -31,10 +31,10 @@ from ppgen._choose import (
     describe_choice,
     estimator_for,
     fresh_key,
-    user_line,
 )
 from ppgen._distributions import flatten, in_single_precision, split_event, split_mask
 from ppgen._errors import ControlFlowError, SiteError
+from ppgen._lines import user_line
 from ppgen._one_way import split_one_way
 from ppgen._primitives import CALLS, RANDOM, ChoiceSpec, Plate, SiteSpec, site_p
 from ppgen._state import collecting_state

@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ppgen._choose import user_line
 from ppgen._errors import SiteError
+from ppgen._lines import user_line
 
 _collector: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar(
     "ppgen_state", default=None

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpyro
 from jax import Array
 
-from ppgen._choose import user_line
 from ppgen._errors import CostError
+from ppgen._lines import user_line
 
 Program = Callable[..., Any]
 

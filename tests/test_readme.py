@@ -6,7 +6,9 @@ import shlex
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
 import pytest
 from cli_runs import SHORT, TINY, cache, here  # noqa: F401
@@ -34,6 +36,12 @@ def test_code_blocks_run(capsys):
         return ppgen.draw(dist.Normal(theta, 1.0), grad=scope["Mirrored"]()) ** 3
 
     assert_unbiased(cube, 1.0, order=1)
+
+    def cubes(theta):  # in a plate, which expands the distribution
+        with numpyro.plate("pair", 2):
+            return jnp.sum(ppgen.draw(dist.Normal(theta, 1.0), grad=scope["Mirrored"]()) ** 3)
+
+    assert_unbiased(cubes, 1.0, order=1)
 
 
 def test_first_block_is_the_elbo_of_a_conjugate_model():

@@ -48,13 +48,8 @@ import numpyro
 import numpyro.distributions as dist
 
 import ppgen
-from ppgen import AbstractEstimator, Enumerate, Points, ScoreFunction, UnorderedSet
+from ppgen import AbstractEstimator, Enumerate, Points, ScoreFunction, UnorderedSet, plain
 from ppgen.testing import CASES, DISTRIBUTIONS, UnderpoweredError, assert_unbiased, pair
-
-
-def plain(d):
-    """The distribution that a plate has expanded to its size."""
-    return plain(d.base_dist) if isinstance(d, dist.ExpandedDistribution) else d
 
 
 class SumAndSample(AbstractEstimator):

@@ -62,8 +62,9 @@ class AbstractEstimator(eqx.Module):
         - `controlled` (default false): `control` or `baseline` comes with the points.
         - `misfit(dist)`: `None`, or the reason why the estimator cannot serve this distribution.
         - `__call__(key, dist)`: the points. `dist` has neither masks nor reinterpreted event
-          dimensions; every batch element is an independent choice. Use `ppgen.densities.log_prob`
-          for densities, freeze what must not be differentiated with `jax.lax.stop_gradient`.
+          dimensions; every batch element is an independent choice. In a plate it is one that was
+          expanded, of which `ppgen.plain` has the parameters. Use `ppgen.densities.log_prob` for
+          densities, freeze what must not be differentiated with `jax.lax.stop_gradient`.
 
     Array-valued fields are traced: an estimator may hold a baseline that is being trained.
     """

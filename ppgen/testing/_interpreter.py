@@ -22,6 +22,7 @@ from jax import Array
 
 from ppgen import _jax
 from ppgen._errors import ControlFlowError, DensityError
+from ppgen._lines import where
 from ppgen._primitives import ChoiceSpec, is_random
 from ppgen.testing._grid import Grid, grid, grid_size
 
@@ -77,7 +78,7 @@ class Interpreter:
                     raise DensityError(
                         "a random choice depends on a raw PRNG key, whose draws `exact` cannot "
                         "enumerate",
-                        where=_jax.where(eqn),
+                        where=where(eqn),
                         instead="ppgen.draw or numpyro.sample for what is random in it",
                     )
                 env.update((v, Unknown()) for v in eqn.outvars)
@@ -113,7 +114,7 @@ class Interpreter:
         inner = _jax.subjaxprs(eqn)
         if not inner:
             raise ControlFlowError(
-                f"`exact` does not know what {eqn.primitive.name} means", where=_jax.where(eqn)
+                f"`exact` does not know what {eqn.primitive.name} means", where=where(eqn)
             )
         # A call, rematerialised or with a derivative rule of its own: the first jaxpr is its value.
         return self.run(inner[0], values, rest, path)
@@ -213,7 +214,7 @@ class Interpreter:
                 raise ControlFlowError(
                     "a random choice in a loop whose number of steps is not known in advance, "
                     "which `exact` cannot unroll",
-                    where=_jax.where(eqn),
+                    where=where(eqn),
                     instead="jax.lax.fori_loop or scan with a number of steps that is a Python int",
                 )
             if not going:
