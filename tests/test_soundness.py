@@ -464,11 +464,11 @@ def test_mutable_state():
 
 def test_drawing_without_randomness():
     refused(
-        lambda: ppgen.draw(dist.Bernoulli(0.3), name="z"), "PpgenError", site="z", instead="seed"
+        lambda: ppgen.draw(dist.Bernoulli(0.3), name="z"), "SiteError", site="z", instead="seed"
     )
     refused(
         lambda: jax.jit(lambda: ppgen.draw(dist.Bernoulli(0.3), name="z"))(),
-        "PpgenError",
+        "SiteError",
         site="z",
         instead="seed",
     )
