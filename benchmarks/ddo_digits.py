@@ -31,8 +31,8 @@ from ppgen.models.diffuse_vae import (
     Autoencoder,
     DiffuseVAE,
     Sampler,
-    denoising_objective,
     draw_images,
+    fit_denoiser,
     linear_schedule,
     quadratic_times,
 )
@@ -129,9 +129,10 @@ def discriminated(
 def trained_on(
     net: Any, chain: Chain, data: np.ndarray, steps: int, rate: Any, key: jax.Array, ema: float
 ) -> Any:
-    objective = denoising_objective(chain.model(net), SCHEDULE, dropout=1.0)
-    options = {"steps": steps, "data": (data, None), "batch_size": BATCH, "ema": ema}
-    return fit(objective, net, optax.adam(rate), key=key, **options).ema
+    """The moving average of a network after more steps of the denoising loss."""
+    options = {"key": key, "steps": steps, "batch_size": BATCH, "dropout": 1.0, "ema": ema}
+    found = fit_denoiser(chain.model(net), SCHEDULE, data, optax.adam(rate), **options)
+    return found.ema.net
 
 
 def marks(seed: int, s: Settings) -> list[Mark]:

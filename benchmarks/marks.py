@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import statistics
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from hardware import processor
 
 
 class Mark(NamedTuple):
@@ -80,16 +80,10 @@ def machine() -> str:
     """Date, processor, load and versions, for what was measured on them."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "numpyro"))
     return (
-        f"{date.today()}; {_processor()}, {os.cpu_count()} cores "
+        f"{date.today()}; {processor()}, {os.cpu_count()} cores "
         f"(load {os.getloadavg()[0]:.1f} at the end), {platform.system()}; "
         f"Python {platform.python_version()}, {packages}"
     )
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
-    return found[1] if found else platform.machine()
 
 
 def write_section(path: Path, name: str, title: str, lines: Sequence[str]) -> None:

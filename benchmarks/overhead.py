@@ -31,6 +31,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
+from hardware import processor
 from jax.scipy.stats import norm
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.optim import optax_to_numpyro
@@ -295,12 +296,9 @@ def row(name: str, r: Result) -> str:
 
 
 def machine() -> str:
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
-        model = lines[0].split(":")[1].strip() if lines else model
-    return f"{model}, {os.cpu_count()} cores, {platform.system()}; {jax.devices()[0].platform}"
+    return (
+        f"{processor()}, {os.cpu_count()} cores, {platform.system()}; {jax.devices()[0].platform}"
+    )
 
 
 def report(rows: list[str], options: Any) -> str:

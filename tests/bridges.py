@@ -42,6 +42,15 @@ PATHS = {
 }
 
 
+def rectified_chain(denoised, mixture, times, eta=1.0):
+    """A sampler of a Gaussian mixture along straight lines, from its expected data; its decoder."""
+    from ppgen.inference import Chain, ancestral, decode
+
+    decoder = decode(denoised, bridge_of(*PATHS["rectified"], mixture.distribution), given="x1")
+    begin = mixture.smoothed(times[0], 1 - times[0]).distribution
+    return Chain(begin, ancestral(decoder, eta), times), decoder
+
+
 def logit_normal(loc, scale):
     from jax.scipy.special import expit, ndtri
 

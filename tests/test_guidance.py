@@ -11,7 +11,7 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
-from bridges import PATHS, bridge_of
+from bridges import rectified_chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,8 +24,6 @@ from ppgen.inference import (
     PathError,
     PlugIn,
     Project,
-    ancestral,
-    decode,
     euler_maruyama,
     fit,
     guide,
@@ -166,10 +164,7 @@ TIMES = jnp.linspace(0.01, 0.995, 101)
 
 
 def gaussian_chain(eta):
-    alpha, sigma = PATHS["rectified"]
-    bridge = bridge_of(alpha, sigma, MIXTURE.distribution)
-    decoder = decode(lambda x, t: MIXTURE.denoised(x, t, 1 - t), bridge, given="x1")
-    return Chain(MIXTURE.smoothed(0.01, 0.99).distribution, ancestral(decoder, eta), TIMES), decoder
+    return rectified_chain(lambda x, t: MIXTURE.denoised(x, t, 1 - t), MIXTURE, TIMES, eta)
 
 
 def inverse_problem(x):

@@ -9,16 +9,13 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
-from bridges import PATHS, bridge_of
+from bridges import rectified_chain
 
 import ppgen
 from ppgen.distrax import from_distrax
 from ppgen.inference import (
-    Chain,
     Learned,
     PlugIn,
-    ancestral,
-    decode,
     fit,
     guide,
     kl_to_tilted,
@@ -31,9 +28,7 @@ GRID = np.linspace(-8, 8, 4001)[:, None]
 
 
 def chain_of(denoised, data):
-    """The path of rectified flows, by its stochastic sampler."""
-    decoder = decode(denoised, bridge_of(*PATHS["rectified"], data.distribution), given="x1")
-    return Chain(data.smoothed(0.01, 0.99).distribution, ancestral(decoder, 1.0), TIMES)
+    return rectified_chain(denoised, data, TIMES)[0]
 
 
 def known(t):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ppgen.models.cli._errors import CommandError
+from ppgen.models.cli._images import facts_of, load
 from ppgen.models.cli._recipe import AbstractRecipe, Report, Split, Stage
 from ppgen.models.cli._training import Training, at_least, positive
 
@@ -93,16 +94,11 @@ class DiffuseVAERecipe(AbstractRecipe):
 
     def load(self) -> Images:
         """The images to train on and to hold out."""
-        from ppgen.models.datasets import load_digits, load_images
-
-        return load_digits() if self.data is None else load_images(self.data)
+        return load(self.data)
 
     def facts(self, data: Images) -> dict[str, Any]:
         """What images look like."""
-        from ppgen.models.cli._drive import fingerprint
-
-        parts = (data.train, data.held_out)
-        return {"shape": list(data.shape), "levels": data.levels, "sha256": fingerprint(parts)}
+        return facts_of(data)
 
     def params(
         self, stage: str, facts: dict[str, Any], key: Key[Array, ""]

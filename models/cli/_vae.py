@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ppgen.models.cli._errors import CommandError
+from ppgen.models.cli._images import facts_of, load
 from ppgen.models.cli._recipe import AbstractRecipe, Report, Split, Stage
 from ppgen.models.cli._training import Training, at_least
 
@@ -86,9 +87,7 @@ class VAERecipe(AbstractRecipe):
 
     def load(self) -> Images:
         """The images to train on and to hold out."""
-        from ppgen.models.datasets import load_digits, load_images
-
-        data = load_digits() if self.data is None else load_images(self.data)
+        data = load(self.data)
         if self.network == "conv" and any(side % 4 for side in data.shape):
             height, width = data.shape
             raise CommandError(
@@ -98,10 +97,7 @@ class VAERecipe(AbstractRecipe):
 
     def facts(self, data: Images) -> dict[str, Any]:
         """What images look like."""
-        from ppgen.models.cli._drive import fingerprint
-
-        parts = (data.train, data.held_out)
-        return {"shape": list(data.shape), "levels": data.levels, "sha256": fingerprint(parts)}
+        return facts_of(data)
 
     def params(self, stage: str, facts: dict[str, Any], key: Key[Array, ""]) -> VAE:
         """Fresh weights."""
