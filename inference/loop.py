@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from ppgen._convolutions import channels_last
 from ppgen.errors import PpgenError
 from ppgen.inference.optimization import Carry, Given, Optimization, Trained
 from ppgen.inference.streams import DataError
@@ -84,8 +85,9 @@ class Loop:
         self.like = like if shardings is None else _placed(like, shardings)
         self._begin = jax.jit(optimization.begin, out_shardings=shardings)
         outs = None if shardings is None else (shardings, *[placement.everywhere()] * 2)
+        run = functools.partial(optimization.run, room=self._room)
         self._run = jax.jit(
-            functools.partial(optimization.run, room=self._room),
+            channels_last(run) if placement.platform() == "cpu" else run,
             donate_argnums=0,
             out_shardings=outs,
         )

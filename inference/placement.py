@@ -35,6 +35,11 @@ class Placement:
         )
         self._shardings = shardings
 
+    def platform(self) -> str:
+        """What XLA compiles for, as "cpu" or "gpu"."""
+        devices = jax.devices() if self.mesh is None else list(self.mesh.devices.flat)
+        return devices[0].platform
+
     def everywhere(self) -> NamedSharding | None:
         """The sharding of what is on each device."""
         return None if self.mesh is None else self._sharding(PartitionSpec())

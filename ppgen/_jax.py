@@ -39,9 +39,32 @@ def subjaxprs(eqn: Eqn) -> list[Jaxpr]:
     found = []
     for value in eqn.params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(item, (core.ClosedJaxpr, core.Jaxpr)):
+            if is_jaxpr(item):
                 found.append(item)
     return found
+
+
+def is_jaxpr(value: Any) -> bool:
+    """Whether a parameter of an equation is a jaxpr, closed or open."""
+    return isinstance(value, (core.ClosedJaxpr, core.Jaxpr))
+
+
+def map_jaxpr(run: Callable[[Jaxpr, Sequence[Any]], Sequence[Any]], jaxpr: Jaxpr) -> Jaxpr:
+    """The jaxpr of what `run` makes of a jaxpr and its inputs, closed if it is.
+
+    An open one comes back as it is where it, or the new one, needs constants.
+    """
+    opened, _ = open_jaxpr(jaxpr)
+    closed = isinstance(jaxpr, core.ClosedJaxpr)
+    if opened.constvars and not closed:
+        return jaxpr
+    avals = [
+        jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=getattr(a, "weak_type", False))
+        for a in (v.aval for v in opened.invars)
+    ]
+    new = jax.make_jaxpr(lambda *values: run(jaxpr, values))(*avals)
+    opened, consts = open_jaxpr(new)
+    return new if closed else jaxpr if consts else opened
 
 
 def bind(

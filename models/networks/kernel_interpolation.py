@@ -148,7 +148,7 @@ class GICNet(eqx.Module):
         self, code: Float[Array, " width"], query: Float[Array, " query"]
     ) -> Float[Array, " outputs"]:
         """What a code says at a query in [−1, 1], as a smooth function of it."""
-        return self.head(code * jnp.tanh(self.trunk(fourier_features(query, self.frequencies))))
+        return self.head(code * (1 + self.trunk(fourier_features(query, self.frequencies))))
 
 
 Layers = TypeVar("Layers", eqx.nn.Linear, eqx.nn.Conv, eqx.nn.MLP)
