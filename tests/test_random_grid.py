@@ -525,6 +525,9 @@ def test_scores_are_right_for_laws_that_are_known():
     # A mean of zero and a scale of 0.05 against u = z x; the prior mean of z.
     np.testing.assert_allclose(scores.nse_u, 1.0, rtol=1e-6)
     np.testing.assert_allclose(scores.nse_z, 1.0, rtol=1e-6)
+    prior = problem.parameters()
+    errors = (references.z - prior.mean) ** 2 / prior.variance
+    np.testing.assert_allclose(scores.error_z, errors, rtol=1e-5)
     np.testing.assert_allclose(
         scores.coverage_u, (np.abs(references.u) <= 0.1).mean((1, 2)), atol=1e-6
     )

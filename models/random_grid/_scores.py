@@ -39,12 +39,15 @@ class Scores(NamedTuple):
     Attributes:
         nse_u: Normalised squared error ‖mean − u‖² / ‖u‖² of the forward map: zero scores 1.
         nse_z: The same of the inverse map, around the mean of the prior, which scores 1 on average.
+        error_z: Squared errors of the inverse map, over the variances of the prior: of its mean,
+            they are 1 on average.
         coverage_u: Share of the points at which u is within two standard deviations of the mean.
         coverage_z: Share of the parameters, likewise. A calibrated law covers .954.
     """
 
     nse_u: Float[np.ndarray, " problems"]
     nse_z: Float[np.ndarray, " problems"]
+    error_z: Float[np.ndarray, "problems z"]
     coverage_u: Float[np.ndarray, " problems"]
     coverage_z: Float[np.ndarray, " problems"]
 
@@ -165,6 +168,7 @@ def score(rgnp: RGNP, references: References, *, key: Key[Array, ""]) -> Scores:
     return Scores(
         np.asarray(normalized_squared_error(*flat)),
         np.asarray(normalized_squared_error(*units)),
+        np.asarray((units[0] - units[1]) ** 2),
         np.asarray(jnp.mean(covered, (1, 2), where=free)),
         np.asarray(jnp.mean(sure, 1)),
     )
