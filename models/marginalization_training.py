@@ -26,6 +26,7 @@ from ppgen.models.marginalization import (
     target,
     target_loss,
 )
+from ppgen.models.marginalization_scores import ancestral
 from ppgen.models.networks import Paired
 
 Callback = Callable[[Progress], bool | None]
@@ -119,11 +120,6 @@ def block_gibbs(
     return moved.astype(chains.dtype)
 
 
-def sample(key: Key[Array, ""], mam: MaM, draws: int) -> Int[Array, "draws sites"]:
-    """Any-order ancestral draws of p_φ: D passes in a row for all of them."""
-    return jax.vmap(ppgen.seed(any_order), (0, None))(jax.random.split(key, draws), mam)
-
-
 def paired(marginals: MaM, conditionals: MaM) -> MaM:
     """p_θ of one model with p_φ of another."""
     network = Paired(marginals.network, conditionals.network)
@@ -157,26 +153,28 @@ def disagreement(
 def fit_likelihood(
     mam: MaM,
     data: Int[np.ndarray, "rows sites"],
-    optimizer: optax.GradientTransformation,
+    optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
     *,
     key: Key[Array, ""],
     steps: tuple[int, int],
-    batch_size: int,
+    batch_sizes: tuple[int, int],
     draws: int = 0,
     callback: Callback | None = None,
 ) -> MaM:
     """Maximum likelihood in two stages: p_φ on the data, then p_θ to agree with it.
 
     The first stage maximises `mean_bound`. The second minimises `disagreement` in p_θ alone, for
-    which a copy of the network as the first stage left it is trained further.
+    which a copy of the network as the first stage left it is trained further. What is best for one
+    need not be for the other: p_φ can overfit the data, so weight decay helps it; p_θ has as many
+    draws as it likes, and an error of each step, of which up to D add up: it wants exactness.
 
     Args:
         mam: Where to start.
         data: Vectors of value numbers.
-        optimizer: For either stage, begun anew.
+        optimizers: Of the first stage and of the second.
         key: Everything random here follows from it.
-        steps: Of the first stage and of the second.
-        batch_size: Rows in a step.
+        steps: Of either stage.
+        batch_sizes: Rows in a step of either.
         draws: Vectors of p_φ to join the data in the second stage, for p_θ to be right on more than
             the data.
         callback: As for `fit`, in both stages.
@@ -185,13 +183,26 @@ def fit_likelihood(
         The model, whose network is `Paired`.
     """
     keys = jax.random.split(key, 3)
-    common: dict[str, Any] = {"batch_size": batch_size, "callback": callback}
     first = fit(
-        mean_bound, mam, optimizer, key=keys[0], steps=steps[0], data=data, maximize=True, **common
+        mean_bound,
+        mam,
+        optimizers[0],
+        key=keys[0],
+        steps=steps[0],
+        data=data,
+        batch_size=batch_sizes[0],
+        maximize=True,
+        callback=callback,
     ).params
-    data = joined(data, first, draws, key=keys[2])
     second = fit(
-        disagreement(first), first, optimizer, key=keys[1], steps=steps[1], data=data, **common
+        disagreement(first),
+        first,
+        optimizers[1],
+        key=keys[1],
+        steps=steps[1],
+        data=joined(data, first, draws, key=keys[2]),
+        batch_size=batch_sizes[1],
+        callback=callback,
     ).params
     return paired(second, first)
 
@@ -202,7 +213,7 @@ def joined(
     """Data and draws of p_φ, in one array."""
     if not draws:
         return data
-    return np.concatenate([data, np.asarray(eqx.filter_jit(sample)(key, mam, draws), data.dtype)])
+    return np.concatenate([data, np.asarray(ancestral(mam, draws, key=key).x, data.dtype)])
 
 
 class EnergyFit(NamedTuple):
@@ -276,12 +287,12 @@ def energy_fit(
         raise ValueError(f"no objective {objective!r}: importance, published, corrected or elbo")
     if erased is None:
 
-        def ancestral(mam: MaM) -> Array:
+        def anew(mam: MaM) -> Array:
             held = jax.lax.stop_gradient(mam)
             x = jax.vmap(lambda _: any_order(held))(jnp.arange(draws))
             return published_kl(mam, log_weight, x, penalty=penalty)
 
-        return EnergyFit(ancestral, mam, optimizer)
+        return EnergyFit(anew, mam, optimizer)
 
     loss, followed = published_kl, None
     if objective == "corrected":

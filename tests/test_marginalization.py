@@ -43,7 +43,6 @@ from ppgen.models.marginalization_training import (
     fit_energy,
     fit_likelihood,
     persistent_chains,
-    sample,
 )
 from ppgen.models.networks import DualMLP, DualTorus
 from ppgen.testing import assert_unbiased, exact
@@ -129,7 +128,7 @@ def test_draws_have_the_probabilities_of_the_conditionals():
     expected = np.zeros(4)
     for (_, x), log_p in log_p_phi(mam).items():
         expected[2 * x[0] + x[1]] += np.exp(log_p) / 2
-    draws = np.asarray(sample(jax.random.key(0), mam, 8000)) @ [2, 1]
+    draws = np.asarray(ancestral(mam, 8000, key=jax.random.key(0)).x) @ [2, 1]
     counts = np.bincount(draws, minlength=4)
     assert (np.abs(counts - 8000 * expected) < 5 * np.sqrt(8000 * expected)).all()
 
@@ -493,10 +492,10 @@ def test_maximum_likelihood_in_two_stages():
     mam = fit_likelihood(
         fresh(),
         data,
-        optax.adam(optax.cosine_decay_schedule(5e-3, 300)),
+        (optax.adam(optax.cosine_decay_schedule(5e-3, 300)),) * 2,
         key=jax.random.key(1),
         steps=(300, 300),
-        batch_size=64,
+        batch_sizes=(64, 64),
         draws=1000,
         callback=lambda progress: seen.append(progress.step),
     )
@@ -505,6 +504,23 @@ def test_maximum_likelihood_in_two_stages():
     assert of_theta < 0.1 and of_phi < 0.1
     # The second stage makes p_θ what p_φ is.
     assert abs(float(jax.nn.logsumexp(OF_ALL(mam, STATES)))) < 0.1
+
+
+def test_each_stage_has_an_optimizer_of_its_own():
+    # At the uniform distribution both heads agree, so that there is nothing to move.
+    start = jax.tree.map(lambda w: w + 0.1, fresh())
+
+    def networks(*optimizers):
+        options = {"key": jax.random.key(1), "steps": (2, 2), "batch_sizes": (64, 32)}
+        network = fit_likelihood(start, STATES, optimizers, **options).network
+        return network.marginals, network.conditionals
+
+    moving, still = optax.sgd(0.01), optax.sgd(0.0)
+    untrained = start.network
+    marginals, conditionals = networks(moving, still)
+    assert eqx.tree_equal(marginals, conditionals) and not eqx.tree_equal(marginals, untrained)
+    marginals, conditionals = networks(still, moving)
+    assert eqx.tree_equal(conditionals, untrained) and not eqx.tree_equal(marginals, untrained)
 
 
 # --- figures --------------------------------------------------------------------------------------

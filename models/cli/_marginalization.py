@@ -56,8 +56,9 @@ class MarginalizationRecipe(AbstractRecipe):
     """Width of the network."""
     depth: int = 1
     """Residual blocks of the network."""
-    weight_decay: float = 0.1
-    """Decoupled weight decay, on digits, against fitting the training images only."""
+    weight_decay: float = 0.4
+    """Decoupled weight decay of the conditionals of digits, against fitting the training images
+    only."""
 
     training: ClassVar[Training] = Training(
         steps=1500, batch_size=128, learning_rate=2e-3, chunk=50, checkpoint_every=500
@@ -135,12 +136,11 @@ class MarginalizationRecipe(AbstractRecipe):
                 optimizer=energy.optimizer,
                 label="divergence and inconsistency",
             )
-        optimizer = optax.adamw(schedule, weight_decay=self.weight_decay)
         if name == "conditionals":
             return Stage(
                 objective=mean_bound,
                 params=params,
-                optimizer=optimizer,
+                optimizer=optax.adamw(schedule, weight_decay=self.weight_decay),
                 data=data["train"],
                 maximize=True,
                 label="any-order bound",
@@ -150,7 +150,7 @@ class MarginalizationRecipe(AbstractRecipe):
         return Stage(
             objective=disagreement(first),
             params=first,
-            optimizer=optimizer,
+            optimizer=optax.adam(schedule),
             data=joined(data["train"], first, self.joined, key=key),
             label="inconsistency of an order",
             unit="nats²",
