@@ -52,7 +52,7 @@ def fit_mixture_prior(
     draw_key, start_key = jax.random.split(key)
     keys = jax.random.split(draw_key, len(images))
     z = jax.vmap(lambda key, x: vae.posterior(x).sample(key, (draws,)))(keys, jnp.asarray(images))
-    z = z.reshape(-1, z.shape[-1])
+    z = jnp.concatenate(z)
     seed = int(jax.random.randint(start_key, (), 0, np.iinfo(np.int32).max))
     mixture: Any = GaussianMixture(components, reg_covar=regularization, random_state=seed)
     mixture.fit(np.asarray(z, np.float64))
