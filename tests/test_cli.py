@@ -89,6 +89,10 @@ def test_sample_draws_what_is_asked_and_the_seed_decides(here, run, capsys):
         (["fit", "air", "--objective", "vimco"], "--objective vimco needs --estimator score"),
         (["fit", "diffuse_vae", "--guidance", "1"], "--guidance needs a --dropout above 0"),
         (["fit", "diffuse_vae", "--moves", "1001"], "--moves must be at most --levels 1000"),
+        (
+            ["fit", "marginalization", "--network", "transformer", "--hidden", "6"],
+            "--hidden must be a multiple of 4 heads, not 6",
+        ),
         (["fit", "diffuse_vae", "--eta", "2"], "--eta must be from 0 to 1"),
         (["fit", "vae", "--data", "missing.npz"], "missing.npz: no such file"),
         (["sample"], "--run"),

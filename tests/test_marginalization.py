@@ -44,7 +44,7 @@ from ppgen.models.marginalization_training import (
     fit_likelihood,
     persistent_chains,
 )
-from ppgen.models.networks import DualMLP, DualTorus
+from ppgen.models.networks import DualMLP, DualTorus, DualTransformer
 from ppgen.testing import assert_unbiased, exact
 
 SITES = 2
@@ -162,9 +162,16 @@ def test_a_corrected_move_keeps_the_target_whatever_the_conditionals_are():
     assert misfit(None) > 10
 
 
-def test_nothing_is_certain_and_unknown_values_do_not_matter():
-    mam = MaM(DualMLP(5, 3, 8, 1, key=jax.random.key(0)), 5, 3)
-    mam = jax.tree.map(lambda w: w + 0.1, mam)
+NETWORKS = pytest.mark.parametrize("network", [DualMLP, DualTransformer])
+
+
+@NETWORKS
+def test_nothing_is_certain_and_unknown_values_do_not_matter(network):
+    mam = MaM(network(5, 3, 8, 1, key=jax.random.key(0)), 5, 3)
+    leaves, tree = jax.tree.flatten(mam)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    pairs = zip(leaves, keys, strict=True)
+    mam = tree.unflatten([w + 0.3 * jax.random.normal(k, w.shape) for w, k in pairs])
     x, other = jnp.array([0, 1, 2, 0, 1]), jnp.array([0, 1, 0, 2, 2])
     known = jnp.array([True, True, False, False, False])
     assert log_marginal(mam, x, jnp.zeros(5, bool)) == 0
@@ -173,8 +180,9 @@ def test_nothing_is_certain_and_unknown_values_do_not_matter():
     assert log_marginal(mam, x) != log_marginal(mam, other)
 
 
-def test_a_dual_mlp_begins_uniform_and_answers_in_float32():
-    network = DualMLP(5, 3, 8, 2, key=jax.random.key(0))
+@NETWORKS
+def test_a_dual_network_begins_uniform_and_answers_in_float32(network):
+    network = network(5, 3, 8, 2, key=jax.random.key(0))
     half = jax.tree.map(lambda w: w.astype(jnp.bfloat16), network)
     x = jnp.array([0, 1, 2, 0, 1])
     for mam in (MaM(network, 5, 3), MaM(half, 5, 3)):

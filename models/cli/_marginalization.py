@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 LENGTH = 5
 """Tokens of a molecule."""
 
+HEADS = 4
+"""Of the attention of a transformer."""
+
 MARGINALS = 100
 """Parts of vectors whose probabilities are compared."""
 
@@ -52,8 +55,10 @@ class MarginalizationRecipe(AbstractRecipe):
     """Weight of the consistency penalty of an energy. None stands for the number of sites."""
     joined: int = 5000
     """Draws of the conditionals that join the digits in the second stage."""
+    network: Literal["mlp", "transformer"] = "mlp"
+    """A perceptron of the whole vector, or attention among its sites."""
     hidden: int = 256
-    """Width of the network."""
+    """Width of the network; of a transformer, of each site."""
     depth: int = 1
     """Residual blocks of the network."""
     weight_decay: float = 0.4
@@ -79,6 +84,8 @@ class MarginalizationRecipe(AbstractRecipe):
             at_least(self, 0, "penalty")
         if self.task == "ising" and not 3 <= self.side <= 12:
             raise CommandError(f"--side must be from 3 to 12, not {self.side}")
+        if self.network == "transformer" and self.hidden % HEADS:
+            raise CommandError(f"--hidden must be a multiple of {HEADS} heads, not {self.hidden}")
         sites = {"digits": 64, "ising": self.side**2, "molecules": LENGTH}[self.task]
         if self.erased > sites:
             raise CommandError(f"--erased must be at most the {sites} sites, not {self.erased}")
@@ -106,10 +113,14 @@ class MarginalizationRecipe(AbstractRecipe):
         import optax
 
         from ppgen.models.marginalization import MaM
-        from ppgen.models.networks import DualMLP
+        from ppgen.models.networks import DualMLP, DualTransformer
 
         sites, values = facts["sites"], facts["values"]
-        mam = MaM(DualMLP(sites, values, self.hidden, self.depth, key=key), sites, values)
+        size = (sites, values, self.hidden, self.depth)
+        if self.network == "transformer":
+            mam = MaM(DualTransformer(*size, heads=HEADS, key=key), sites, values)
+        else:
+            mam = MaM(DualMLP(*size, key=key), sites, values)
         return mam if self.task == "digits" else self._energy(mam, optax.identity(), key).params
 
     def stage(
