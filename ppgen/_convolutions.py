@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 
@@ -11,12 +11,10 @@ from ppgen import _jax
 from ppgen._lower import REMATS
 from ppgen._primitives import CALLS
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
 _BODIES = CALLS | REMATS | {"scan", "while", "cond", "custom_jvp_call", "custom_vjp_call"}
 
 
-def channels_last(function: Function) -> Function:
+def channels_last(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same function of arrays, with all convolutions channels last, in loops as well.
 
     A convolution outside of loops is brought into this layout by XLA's CPU backend, in which it has
@@ -33,7 +31,7 @@ def channels_last(function: Function) -> Function:
         outs = _run(jaxpr, jax.tree.leaves(args))
         return jax.tree.unflatten(jax.tree.structure(shape), outs)
 
-    return run  # type: ignore[return-value]
+    return run
 
 
 def _run(jaxpr: Any, args: Sequence[Any]) -> list[Any]:

@@ -51,8 +51,11 @@ def fit_mixture_prior(
 
     draw_key, start_key = jax.random.split(key)
     keys = jax.random.split(draw_key, len(images))
-    z = jax.vmap(lambda key, x: vae.posterior(x).sample(key, (draws,)))(keys, jnp.asarray(images))
-    z = jnp.concatenate(z)
+
+    def draw(key: Key[Array, ""], image: Array) -> Any:
+        return vae.posterior(image).sample(key, (draws,))
+
+    z = jnp.concatenate(jax.vmap(draw)(keys, jnp.asarray(images)))
     seed = int(jax.random.randint(start_key, (), 0, np.iinfo(np.int32).max))
     mixture: Any = GaussianMixture(components, reg_covar=regularization, random_state=seed)
     mixture.fit(np.asarray(z, np.float64))
