@@ -153,19 +153,20 @@ class RandomGridRecipe(AbstractRecipe):
         fitted: Mapping[str, Any],
     ) -> Stage:
         """The bound, with the likelihood of observations, by Adam with a rate along a cosine."""
-        import optax
-
-        from ppgen.models.random_grid import equation_objective, observations_objective
+        from ppgen.models.random_grid import (
+            equation_objective,
+            observations_objective,
+            random_grid_optimizer,
+        )
 
         batch = training.batch_size
-        schedule = optax.cosine_decay_schedule(training.learning_rate, training.steps)
         objective = equation_objective(batch)
         if data.observations is not None:
             objective = observations_objective(batch, noise=self.noise)
         return Stage(
             objective=objective,
             params=params,
-            optimizer=optax.adam(schedule),
+            optimizer=random_grid_optimizer(training.learning_rate, training.steps),
             data=data.observations,
             maximize=True,
             label="bound",

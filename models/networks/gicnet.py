@@ -36,7 +36,6 @@ class GICNet(eqx.Module):
     trunk: eqx.nn.MLP
     head: eqx.nn.MLP
     frequencies: int = eqx.field(static=True)
-    offset: float = eqx.field(static=True)
 
     def __init__(
         self,
@@ -50,7 +49,6 @@ class GICNet(eqx.Module):
         channels: int = 16,
         nodes: int = 16,
         frequencies: int = 0,
-        offset: float = 0.0,
         key: Key[Array, ""],
     ) -> None:
         """Makes one with fresh weights.
@@ -65,10 +63,6 @@ class GICNet(eqx.Module):
             channels: On the grid.
             nodes: Of the grid, in each dimension.
             frequencies: Fourier features of a query, in each dimension.
-            offset: Added to what scales the code, which is in (−1, 1). Where the output is to be a
-                function of the query, as of a point, 0: without the query it has nothing. Where
-                the query may not matter, 1: while the code is no use yet, training would shut it
-                off, and hardly open it again.
             key: Draws the weights.
         """
         keys = iter(jax.random.split(key, 6))
@@ -87,7 +81,7 @@ class GICNet(eqx.Module):
         self.dense = _unbiased(layers(channels * nodes**dimensions + context, width))
         self.trunk = layers(query * (1 + 2 * frequencies), width)
         self.head = layers(width, outputs)
-        self.frequencies, self.offset = frequencies, offset
+        self.frequencies = frequencies
 
     def encode(
         self,
@@ -105,8 +99,7 @@ class GICNet(eqx.Module):
         self, code: Float[Array, " width"], query: Float[Array, " query"]
     ) -> Float[Array, " outputs"]:
         """What a code says at a query in [−1, 1], as a smooth function of it."""
-        trunk = self.trunk(fourier_features(query, self.frequencies))
-        return self.head(code * (self.offset + jnp.tanh(trunk)))
+        return self.head(code * jnp.tanh(self.trunk(fourier_features(query, self.frequencies))))
 
 
 Layers = TypeVar("Layers", eqx.nn.Linear, eqx.nn.Conv, eqx.nn.MLP)

@@ -26,3 +26,4 @@ from ppgen.models.random_grid._scores import solve_references as solve_reference
 from ppgen.models.random_grid._training import equation_objective as equation_objective
 from ppgen.models.random_grid._training import fit_random_grid as fit_random_grid
 from ppgen.models.random_grid._training import observations_objective as observations_objective
+from ppgen.models.random_grid._training import random_grid_optimizer as random_grid_optimizer

@@ -101,7 +101,6 @@ class RGNP(eqx.Module):
             width=width,
             channels=channels,
             nodes=nodes,
-            offset=1.0,
             key=backward_key,
         )
         self.grid = None if grid is None else tuple(tuple(map(float, point)) for point in grid)
