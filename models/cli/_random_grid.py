@@ -199,6 +199,7 @@ class RandomGridRecipe(AbstractRecipe):
         # Each problem on several grids, which are as good as one another.
         each = [score(fitted[""], references, key=k) for k in keys[1:]]
         scores = jax.tree.map(lambda *x: np.mean(x, 0), *each)
+        figures = (scores.nse_u, scores.nse_z, scores.coverage_u, scores.coverage_z)
         both = jax.numpy.asarray(others.ravel()), jax.numpy.asarray(references.u.reshape(count, -1))
         mean_solution = np.asarray(normalized_squared_error(*both))
         where = "held out" if split == "held-out" else "trained on"
@@ -214,7 +215,7 @@ class RandomGridRecipe(AbstractRecipe):
             rows=[
                 ("zero; the mean of the prior", (one, one, None, None)),
                 ("mean of other solutions", (mean_over_data(mean_solution), None, None, None)),
-                (f"{self.network}, {self.grid} grids", tuple(map(mean_over_data, scores))),
+                (f"{self.network}, {self.grid} grids", tuple(map(mean_over_data, figures))),
             ],
             references={},
         )
