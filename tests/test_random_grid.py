@@ -37,6 +37,7 @@ from ppgen.models.random_grid import (
     observations_objective,
     observe,
     outputs,
+    random_grid_optimizer,
     rgnp_guide,
     rgnp_model,
     score,
@@ -597,6 +598,20 @@ def test_pictures_cut_through_the_middle_of_a_box(tmp_path):
     )  # fmt: skip
     draw_solutions(tmp_path / "a.png", small(problem), references, key=jax.random.key(0))
     assert matplotlib.image.imread(tmp_path / "a.png").std() > 0.05
+
+
+def test_the_rate_rises_before_it_falls():
+    optimizer, x = random_grid_optimizer(0.1, 100), jnp.array(0.0)
+    state, moves = optimizer.init(x), []
+    for _ in range(100):
+        # Adam moves by the rate where the gradient is always the same.
+        move, state = optimizer.update(jnp.array(1.0), state)
+        moves.append(-float(move))
+    assert moves[0] == 0 and np.argmax(moves) == 5
+    np.testing.assert_allclose(moves[5], 0.1, rtol=1e-4)
+    assert (np.diff(moves[5:]) < 0).all() and moves[-1] < 1e-3
+    for steps in (1, 2, 3):
+        random_grid_optimizer(0.1, steps).init(x)
 
 
 def test_observations_train_too_and_a_deeponet_can_take_the_place_of_the_network():
