@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from weights import stirred
 
 import ppgen
 from ppgen.inference import elbo, fit
@@ -167,11 +168,7 @@ NETWORKS = pytest.mark.parametrize("network", [DualMLP, DualTransformer])
 
 @NETWORKS
 def test_nothing_is_certain_and_unknown_values_do_not_matter(network):
-    mam = MaM(network(5, 3, 8, 1, key=jax.random.key(0)), 5, 3)
-    leaves, tree = jax.tree.flatten(mam)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    pairs = zip(leaves, keys, strict=True)
-    mam = tree.unflatten([w + 0.3 * jax.random.normal(k, w.shape) for w, k in pairs])
+    mam = MaM(stirred(network(5, 3, 8, 1, key=jax.random.key(0)), jax.random.key(1)), 5, 3)
     x, other = jnp.array([0, 1, 2, 0, 1]), jnp.array([0, 1, 0, 2, 2])
     known = jnp.array([True, True, False, False, False])
     assert log_marginal(mam, x, jnp.zeros(5, bool)) == 0
@@ -204,11 +201,7 @@ def test_a_torus_network_is_local_the_same_everywhere_and_of_any_size():
     np.testing.assert_allclose(log_p, -18 * np.log(2), rtol=1e-6)
     np.testing.assert_allclose(conditionals, -np.log(2), rtol=1e-6)
 
-    leaves, tree = jax.tree.flatten(network)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    network = tree.unflatten(
-        [w + 0.3 * jax.random.normal(k, w.shape) for w, k in zip(leaves, keys, strict=True)]
-    )
+    network = stirred(network, jax.random.key(1))
 
     def at(side, known):
         ones = jnp.ones(side**2, int)

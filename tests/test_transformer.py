@@ -7,16 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from weights import stirred
 
 from ppgen.models.networks import Transformer
-
-
-def moved(net, scale=0.3):
-    """With weights that are none of them zero, biases included."""
-    leaves, tree = jax.tree.flatten(net)
-    keys = jax.random.split(jax.random.key(7), len(leaves))
-    pairs = zip(leaves, keys, strict=True)
-    return tree.unflatten([w + scale * jax.random.normal(k, w.shape) for w, k in pairs])
 
 
 def small(**options):
@@ -24,12 +17,13 @@ def small(**options):
     return Transformer(3, 4, **sizes, key=jax.random.key(0))
 
 
+KEY = jax.random.key(7)
 TOKENS = jax.random.normal(jax.random.key(1), (5, 3))
 
 
 def test_it_is_the_formula():
     with jax.enable_x64(True):
-        net = moved(jax.tree.map(lambda w: w.astype(jnp.float64), small(depth=1)))
+        net = stirred(jax.tree.map(lambda w: w.astype(jnp.float64), small(depth=1)), KEY)
         (block,), tokens = net.blocks, np.asarray(TOKENS, np.float64)
 
         def affine(layer, x):
@@ -55,7 +49,7 @@ def test_it_is_the_formula():
 
 
 def test_permuted_tokens_have_permuted_outputs_and_each_sees_all():
-    net, order = moved(small()), jnp.array([3, 0, 4, 1, 2])
+    net, order = stirred(small(), KEY), jnp.array([3, 0, 4, 1, 2])
     run = eqx.filter_jit(net)
     np.testing.assert_allclose(run(TOKENS[order]), run(TOKENS)[order], rtol=2e-5, atol=1e-5)
     changed = jnp.abs(run(TOKENS.at[2].add(1.0)) - run(TOKENS)).max(1)
@@ -70,7 +64,7 @@ def test_depth_does_not_change_how_it_begins():
 
 
 def test_it_computes_in_the_precision_of_its_weights():
-    net = moved(small(), 0.1)
+    net = stirred(small(), KEY, 0.1)
     half = jax.tree.map(lambda w: w.astype(jnp.bfloat16), net)
     low = half(TOKENS)
     assert low.dtype == jnp.bfloat16

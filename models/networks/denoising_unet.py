@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from ppgen.models.networks._parts import zeroed
 from ppgen.models.networks.time_features import sinusoidal_features
 
 FREQUENCIES = 16
@@ -29,7 +30,7 @@ class _Block(eqx.Module):
         self.norms = (eqx.nn.GroupNorm(GROUPS, inputs), eqx.nn.GroupNorm(GROUPS, outputs))
         first = eqx.nn.Conv2d(inputs, outputs, 3, padding=1, key=keys[0])
         second = eqx.nn.Conv2d(outputs, outputs, 3, padding=1, key=keys[1])
-        self.convolutions = (first, _zero(second))
+        self.convolutions = (first, zeroed(second))
         self.condition = eqx.nn.Linear(embedding, 2 * outputs, key=keys[2])
         self.shortcut = eqx.nn.Conv2d(inputs, outputs, 1, key=keys[3])
 
@@ -98,7 +99,7 @@ class DenoisingUNet(eqx.Module):
         self.down = [_Block(a, b, embedding, key=next(keys)) for a, b in pairs]
         self.middle = _Block(widths[-1], widths[-1], embedding, key=next(keys))
         self.up = [_Block(2 * b, a, embedding, key=next(keys)) for a, b in reversed(pairs)]
-        self.leave = _zero(eqx.nn.Conv2d(channels, 1, 3, padding=1, key=next(keys)))
+        self.leave = zeroed(eqx.nn.Conv2d(channels, 1, 3, padding=1, key=next(keys)))
         self.shape = shape
 
     def __call__(
@@ -123,9 +124,3 @@ class DenoisingUNet(eqx.Module):
             h = h.repeat(2, 1).repeat(2, 2)
             h = block(jnp.concatenate([h, before.pop()]), embedding)
         return self.leave(jax.nn.silu(h)).ravel()
-
-
-def _zero(convolution: eqx.nn.Conv2d) -> eqx.nn.Conv2d:
-    """The same with weights and biases of zero."""
-    zeros = jax.tree.map(jnp.zeros_like, (convolution.weight, convolution.bias))
-    return eqx.tree_at(lambda c: (c.weight, c.bias), convolution, zeros)

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from ppgen.models.networks._parts import zeroed
 from ppgen.models.networks.residual_mlp import ResidualMLP
 
 
@@ -35,7 +35,7 @@ class DualMLP(eqx.Module):
     ) -> None:
         inputs = sites * values
         body = ResidualMLP(inputs, 1 + inputs, hidden, depth, key=key)
-        self.body = eqx.tree_at(lambda net: net.last, body, jax.tree.map(jnp.zeros_like, body.last))
+        self.body = eqx.tree_at(lambda net: net.last, body, zeroed(body.last))
         self.pairs = jnp.zeros((inputs, inputs))
         self.sites, self.values = sites, values
 

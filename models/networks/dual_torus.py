@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from ppgen.models.networks._parts import read_sites, zeroed
+
 
 class DualTorus(eqx.Module):
     """Reads the known values around each site of a square torus, with the same weights everywhere.
@@ -29,8 +31,7 @@ class DualTorus(eqx.Module):
         keys = jax.random.split(key, depth + 1)
         self.first = eqx.nn.Linear(9 * values, hidden, key=keys[0])
         self.blocks = [eqx.nn.Linear(9 * hidden, hidden, key=k) for k in keys[1:depth]]
-        last = eqx.nn.Linear(hidden, 1 + values, key=keys[-1])
-        self.last = jax.tree.map(jnp.zeros_like, last)
+        self.last = zeroed(eqx.nn.Linear(hidden, 1 + values, key=keys[-1]))
 
     def __call__(
         self, seen: Float[Array, "sites values"]
@@ -41,10 +42,7 @@ class DualTorus(eqx.Module):
         h = jax.nn.gelu(_everywhere(self.first, _neighbours(h)))
         for block in self.blocks:
             h = h + jax.nn.gelu(_everywhere(block, _neighbours(h)))
-        out = _everywhere(self.last, h)
-        out = out.astype(jnp.promote_types(out.dtype, jnp.float32))
-        log_p = jnp.sum(out[..., 0]) - math.log(seen.shape[1]) * jnp.sum(seen)
-        return log_p, out[..., 1:].reshape(seen.shape)
+        return read_sites(_everywhere(self.last, h).reshape(len(seen), -1), seen)
 
 
 def _neighbours(h: Float[Array, "side side c"]) -> Float[Array, "side side nine_c"]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from ppgen.models.networks._parts import read_sites, zeroed
 from ppgen.models.networks.transformer import Transformer
 
 
@@ -35,8 +33,7 @@ class DualTransformer(eqx.Module):
         body = Transformer(
             values + sites, 1 + values, width=hidden, depth=depth, heads=heads, key=key
         )
-        last = jax.tree.map(jnp.zeros_like, body.last)
-        self.body = eqx.tree_at(lambda net: net.last, body, last)
+        self.body = eqx.tree_at(lambda net: net.last, body, zeroed(body.last))
         self.sites = sites
 
     def __call__(
@@ -44,6 +41,4 @@ class DualTransformer(eqx.Module):
     ) -> tuple[Float[Array, ""], Float[Array, "sites values"]]:
         """Evaluates the network on one vector, no batch axis."""
         out = self.body(jnp.concatenate([seen, jnp.eye(self.sites, dtype=seen.dtype)], 1))
-        out = out.astype(jnp.promote_types(out.dtype, jnp.float32))
-        log_p = jnp.sum(out[:, 0]) - math.log(seen.shape[1]) * jnp.sum(seen)
-        return log_p, out[:, 1:]
+        return read_sites(out, seen)

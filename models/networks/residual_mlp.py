@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from ppgen.models.networks._parts import zeroed
+
 
 class ResidualMLP(eqx.Module):
     """h ← h + W₃ (gelu(W₁ norm(h)) · W₂ norm(h)), `depth` times, between two affine layers.
@@ -33,7 +35,7 @@ class ResidualMLP(eqx.Module):
             (
                 eqx.nn.LayerNorm(hidden),
                 eqx.nn.Linear(hidden, 2 * hidden, key=keys[2 * i + 1]),
-                _zero(eqx.nn.Linear(hidden, hidden, key=keys[2 * i + 2])),
+                zeroed(eqx.nn.Linear(hidden, hidden, key=keys[2 * i + 2])),
             )
             for i in range(depth)
         ]
@@ -47,7 +49,3 @@ class ResidualMLP(eqx.Module):
             gate, h_in = jnp.split(inner(norm(h)), 2)
             h = h + outer(jax.nn.gelu(gate) * h_in)
         return self.last(jax.nn.gelu(self.norm(h)))
-
-
-def _zero(layer: eqx.nn.Linear) -> eqx.nn.Linear:
-    return jax.tree.map(lambda w: 0 * w, layer)

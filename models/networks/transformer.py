@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from ppgen.models.networks._parts import zeroed
+
 
 class _Block(eqx.Module):
     """h ← h + attention(norm(h)), then h ← h + W₂ gelu(W₁ norm(h)): at first the identity."""
@@ -24,9 +26,9 @@ class _Block(eqx.Module):
         keys = jax.random.split(key, 4)
         self.norms = (eqx.nn.LayerNorm(width), eqx.nn.LayerNorm(width))
         self.attend = eqx.nn.Linear(width, 3 * width, use_bias=False, key=keys[0])
-        self.project = _zero(eqx.nn.Linear(width, width, use_bias=False, key=keys[1]))
+        self.project = zeroed(eqx.nn.Linear(width, width, use_bias=False, key=keys[1]))
         self.inner = eqx.nn.Linear(width, 4 * width, key=keys[2])
-        self.outer = _zero(eqx.nn.Linear(4 * width, width, key=keys[3]))
+        self.outer = zeroed(eqx.nn.Linear(4 * width, width, key=keys[3]))
         self.heads = heads
 
     def __call__(self, h: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
@@ -97,7 +99,3 @@ class Transformer(eqx.Module):
         for block in self.blocks:
             h = block(h)
         return jax.vmap(lambda x: self.last(self.norm(x)))(h)
-
-
-def _zero(layer: eqx.nn.Linear) -> eqx.nn.Linear:
-    return jax.tree.map(jnp.zeros_like, layer)
