@@ -384,6 +384,16 @@ def test_directions_are_drawn_as_they_are_scored(size, concentration):
     assert (np.abs(moments) < 5 * across.std(0) / np.sqrt(n) + 1e-6).all()
 
 
+def test_what_is_not_finite_is_drawn_all_the_same():
+    """Else a fit that diverges would wait for an acceptance for ever, rather than say so."""
+    pole = jnp.array([0.0, 0.0, 1.0])
+    draw = jax.jit(lambda k: VonMisesFisher(pole, k).sample(KEY))
+    np.testing.assert_array_equal(draw(jnp.inf), pole)
+    assert np.isnan(draw(jnp.nan)).all()
+    mixed = jax.jit(jax.vmap(draw))(jnp.array([jnp.nan, 3.0]))
+    assert np.isnan(mixed[0]).all() and np.isfinite(mixed[1]).all()
+
+
 def test_the_distribution_function_stays_where_a_direction_was_drawn():
     """The implicit derivative of the angle: quantiles are held, from both sides of the mode."""
     pole = jnp.array([0.0, 0.0, 1.0])
