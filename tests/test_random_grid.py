@@ -120,6 +120,26 @@ def test_a_gicnet_begins_with_codes_that_differ():
     assert codes.std(0).mean() > 0.5 * np.abs(codes.mean(0)).mean()
 
 
+def test_the_inverse_map_hears_the_solution_without_its_conditions():
+    """Else the conditions' network can shut it off in the first steps, and it stays off."""
+    rgnp = RGNP(Burgers(), points=8, width=8, nodes=4, key=jax.random.key(0))
+
+    def trunks(rgnp):
+        return rgnp.forward.trunk, rgnp.backward.trunk
+
+    shut = eqx.tree_at(
+        trunks, rgnp, jax.tree.map(lambda x: 0 * x if eqx.is_array(x) else x, trunks(rgnp))
+    )
+    prior, conditions = rgnp.problem.parameters(), rgnp.problem.conditions()
+    x, z, w = uniform(1, 8, 2), prior.mean, conditions.mean
+    u = uniform(2, 8, 1)
+    found = [shut.parameters(scale * u, w, x).base_dist.loc for scale in (1.0, 2.0)]
+    assert jnp.abs(found[0] - found[1]).min() > 1e-3
+    # Where a query is a point, without it nothing is said.
+    means = [shut.unconstrained(scale * z, w, x)(x[0]).mean for scale in (1.0, 2.0)]
+    np.testing.assert_array_equal(*means)
+
+
 def test_networks_in_half_precision_stay_there_and_near():
     deep = DeepONet(context=2, query=1, outputs=3, width=8, frequencies=1, key=jax.random.key(0))
     grid = GICNet(

@@ -18,8 +18,9 @@ class GICNet(eqx.Module):
     """A grid-invariant convolutional network: a function of a cloud of points with values.
 
     Lifted pointwise, interpolated onto a fixed grid, convolved there, and made one vector, the code
-    of the cloud and a context. A trunk network of a query scales the entries of the code, and a
-    head reads them. Permuting the points changes nothing, and any number of them will do.
+    of the cloud and a context. A trunk network of a query scales the entries of the code, about
+    `offset`, and a head reads them. Permuting the points changes nothing, and any number of them
+    will do.
 
     What leads to the code begins without biases and with weights that keep the variance of its
     inputs: else all clouds have almost the same code, and what little differs is hardly learnt.
@@ -36,6 +37,7 @@ class GICNet(eqx.Module):
     trunk: eqx.nn.MLP
     head: eqx.nn.MLP
     frequencies: int = eqx.field(static=True)
+    offset: float = eqx.field(static=True)
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class GICNet(eqx.Module):
         channels: int = 16,
         nodes: int = 16,
         frequencies: int = 0,
+        offset: float = 0.0,
         key: Key[Array, ""],
     ) -> None:
         """Makes one with fresh weights.
@@ -63,6 +66,8 @@ class GICNet(eqx.Module):
             channels: On the grid.
             nodes: Of the grid, in each dimension.
             frequencies: Fourier features of a query, in each dimension.
+            offset: Added to what scales the code, which is in (−1, 1): 0 where a query is a point,
+                at which the code is read, 1 where it is a condition, which may matter or not.
             key: Draws the weights.
         """
         keys = iter(jax.random.split(key, 6))
@@ -81,7 +86,7 @@ class GICNet(eqx.Module):
         self.dense = _unbiased(layers(channels * nodes**dimensions + context, width))
         self.trunk = layers(query * (1 + 2 * frequencies), width)
         self.head = layers(width, outputs)
-        self.frequencies = frequencies
+        self.frequencies, self.offset = frequencies, offset
 
     def encode(
         self,
@@ -99,7 +104,8 @@ class GICNet(eqx.Module):
         self, code: Float[Array, " width"], query: Float[Array, " query"]
     ) -> Float[Array, " outputs"]:
         """What a code says at a query in [−1, 1], as a smooth function of it."""
-        return self.head(code * jnp.tanh(self.trunk(fourier_features(query, self.frequencies))))
+        trunk = self.trunk(fourier_features(query, self.frequencies))
+        return self.head(code * (self.offset + jnp.tanh(trunk)))
 
 
 Layers = TypeVar("Layers", eqx.nn.Linear, eqx.nn.Conv, eqx.nn.MLP)

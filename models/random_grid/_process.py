@@ -101,6 +101,8 @@ class RGNP(eqx.Module):
             width=width,
             channels=channels,
             nodes=nodes,
+            # Without it one run of seven of Burgers' equation shut off its code, and was the prior.
+            offset=1.0,
             key=backward_key,
         )
         self.grid = None if grid is None else tuple(tuple(map(float, point)) for point in grid)

@@ -57,7 +57,7 @@ def random_grid_optimizer(learning_rate: float, steps: int) -> optax.GradientTra
     """Adam, with a rate that rises in the first twentieth of the steps, then falls along a cosine.
 
     Residuals of fresh networks are large. Without the rise one run of three of Burgers' equation
-    and of the cavity ended where nothing depends on z; with it, one of six of the former.
+    and of the cavity ended where nothing depends on z.
 
     Args:
         learning_rate: The highest.
