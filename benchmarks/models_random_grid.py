@@ -62,7 +62,7 @@ class Size(NamedTuple):
     references: int = 64
 
 
-FAST = Size(width=32, batch=16, points=16, steps=400, references=16)
+FAST = Size(width=32, batch=16, points=16, steps=1000, references=16)
 
 
 def parameters_of(network: Any) -> int:
