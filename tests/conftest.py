@@ -20,7 +20,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 # One thread for what XLA computes: a worker of pytest-xdist has one core. With as many threads as
 # there are calls of LAPACK at once, in jaxlib 0.10, they wait for each other, for ever.
-os.environ.setdefault("NPROC", "1")
+os.environ["NPROC"] = "1"
 
 check_types("ppgen", but=["ppgen.inference", "ppgen.models"])
 
