@@ -8,7 +8,7 @@ from typing import Any
 
 import ppgen
 import ppgen.inference
-from ppgen._claims import claim_of
+from ppgen.claims import claim_of
 
 HEAD = """# Is it unbiased?
 

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 import ppgen
-from ppgen._claims import claims
+from ppgen.claims import claims
 from ppgen.inference.kernels import AbstractKernel
 from ppgen.inference.unconstrained import Unconstrained
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 import ppgen
-from ppgen._claims import claims
+from ppgen.claims import claims
 from ppgen.errors import SiteError
 from ppgen.inference.particles import ParticleFilter, Trajectory
 from ppgen.inference.resampling import check_scheme, draw_ancestors

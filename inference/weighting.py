@@ -13,7 +13,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, PyTree
 
 import ppgen
-from ppgen._claims import claims
+from ppgen.claims import claims
 from ppgen.errors import SiteError
 from ppgen.inference.arviz_data import ParetoSmoothed, pareto_smoothed
 

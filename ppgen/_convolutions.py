@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 from ppgen import _jax
-from ppgen._lower import REMATS
-from ppgen._primitives import CALLS
+from ppgen._lowering.lower import REMATS
+from ppgen._staging.primitives import CALLS
 
 _BODIES = CALLS | REMATS | {"scan", "while", "cond", "custom_jvp_call", "custom_vjp_call"}
 

@@ -13,20 +13,19 @@ import numpy as np
 from jax import Array
 
 from ppgen import _jax
-from ppgen._analysis import Analysis, analyse
-from ppgen._auto import EVALUATIONS, Automatic, picking
-from ppgen._claims import claims
-from ppgen._costs import Terms
-from ppgen._draws import drawn_together
-from ppgen._errors import ControlFlowError, CostError, EstimatorError
-from ppgen._evaluate import Run, plain
-from ppgen._fuse import fuse
-from ppgen._lower import lower, needs_lowering
-from ppgen._markov import asks_for_paths
-from ppgen._points import make
-from ppgen._stage import Staged, stage
-from ppgen._surrogates import joint_axes, surrogates
-from ppgen._weighted import Value, at_first_point
+from ppgen._analysis.analyse import Analysis, analyse
+from ppgen._analysis.cost_terms import Terms
+from ppgen._evaluation.evaluate import Run
+from ppgen._evaluation.make_choice import make
+from ppgen._evaluation.surrogate import joint_axes, surrogates
+from ppgen._lowering.lower import lower, needs_lowering
+from ppgen._lowering.scan_fusion import fuse
+from ppgen._lowering.scan_structure import asks_for_paths
+from ppgen._sampling.joint_draws import drawn_together
+from ppgen._staging.stage import Staged, stage
+from ppgen.claims import claims
+from ppgen.errors import BiasedEstimatorError, ControlFlowError, CostError, EstimatorError
+from ppgen.estimators._automatic import EVALUATIONS, Automatic, picking
 
 _names = itertools.count()
 
@@ -234,7 +233,6 @@ def _analysed(
 
 
 def _check_estimators(analysis: Analysis, allow_biased: bool, draws: int) -> None:
-    from ppgen._errors import BiasedEstimatorError
     from ppgen.estimators import LeaveOneOut
 
     for choice in analysis.choices:
@@ -273,39 +271,3 @@ def _checked(cost: Any) -> Array:
 def _is_real(cost: Any) -> bool:
     dtype = jnp.result_type(cost)
     return any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
-
-
-def seed(f: Callable[..., Any]) -> Callable[..., Any]:
-    """Run anything that draws: a program, an objective, a sampler.
-
-    Args:
-        f: a function that uses NumPyro effects or `ppgen.draw`; it may return any pytree.
-
-    Returns:
-        `(key, *args, **kwargs) -> f(*args, **kwargs)`, a plain JAX function. Derivatives flow
-        through reparameterised choices only; for the others see `expectation`.
-
-    Example:
-        >>> import jax, numpyro, numpyro.distributions as dist, ppgen
-        >>> def program(n):
-        ...     with numpyro.plate("N", n):
-        ...         return numpyro.sample("x", dist.Poisson(3.0))
-        >>> ppgen.seed(program)(jax.random.key(0), 5).shape
-        (5,)
-    """
-
-    def run(key: Array, *args: Any, **kwargs: Any) -> Any:
-        return seeded(lambda: f(*args, **kwargs), key)
-
-    return run
-
-
-def seeded(thunk: Callable[[], Any], key: Array, params: str = "error") -> Any:
-    """Run `thunk()` with a key."""
-    key = _jax.typed_key(key)
-    with _jax.varying_like(key):
-        staged = stage(thunk, params=params)
-        jaxpr = lower(staged.jaxpr, sampling=True) if needs_lowering(staged.jaxpr) else staged.jaxpr
-    outs: list[Value] = Run(key, plain)(jaxpr, [])
-    # A branch with choices that would stand for several points has an axis for its only one.
-    return staged.unflatten([at_first_point(o) for o in outs])

@@ -21,8 +21,8 @@ from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 from numpyro.distributions.util import clamp_probs
 
-from ppgen._distributions import rebuilt
-from ppgen._surrogate import with_derivative_of
+from ppgen._derivatives import with_derivative_of
+from ppgen._distributions.rebuild import rebuilt
 
 
 def log_prob(d: Distribution, value: Any) -> Array:

@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import Distribution, constraints
 
-from ppgen._errors import EstimatorError
+from ppgen.errors import EstimatorError
 
 
 def from_distrax(distribution: Any) -> Distribution:

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import ppgen
-from ppgen._errors import EstimatorError
+from ppgen.errors import EstimatorError
 from ppgen.testing import assert_unbiased, exact
 
 KEY = jax.random.key(0)

@@ -20,7 +20,7 @@ from monte_carlo import assert_close_in_mean, estimates
 
 import ppgen
 import ppgen.inference as inference
-from ppgen._claims import Claim, claim_of, claims
+from ppgen.claims import Claim, claim_of, claims
 from ppgen.testing import ESTIMATORS, exact
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "docs"))

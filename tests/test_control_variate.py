@@ -20,7 +20,7 @@ from ppgen import (
     Taylor,
     UnorderedSet,
 )
-from ppgen._errors import DiscontinuityError, EstimatorError
+from ppgen.errors import DiscontinuityError, EstimatorError
 from ppgen.testing import assert_unbiased
 
 THETA = np.array([0.6, -0.3], np.float32)

@@ -10,9 +10,9 @@ import numpyro.distributions as dist
 import pytest
 
 import ppgen
-from ppgen._errors import EstimatorError
-from ppgen._quantiles import from_uniforms, has_quantiles, uniforms_needed
-from ppgen._sobol import scrambled_sobol
+from ppgen._sampling.quantiles import from_uniforms, has_quantiles, uniforms_needed
+from ppgen._sampling.sobol import scrambled_sobol
+from ppgen.errors import EstimatorError
 from ppgen.estimators import Antithetic, LeaveOneOut, QuasiMonteCarlo, Reparameterize, ScoreFunction
 from ppgen.testing import assert_unbiased
 

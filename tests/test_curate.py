@@ -354,7 +354,8 @@ def example():
 
 def test_power(monkeypatch):
     """Each planted bug breaks a law."""
-    from ppgen import _curate, _resampled
+    from ppgen._programs import candidates as _resampled
+    from ppgen._programs import curate as _curate
 
     laws(*example())
     real = _resampled.stack

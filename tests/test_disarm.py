@@ -12,8 +12,8 @@ import pytest
 from jax.nn import sigmoid
 
 import ppgen
-from ppgen._errors import DerivativeError
 from ppgen.distrax import from_distrax
+from ppgen.errors import DerivativeError
 from ppgen.estimators import ARM, DisARM, MeasureValued, ScoreFunction
 from ppgen.testing import assert_unbiased
 

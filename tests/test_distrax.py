@@ -14,10 +14,10 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.infer.util import log_density
 
-from ppgen._distributions import flatten, has_pathwise_derivative, split_event
-from ppgen._errors import EstimatorError
+from ppgen._distributions.rebuild import flatten, has_pathwise_derivative, split_event
 from ppgen.densities import log_prob
 from ppgen.distrax import Distrax, from_distrax
+from ppgen.errors import EstimatorError
 from ppgen.estimators import Enumerate, MeasureValued, Reparameterize
 
 T = np.array([0.3, 0.8])

@@ -14,7 +14,7 @@ import zoo
 from numpyro.distributions import constraints, transforms
 from numpyro.distributions.flows import InverseAutoregressiveTransform
 
-from ppgen._distributions import (
+from ppgen._distributions.rebuild import (
     flatten,
     split_event,
     split_mask,

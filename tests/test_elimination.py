@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 import pytest
 
 import ppgen
-from ppgen._errors import PpgenError
+from ppgen.errors import PpgenError
 
 KEY = jax.random.key(0)
 THETA = jnp.array([0.7, -0.4])

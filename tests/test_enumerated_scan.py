@@ -11,8 +11,8 @@ import pytest
 from numpyro.contrib.control_flow import scan
 
 import ppgen
-from ppgen._errors import PpgenError
-from ppgen._primitives import equations
+from ppgen._staging.primitives import equations
+from ppgen.errors import PpgenError
 from ppgen.inference import elbo
 from ppgen.testing import exact
 

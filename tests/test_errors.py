@@ -12,7 +12,7 @@ import pytest
 from test_doctests import modules
 
 import ppgen.errors
-from ppgen._errors import EstimatorError, PpgenError, SiteError, public_name
+from ppgen.errors import EstimatorError, PpgenError, SiteError, public_name
 
 ROOT = Path(__file__).parent.parent
 ALL = [

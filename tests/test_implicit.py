@@ -11,10 +11,10 @@ import pytest
 from jax.scipy.special import i0e, i1e
 
 import ppgen
-from ppgen import _implicit
-from ppgen._implicit import cdf, differentiable_sample, implicit
-from ppgen._pathwise import has_known_cdf, has_pathwise_derivative
-from ppgen._von_mises import von_mises_cdf, von_mises_log_prob
+from ppgen._distributions.pathwise import has_known_cdf, has_pathwise_derivative
+from ppgen._sampling import implicit as _implicit
+from ppgen._sampling.implicit import cdf, differentiable_sample, implicit
+from ppgen._sampling.von_mises import von_mises_cdf, von_mises_log_prob
 from ppgen.estimators import Reparameterize, ScoreFunction
 from ppgen.testing import assert_unbiased
 

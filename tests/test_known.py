@@ -14,7 +14,7 @@ import pytest
 from jax.scipy.stats import norm
 
 import ppgen
-from ppgen import _steered
+from ppgen._evaluation import constant_indexing as _steered
 from ppgen.inference import elbo
 
 KEY = jax.random.key(0)

@@ -14,7 +14,7 @@ import pytest
 from numpyro import handlers
 
 import ppgen
-from ppgen._sites import Given, run_sites
+from ppgen._staging.sites import Given, run_sites
 from ppgen.errors import ChoiceMismatchError, CostError, SiteError
 from ppgen.testing import exact
 
@@ -440,7 +440,7 @@ def test_tilts_add_up():
 
 def test_a_planted_bug_is_seen(monkeypatch):
     """Power: without the retained particle among those averaged, the weights come out wrong."""
-    from ppgen import _marginal
+    from ppgen._programs import marginal as _marginal
 
     monkeypatch.setattr(_marginal, "stack", lambda first, rest: rest)
     program = ppgen.marginal(flips, ["x"], particles=2)
@@ -460,7 +460,7 @@ def test_weights_of_a_program_as_its_own_proposal():
             numpyro.sample("a", dist.Bernoulli(0.3))
         numpyro.sample("b", dist.Bernoulli(0.2).mask(False))
 
-    from ppgen._stage import stage
+    from ppgen._staging.stage import stage
 
     staged = stage(program, recorded=True)
     given = Given({"a": 1, "b": 1}, unscored=frozenset(["a", "b"]))

@@ -13,7 +13,7 @@ import pytest
 from numpyro.distributions.transforms import OrderedTransform
 
 import ppgen
-from ppgen._errors import DerivativeError
+from ppgen.errors import DerivativeError
 from ppgen.estimators import MeasureValued, Points, ScoreFunction
 from ppgen.testing import assert_unbiased, planted
 

@@ -13,7 +13,7 @@ from numpyro.contrib.module import eqx_module, flax_module, nnx_module
 from numpyro.infer.util import log_density as numpyro_log_density
 
 import ppgen
-from ppgen._errors import SiteError
+from ppgen.errors import SiteError
 
 KEY = jax.random.key(3)
 DATA = jnp.array([0.3, -1.2, 0.8, 2.0])

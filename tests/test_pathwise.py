@@ -10,7 +10,7 @@ import pytest
 import zoo
 from numpyro.distributions import constraints, transforms
 
-from ppgen._pathwise import has_pathwise_derivative
+from ppgen._distributions.pathwise import has_pathwise_derivative
 from ppgen.densities import log_prob
 from ppgen.estimators import Reparameterize
 

@@ -9,8 +9,8 @@ import numpyro.distributions as dist
 import pytest
 
 import ppgen
-from ppgen._errors import PpgenError
-from ppgen._primitives import equations
+from ppgen._staging.primitives import equations
+from ppgen.errors import PpgenError
 from ppgen.testing import assert_unbiased, exact
 
 KEY = jax.random.key(0)

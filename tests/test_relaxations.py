@@ -11,8 +11,8 @@ import numpyro.distributions as dist
 import pytest
 
 import ppgen
-from ppgen._errors import BiasedEstimatorError
 from ppgen.distrax import from_distrax
+from ppgen.errors import BiasedEstimatorError
 from ppgen.estimators import GumbelSoftmax, StraightThrough
 from ppgen.testing import assert_unbiased
 

@@ -7,7 +7,7 @@ import numpyro.distributions as dist
 import pytest
 
 import ppgen
-from ppgen._primitives import equations
+from ppgen._staging.primitives import equations
 
 
 def pathwise_chain(n):

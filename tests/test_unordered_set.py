@@ -14,7 +14,7 @@ import pytest
 
 import ppgen
 from ppgen import Enumerate, ScoreFunction, UnorderedSet
-from ppgen._errors import EstimatorError
+from ppgen.errors import EstimatorError
 from ppgen.estimators._unordered_set import _ratios
 from ppgen.testing import assert_unbiased
 

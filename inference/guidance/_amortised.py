@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import ppgen
-from ppgen._claims import claims
+from ppgen.claims import claims
 from ppgen.inference.objectives import elbo
 
 Program = Callable[..., Any]

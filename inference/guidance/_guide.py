@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpyro
 from jaxtyping import Array, Float
 
-from ppgen._claims import claims
+from ppgen.claims import claims
 from ppgen.inference.filtering import smc
 from ppgen.inference.guidance._lookaheads import AbstractLookahead, Energy
 from ppgen.inference.paths import Chain, PathError, Step

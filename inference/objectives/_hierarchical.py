@@ -11,7 +11,7 @@ from typing import Any
 from jaxtyping import Array, Float
 
 import ppgen
-from ppgen._claims import claims
+from ppgen.claims import claims
 from ppgen.inference.objectives._elbo import elbo
 from ppgen.inference.objectives._importance_weighted import iwelbo
 

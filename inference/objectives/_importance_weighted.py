@@ -11,7 +11,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
 import ppgen
-from ppgen._claims import claims
+from ppgen.claims import claims
 from ppgen.errors import EstimatorError, SiteError
 from ppgen.inference.objectives._detached import detached
 from ppgen.inference.objectives._log_mean_exp import log_mean_exp

@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Array, Float
 
 import ppgen
-from ppgen._claims import claims
+from ppgen.claims import claims
 
 Program = Callable[..., Any]
 

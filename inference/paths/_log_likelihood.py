@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ppgen._claims import claims
+from ppgen.claims import claims
 from ppgen.inference.paths._solve import integrate
 from ppgen.inference.paths._structure import key_of_program
 

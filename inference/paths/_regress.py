@@ -11,7 +11,7 @@ import numpyro
 from jaxtyping import Array, Float
 
 import ppgen
-from ppgen._claims import claims
+from ppgen.claims import claims
 from ppgen.inference.paths._errors import PathError
 from ppgen.inference.paths._points import PathPoint, path_point
 from ppgen.inference.paths._structure import (

@@ -9,7 +9,7 @@ import jax
 from jaxtyping import Array, Float
 
 import ppgen
-from ppgen._claims import claims
+from ppgen.claims import claims
 from ppgen.inference.objectives import detached
 
 Program = Callable[..., Any]

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 from jax import Array
 
-from ppgen._distributions import rebuilt
+from ppgen._distributions.rebuild import rebuilt
 
 
 class Closure(eqx.Module):

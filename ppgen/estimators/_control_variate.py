@@ -12,8 +12,8 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import Distribution
 
-from ppgen._distributions import plain
-from ppgen._surrogate import magic_box
+from ppgen._derivatives import magic_box
+from ppgen._distributions.rebuild import plain
 from ppgen.estimators._base import AbstractEstimator, Points
 from ppgen.estimators._closure import with_arrays
 

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jax import Array
 from numpyro.distributions import Distribution
 
-from ppgen._draws import Coupling, coupling
-from ppgen._errors import EstimatorError
-from ppgen._quantiles import from_uniforms, has_quantiles, uniform, uniforms_needed
-from ppgen._score import log_density_for_score
-from ppgen._sobol import MAX_DIMENSIONS, scrambled_sobol
+from ppgen._sampling.frozen_density import log_density_for_score
+from ppgen._sampling.joint_draws import Coupling, coupling
+from ppgen._sampling.quantiles import from_uniforms, has_quantiles, uniform, uniforms_needed
+from ppgen._sampling.sobol import MAX_DIMENSIONS, scrambled_sobol
+from ppgen.errors import EstimatorError
 from ppgen.estimators._base import AbstractEstimator, Points
 from ppgen.estimators._reparameterize import Reparameterize
 from ppgen.estimators._score_function import LeaveOneOut, MovingAverage, ScoreFunction

@@ -24,8 +24,8 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 
-from ppgen._distributions import plain, rebuilt
-from ppgen._surrogate import attach, freeze_once, without_derivative
+from ppgen._derivatives import attach, freeze_once, without_derivative
+from ppgen._distributions.rebuild import plain, rebuilt
 from ppgen.estimators._base import Points
 
 Decomposition = Callable[[Array, Distribution, Any], Points]

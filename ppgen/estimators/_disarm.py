@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax import Array
 from numpyro.distributions import BernoulliLogits, BernoulliProbs, Distribution
 
-from ppgen._distributions import plain
-from ppgen._surrogate import attach
+from ppgen._derivatives import attach
+from ppgen._distributions.rebuild import plain
 from ppgen.estimators._base import AbstractEstimator, Points
 
 

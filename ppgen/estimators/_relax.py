@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 
-from ppgen._surrogate import magic_box
+from ppgen._derivatives import magic_box
 from ppgen.estimators import _concrete
 from ppgen.estimators._base import AbstractEstimator, Points
 from ppgen.estimators._closure import with_arrays

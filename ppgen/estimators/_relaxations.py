@@ -17,8 +17,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 
-from ppgen._distributions import plain
-from ppgen._surrogate import with_derivative_of
+from ppgen._derivatives import with_derivative_of
+from ppgen._distributions.rebuild import plain
 from ppgen.estimators._base import AbstractEstimator, Points
 
 _BERNOULLI = (dist.BernoulliLogits, dist.BernoulliProbs)

@@ -8,8 +8,8 @@ import equinox as eqx
 from jax import Array
 from numpyro.distributions import Distribution
 
-from ppgen._implicit import differentiable_sample
-from ppgen._pathwise import has_pathwise_derivative
+from ppgen._distributions.pathwise import has_pathwise_derivative
+from ppgen._sampling.implicit import differentiable_sample
 from ppgen.estimators._base import AbstractEstimator, Points
 
 

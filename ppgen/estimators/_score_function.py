@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 
-from ppgen._score import log_density_for_score
+from ppgen._sampling.frozen_density import log_density_for_score
 from ppgen.estimators._base import AbstractEstimator, Points
 
 

@@ -21,9 +21,9 @@ import numpy as np
 from jax import Array
 
 from ppgen import _jax
-from ppgen._errors import ControlFlowError, DensityError
-from ppgen._lines import where
-from ppgen._primitives import ChoiceSpec, is_random
+from ppgen._staging.primitives import ChoiceSpec, is_random
+from ppgen._user_lines import where
+from ppgen.errors import ControlFlowError, DensityError
 from ppgen.testing._grid import Grid, grid, grid_size
 
 

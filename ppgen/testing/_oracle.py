@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ppgen._errors import CostError, DensityError, PpgenError
-from ppgen._stage import stage
+from ppgen._staging.stage import stage
+from ppgen.errors import CostError, DensityError, PpgenError
 from ppgen.testing._interpreter import Interpreter, Path, Settings, Sum, Unknown
 
 # How far the weights of a program may be from summing to one.

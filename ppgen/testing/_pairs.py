@@ -12,8 +12,8 @@ import numpy as np
 from jax import Array
 from numpyro.distributions import Distribution
 
-from ppgen._choose import draw
-from ppgen._errors import DerivativeError
+from ppgen._staging.choice import draw
+from ppgen.errors import DerivativeError
 from ppgen.estimators import AbstractEstimator
 from ppgen.testing._families import DISTRIBUTIONS, KINDS
 

@@ -19,7 +19,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ppgen import _evaluate, _primitives, _regions, _stage
+from ppgen._evaluation import control_flow as _regions
+from ppgen._evaluation import evaluate as _evaluate
+from ppgen._staging import primitives as _primitives
+from ppgen._staging import stage as _stage
 from ppgen.estimators import MeasureValued, ScoreFunction
 
 Patch = tuple[Any, str, Any]

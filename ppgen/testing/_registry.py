@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ppgen._with_estimators import with_estimators
+from ppgen._programs.with_estimators import with_estimators
 from ppgen.estimators import AbstractEstimator
 from ppgen.testing import _cases as cases
 from ppgen.testing._strategies import ESTIMATORS

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from jax import Array
 from numpyro.distributions import Distribution
 
-from ppgen._distributions import flatten
-from ppgen._errors import DerivativeError
+from ppgen._distributions.rebuild import flatten
+from ppgen.errors import DerivativeError
 from ppgen.estimators import (
     ARM,
     REBAR,

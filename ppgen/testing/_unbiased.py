@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ppgen._errors import PpgenError
 from ppgen._expectation import expectation as _expectation
+from ppgen.errors import PpgenError
 from ppgen.testing._oracle import exact as _exact
 
 # How many estimates are made at a time.

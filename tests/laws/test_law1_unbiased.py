@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from law_helpers import few, truth
 
 import ppgen
-from ppgen._distributions import flatten
+from ppgen._distributions.rebuild import flatten
 from ppgen.testing import (
     CASES,
     DISTRIBUTIONS,

@@ -12,7 +12,7 @@ from law_programs import PROGRAMS
 from numpyro.contrib.control_flow import cond, scan
 
 import ppgen
-from ppgen import _sites
+from ppgen._staging import sites as _sites
 from ppgen.testing import exact
 
 

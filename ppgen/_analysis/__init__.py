@@ -1,0 +1,1 @@
+"""Step 3: what influences what, and whether derivatives are sound."""

@@ -1,0 +1,384 @@
+"""The static analysis of a lowered program: what its choices influence, and soundness."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from ppgen import _jax
+from ppgen._analysis.choices import Choice, choices_of_equation
+from ppgen._analysis.discontinuity import WITHOUT_DERIVATIVE, discontinuity
+from ppgen._analysis.influence import NONE, Alignment, Influence, bits, join, mixing, propagate
+from ppgen._lowering.lower import CUSTOM, REMATS
+from ppgen._lowering.scan_structure import sums_over_points
+from ppgen._staging.primitives import (
+    CALLS,
+    DENSITY_SCOPE,
+    SAMPLER_SCOPE,
+    ChoiceSpec,
+    is_random,
+    needed,
+    over_lanes,
+)
+from ppgen._user_lines import where
+from ppgen.densities import log_prob
+from ppgen.errors import BiasedEstimatorError, DiscontinuityError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pathwise:
+    """A reparameterised choice (or a biased one that is differentiated in place)."""
+
+    name: str
+    where: str
+    details: dict[str, Any]
+
+
+@dataclasses.dataclass
+class Analysis:
+    """What is known of a lowered program before anything is run.
+
+    Attributes:
+        choices: its random choices that are not in place; influence bit sets index them.
+        pathwise: its reparameterised choices.
+        first: for each top-level equation that makes choices, the index of its first one.
+        upstream: for each choice, what influences its distribution.
+        influence: for each top-level variable, what influences it.
+        discontinuities: what was found, in words, with the pathwise choices that reach it.
+    """
+
+    choices: list[Choice] = dataclasses.field(default_factory=list)
+    pathwise: list[Pathwise] = dataclasses.field(default_factory=list)
+    first: dict[int, int] = dataclasses.field(default_factory=dict)
+    upstream: dict[int, Influence] = dataclasses.field(default_factory=dict)
+    influence: dict[_jax.Var, Influence] = dataclasses.field(default_factory=dict)
+    discontinuities: list[tuple[str, str, list[Pathwise]]] = dataclasses.field(default_factory=list)
+
+    def of(self, v: Any) -> Influence:
+        """The influence on a top-level variable or literal."""
+        return NONE if isinstance(v, _jax.Literal) else self.influence.get(v, NONE)
+
+
+# Densities in NumPyro's potential energy, which maps its argument into the supports.
+_POTENTIAL = (
+    ("numpyro/infer/util.py", "potential_energy"),
+    ("numpyro/distributions/util.py", "wrapper"),
+)
+
+
+def analyse(jaxpr: Any, *, allow_biased: bool = False, strict: bool = True) -> Analysis:
+    """Analyse a lowered program.
+
+    Args:
+        jaxpr: closed, without inputs.
+        allow_biased: accept biased estimators.
+        strict: raise at the first discontinuity that a pathwise choice reaches.
+
+    Raises:
+        DiscontinuityError: a reparameterised value reaches something discontinuous.
+        BiasedEstimatorError: a biased estimator without `allow_biased`.
+    """
+    walk = _Walk(Analysis(), allow_biased, strict)
+    opened, _ = _jax.open_jaxpr(jaxpr)
+    env: dict[_jax.Var, Influence] = {}
+    for eqn in opened.eqns:
+        if made := choices_of_equation(eqn):
+            walk.analysis.first[id(eqn)] = len(walk.analysis.choices)
+            walk.analysis.choices += made
+    walk.equations(opened, env, walk.counter(0), depth=0, checked=True)
+    walk.analysis.influence = env
+    return walk.analysis
+
+
+class _Counter:
+    """The indices of the choices of a jaxpr, in order; a loop body starts again in each pass."""
+
+    def __init__(self, start: int) -> None:
+        self.next = start
+
+    def take(self) -> int:
+        self.next += 1
+        return self.next - 1
+
+
+class _Walk:
+    def __init__(self, analysis: Analysis, allow_biased: bool, strict: bool) -> None:
+        self.analysis, self.allow_biased, self.strict = analysis, allow_biased, strict
+        self.counter = _Counter
+        self.marks: dict[int, int] = {}
+        self.reported: set[int] = set()
+        self.line = ""  # of the call of one of JAX's own functions that is being walked through
+
+    def equations(self, jaxpr, env, counter, *, depth: int, checked: bool) -> list[Influence]:
+        def read(v):
+            return NONE if isinstance(v, _jax.Literal) else env.get(v, NONE)
+
+        # What nobody uses harms nobody: `logsumexp` computes a sign in passing.
+        used = needed(jaxpr, jaxpr.outvars) if checked else frozenset()
+        for eqn in jaxpr.eqns:
+            ins = [read(v) for v in eqn.invars]
+            outs = self.equation(eqn, ins, counter, depth, id(eqn) in used)
+            for v, out in zip(eqn.outvars, outs, strict=True):
+                if out is not NONE:
+                    env[v] = out
+        return [read(v) for v in jaxpr.outvars]
+
+    def inner(self, jaxpr, ins, counter, *, depth: int, checked: bool) -> list[Influence]:
+        jaxpr, _ = _jax.open_jaxpr(jaxpr)
+        env = {v: i for v, i in zip(jaxpr.invars, ins, strict=True) if i is not NONE}
+        return self.equations(jaxpr, env, counter, depth=depth, checked=checked)
+
+    def equation(self, eqn, ins: Sequence[Influence], counter, depth: int, checked: bool):
+        name = eqn.primitive.name
+        if name == "random_choice":
+            return [self.choice(eqn, ins, counter.take(), depth)]
+        if name == "marker" and eqn.params["kind"] == "pathwise":
+            return [self.marked(eqn, ins[0])]
+        # Densities are continuous on their support, which the sample never leaves, and samplers are
+        # checked where they are declared to have a pathwise derivative.
+        if checked and any(i.pathwise for i in ins):
+            checked = not _jax.in_scope(eqn, DENSITY_SCOPE, SAMPLER_SCOPE)
+            checked = checked and not _jax.staged_in(eqn, *_POTENTIAL)
+        if checked:
+            self.check(eqn, ins)
+        if name == "stop_gradient":
+            return [Influence(i.mixed, i.aligned) for i in ins]
+        if name == "scan":
+            return self.scan(eqn, ins, counter, depth, checked)
+        if name in CALLS:
+            outer = self.line
+            self.line = outer or (where(eqn) if _jax.calls_jax(eqn) else "")
+            outs = self.inner(_jax.subjaxprs(eqn)[0], ins, counter, depth=depth, checked=checked)
+            self.line = outer
+            return outs
+        if name in CUSTOM and not is_random(eqn):
+            # A custom derivative is the author's word that the function has one.
+            jaxpr = _jax.subjaxprs(eqn)[0]
+            return self.inner(jaxpr, ins, counter, depth=depth, checked=False)
+        if jaxprs := _jax.subjaxprs(eqn):
+            return self.region(eqn, jaxprs, ins, counter, depth, checked)
+        if name in ("eq", "ne", "is_finite"):
+            # A continuous value meets a number with probability zero.
+            ins = [Influence(i.mixed, i.aligned) if i.pathwise else i for i in ins]
+        return propagate(eqn, ins)
+
+    def choice(self, eqn, ins: Sequence[Influence], index: int, depth: int) -> Influence:
+        spec: ChoiceSpec = eqn.params["spec"]
+        lanes = eqn.params["lanes"]
+        upstream = _of_distribution(eqn, ins)
+        known = self.analysis.upstream.get(index, NONE)
+        self.analysis.upstream[index] = join(known, upstream)
+        places: list[Alignment] = [(-1 - d, "=") for d in range(depth)]
+        places += [(k, "=") for k in range(len(lanes) + len(spec.batch))]
+        own = Influence(0, {index: tuple(places)}) if places else Influence(1 << index)
+        if spec.template.differentiable and not getattr(spec.template, "assume_smooth", False):
+            details = {"batch": lanes + spec.batch, "dist": spec.family, "smooth": False}
+            details |= {"estimator": type(spec.template).__name__, "exogenous": False}
+            number = self.mark(id(eqn), Pathwise(spec.name, spec.where, details))
+            return join(own, upstream, Influence(pathwise=1 << number))
+        # Its derivative is the estimator's business: no path goes through the value.
+        return join(own, Influence(upstream.mixed, upstream.aligned))
+
+    def mark(self, equation: int, pathwise: Pathwise) -> int:
+        """The number of a pathwise choice; a loop body is walked more than once."""
+        if equation not in self.marks:
+            self.marks[equation] = len(self.analysis.pathwise)
+            self.analysis.pathwise.append(pathwise)
+        return self.marks[equation]
+
+    def marked(self, eqn, influence: Influence) -> Influence:
+        details = dict(eqn.params["details"])
+        number = self.mark(id(eqn), Pathwise(eqn.params["name"], eqn.params["where"], details))
+        if details["biased"] and not self.allow_biased:
+            raise BiasedEstimatorError(
+                f"{details['estimator']} is biased: its gradient is not that of the expectation",
+                site=eqn.params["name"],
+                where=eqn.params["where"],
+                instead="ppgen.expectation(f, allow_biased=True), or an unbiased estimator",
+            )
+        if details["exogenous"] or details["smooth"]:
+            return influence
+        return join(influence, Influence(pathwise=1 << number))
+
+    def region(self, eqn, jaxprs, ins, counter, depth, checked) -> list[Influence]:
+        """A branch or loop that is evaluated as a whole; its choices count as one."""
+        name = eqn.primitive.name
+        made = choices_of_equation(eqn)
+        if name in REMATS and not made:
+            return self.inner(jaxprs[0], ins, counter, depth=depth, checked=checked)
+        outs = mixing(eqn, ins)
+        if name == "cond" and not made:
+            index, *operands = ins
+            branches = [
+                self.inner(b, operands, counter, depth=depth, checked=checked)
+                for b in eqn.params["branches"]
+            ]
+            outs = [join(index.all_mixed(), *each) for each in zip(*branches, strict=True)]
+        elif name in ("cond", "while", *REMATS):
+            # Its choices count as one, so all of them influence every result; but a derivative
+            # flows only along its own path.
+            everything = join(*(i.all_mixed() for i in ins))
+            found = self.followed(eqn, [i.all_mixed() for i in ins], depth, checked)
+            outs = [join(Influence(everything.mixed), f) for f in found]
+        else:
+            count = len(self.analysis.choices)
+            everything = join(*(i.all_mixed() for i in ins))
+            for jaxpr in jaxprs:
+                inside = [everything] * len(_jax.open_jaxpr(jaxpr)[0].invars)
+                got = self.inner(jaxpr, inside, _Scratch(count), depth=depth, checked=False)
+                outs = [join(o, *(_known(g, count) for g in got)) for o in outs]
+        if made:
+            index = counter.take()
+            known = self.analysis.upstream.get(index, NONE)
+            self.analysis.upstream[index] = join(known, *(i.all_mixed() for i in ins))
+            places = tuple((-1 - d, "=") for d in range(depth))
+            own = Influence(0, {index: places}) if places else Influence(1 << index)
+            outs = [join(own, o) for o in outs]
+        return outs
+
+    def followed(self, eqn, ins, depth: int, checked: bool) -> list[Influence]:
+        """The influence on the results of a region, from within; alignments do not come out."""
+        name, count = eqn.primitive.name, len(self.analysis.choices)
+
+        def through(jaxpr, operands) -> list[Influence]:
+            got = self.inner(jaxpr, operands, _Scratch(count), depth=depth, checked=checked)
+            return [_known(g, count) for g in got]
+
+        if name == "cond":
+            index, *operands = ins
+            branches = [through(b, operands) for b in eqn.params["branches"]]
+            return [join(index, *each) for each in zip(*branches, strict=True)]
+        if name != "while":
+            return through(_jax.subjaxprs(eqn)[0], ins)
+        n, m = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        carry = list(ins[n + m :])
+        while True:
+            got = through(eqn.params["body_jaxpr"], [*ins[n : n + m], *carry])
+            new = [join(c, g) for c, g in zip(carry, got, strict=True)]
+            if new == carry:
+                break
+            carry = new
+        if checked:
+            self.check(eqn, [*ins[: n + m], *carry])
+        return carry
+
+    def scan(self, eqn, ins, counter, depth: int, checked: bool) -> list[Influence]:
+        """Influence through a loop: a fixed point over what is carried."""
+        num_consts, num_carry = _jax.scan_counts(eqn)
+        time, toward = -1 - depth, ">" if eqn.params["reverse"] else "<"
+
+        def enter(axis: int, mode: str) -> Alignment:
+            return (time, mode) if axis == 0 else (axis if axis < 0 else axis - 1, mode)
+
+        def leave(axis: int, mode: str) -> Alignment:
+            return (0, mode) if axis == time else (axis if axis < 0 else axis + 1, mode)
+
+        def carried(axis: int, mode: str) -> Alignment:
+            if axis != time:
+                return axis, mode
+            return (time, toward) if mode in ("=", toward) else None
+
+        def summed(axis: int, mode: str) -> Alignment:
+            return axis, mode
+
+        consts = list(ins[:num_consts])
+        carry = list(ins[num_consts : num_consts + num_carry])
+        xs = [i.move(enter) for i in ins[num_consts + num_carry :]]
+        start = counter.next
+        # Where the state before a step is summed over, what the step returns depends on the choices
+        # of that step alone.
+        own = range(0)
+        if sums_over_points(eqn):
+            own = range(start, start + len(choices_of_equation(eqn)))
+        while True:
+            counter.next = start
+            outs = self.inner(
+                eqn.params["jaxpr"], consts + carry + xs, counter, depth=depth + 1, checked=checked
+            )
+            moved = [o.move(carried, own, summed) for o in outs[:num_carry]]
+            new = [join(c, o) for c, o in zip(carry, moved, strict=True)]
+            if new == carry:
+                break
+            carry = new
+
+        def final(axis: int, mode: str) -> Alignment:
+            return None if axis == time else (axis, mode)
+
+        out = [join(c, o).move(final) for c, o in zip(carry, outs[:num_carry], strict=True)]
+        return out + [o.move(leave) for o in outs[num_carry:]]
+
+    def check(self, eqn, ins: Sequence[Influence]) -> None:
+        """Raise where a pathwise value reaches something discontinuous."""
+        reached = discontinuity(eqn, ins)
+        if reached is None or id(eqn) in self.reported:
+            return
+        what, mask = reached
+        self.reported.add(id(eqn))
+        sites = [self.analysis.pathwise[i] for i in bits(mask)]
+        known = eqn.params["error"].where if eqn.primitive.name == "undifferentiable" else None
+        line = known or self.line or where(eqn)
+        self.analysis.discontinuities.append((what, line, sites))
+        if self.strict:
+            names = ", ".join(repr(s.name) for s in sites)
+            jumps = eqn.primitive.name not in WITHOUT_DERIVATIVE
+            why = (
+                "would silently miss what its jumps contribute"
+                if jumps
+                else "needs a derivative that is not there"
+            )
+            smooth = ", or Reparameterize(assume_smooth=True) if the jumps do not matter"
+            raise DiscontinuityError(
+                f"the reparameterised value of {names} reaches {what} at {line}: the pathwise "
+                f"gradient {why}",
+                site=sites[0].name,
+                where=sites[0].where,
+                instead="ScoreFunction() or MeasureValued() at the site" + smooth * jumps,
+            )
+
+
+class _Scratch(_Counter):
+    """Indices beyond all choices, for those inside a region, which come out as one."""
+
+
+def _known(influence: Influence, count: int) -> Influence:
+    mask = (1 << count) - 1
+    mixed = influence.all_mixed()
+    return Influence(mixed.mixed & mask, {}, mixed.pathwise)
+
+
+def _of_distribution(eqn: _jax.Eqn, ins: Sequence[Influence]) -> Influence:
+    """What influences a choice through its parameters, aligned with its batch axes.
+
+    Which axes of a parameter are batch axes is the distribution's secret, so it is read off the
+    computation of its density: element i of that depends on the parameters of element i.
+    """
+    spec: ChoiceSpec = eqn.params["spec"]
+    lanes, mapped = eqn.params["lanes"], eqn.params["mapped"]
+    n = spec.num_dist
+    rest = [i.all_mixed() for i in ins[n:]]
+    if len(rest) == 1 and getattr(spec.template, "baseline", None) is not None:
+        # A baseline has an element for each of the batch.
+        elementwise = eqn.invars[n].aval.shape == lanes + spec.batch
+        rest = [ins[n]] if elementwise else rest
+    if not any(i.aligned for i in ins[:n]):
+        return join(*ins[:n], *rest)
+    shape = jax.ShapeDtypeStruct(lanes + spec.shape, spec.dtype)
+    avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars[:n]]
+
+    def density(value, *operands):
+        return over_lanes(
+            lambda _, ops, x: log_prob(spec.dist.build(ops), x),
+            lanes,
+            mapped[:n],
+            None,
+            list(operands),
+            value,
+        )
+
+    jaxpr = jax.make_jaxpr(density)(shape, *avals)
+    walk = _Walk(Analysis(), True, False)
+    (out,) = walk.inner(jaxpr, [NONE, *ins[:n]], _Counter(0), depth=0, checked=False)
+    return join(out, *rest)

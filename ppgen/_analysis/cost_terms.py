@@ -1,0 +1,158 @@
+"""Splitting a cost into additive terms.
+
+From the cost backwards through operations that are linear in what choices influence, down to the
+*terms*: the arrays at which splitting further would separate nothing. A choice then multiplies only
+the terms that it influences, per element where a term is aligned with it: Rao-Blackwellization for
+whatever objective the user wrote.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ppgen import _jax
+from ppgen._analysis.analyse import Analysis
+from ppgen._analysis.influence import Influence
+from ppgen._lowering.scan_structure import sums_over_points
+from ppgen._staging.primitives import needed
+
+_LINEAR = frozenset(
+    "add sub neg add_any reduce_sum broadcast_in_dim reshape squeeze transpose slice concatenate "
+    "convert_element_type copy copy_p rev cumsum split marker pad".split()
+)
+_LINEAR_IN_FIRST = frozenset({"div", "gather", "dynamic_slice"})
+_INDEXED = frozenset({"gather", "dynamic_slice"})
+_BILINEAR = frozenset({"mul", "dot_general"})
+
+
+class Terms:
+    """The additive terms of the outputs of a lowered program.
+
+    Attributes:
+        equations: the linear equations between the terms and the outputs, in order.
+        leaves: the terms.
+        summed: the variables that those equations read.
+        needed: ids of the equations that the terms depend on. The others need no evaluation, and
+            must not have any: their values would range over the joint points of all terms.
+    """
+
+    def __init__(self, jaxpr: Any, analysis: Analysis) -> None:
+        self._analysis = analysis
+        # Whole numbers are summed as real ones, unless somebody gets to see them as they are.
+        self._seen = needed(jaxpr, jaxpr.outvars[1:])
+        self._shown = {v for v in jaxpr.outvars[1:] if not isinstance(v, _jax.Literal)}
+        producers = {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
+        tail = self._linear_tail(jaxpr, producers)
+        below: dict[_jax.Var, dict[_jax.Var, None]] = {}
+        # What a scan returns of pairs of steps is an expectation already: a term as it is.
+        self._final = {v for e in jaxpr.eqns if sums_over_points(e) for v in e.outvars}
+
+        def terms_of(v: _jax.Var) -> dict[_jax.Var, None]:
+            return below.get(v, {v: None})
+
+        for eqn in jaxpr.eqns:
+            if id(eqn) not in tail:
+                continue
+            for out in eqn.outvars:
+                found: dict[_jax.Var, None] = {}
+                for v in self._influenced(eqn):
+                    found.update(terms_of(v))
+                own = _signature(analysis.of(out))
+                if any(v in self._final or _signature(analysis.of(v)) != own for v in found):
+                    below[out] = found
+        self.equations = []
+        self.leaves: dict[_jax.Var, None] = {}
+        wanted = {v for v in jaxpr.outvars if self._is_influenced(v)}
+        for eqn in reversed(jaxpr.eqns):
+            if not any(v in wanted for v in eqn.outvars):
+                continue
+            if any(v in below for v in eqn.outvars if v in wanted):
+                self.equations.append(eqn)
+                wanted.update(self._influenced(eqn))
+            self.leaves.update({v: None for v in eqn.outvars if v in wanted and v not in below})
+        self.equations.reverse()
+        self.summed = {v for e in self.equations for v in self._influenced(e)}
+        self.needed = self._upstream(jaxpr)
+
+    def _upstream(self, jaxpr: Any) -> frozenset[int]:
+        summed = {v for eqn in self.equations for v in eqn.outvars} - self.leaves.keys()
+        operands = [v for eqn in self.equations for v in eqn.invars]
+        wanted = [
+            v
+            for v in (*jaxpr.outvars, *operands)
+            if not isinstance(v, _jax.Literal) and v not in summed
+        ]
+        return needed(jaxpr, [*wanted, *self.leaves])
+
+    def _is_influenced(self, v: Any) -> bool:
+        influence = self._analysis.of(v)
+        return bool(influence.mixed or influence.aligned)
+
+    def _influenced(self, eqn: _jax.Eqn) -> list[Any]:
+        return [v for v in eqn.invars if self._is_influenced(v)]
+
+    def _linear_tail(self, jaxpr: Any, producers: dict[_jax.Var, _jax.Eqn]) -> set[int]:
+        found: set[int] = set()
+        queue = [v for v in jaxpr.outvars if self._is_influenced(v)]
+        while queue:
+            eqn = producers.get(queue.pop())
+            if eqn is None or id(eqn) in found or not self._is_linear(eqn):
+                continue
+            found.add(id(eqn))
+            queue += self._influenced(eqn)
+        return found
+
+    def _is_linear(self, eqn: _jax.Eqn) -> bool:
+        """Linear, jointly, in its influenced operands, all of them real numbers."""
+        name = eqn.primitive.name
+        flags = [self._is_influenced(v) for v in eqn.invars]
+        involved = [*self._influenced(eqn), *eqn.outvars]
+        if not all(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in involved):
+            whole = all(is_number(v.aval.dtype) for v in involved)
+            shown = id(eqn) in self._seen or any(v in self._shown for v in involved)
+            if not whole or name == "div" or shown:
+                return False
+        if name in _LINEAR:
+            # Not where it rounds.
+            return is_number(eqn.outvars[0].aval.dtype, like=eqn.invars[0].aval.dtype)
+        if name in _LINEAR_IN_FIRST:
+            return not any(flags[1:])
+        if name in _BILINEAR:
+            return sum(flags) == 1
+        return name == "select_n" and not flags[0]
+
+
+def is_number(dtype: Any, like: Any = np.int32) -> bool:
+    """Whether a type is of real numbers, or of wide whole ones if `like` is of whole ones too."""
+    if jnp.issubdtype(dtype, jnp.floating):
+        return True
+    wide = jnp.issubdtype(dtype, jnp.signedinteger) and dtype.itemsize >= 4
+    return wide and not jnp.issubdtype(like, jnp.inexact)
+
+
+def real_bind(eqn: _jax.Eqn, operands: list[Any]) -> list[Any]:
+    """Evaluate an equation of the sums over terms, on real numbers where it has whole ones."""
+    kinds = [v.aval.dtype for v in (*eqn.invars, *eqn.outvars)]
+    if all(jnp.issubdtype(k, jnp.inexact) for k in kinds):
+        return _jax.bind(eqn, operands)
+    if eqn.primitive.name == "convert_element_type" and not jnp.issubdtype(kinds[-1], jnp.inexact):
+        return operands
+    flags = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in operands]
+    if any(flags) and eqn.primitive.name not in _INDEXED:
+        dtype = jnp.result_type(*(x for x, f in zip(operands, flags, strict=True) if f))
+        operands = [
+            x if f or k == jnp.bool_ else jnp.asarray(x, dtype)
+            for x, f, k in zip(operands, flags, kinds, strict=False)
+        ]
+    return _jax.bind(eqn, operands)
+
+
+def _signature(influence: Influence) -> tuple:
+    aligned = {
+        choice: tuple(None if p is None else p[1] for p in places)
+        for choice, places in influence.aligned.items()
+    }
+    return influence.mixed, tuple(sorted(aligned.items(), key=lambda item: item[0]))

@@ -1,0 +1,1 @@
+"""NumPyro's distributions, taken apart and put together."""

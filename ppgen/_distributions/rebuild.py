@@ -1,0 +1,338 @@
+"""Taking NumPyro distributions apart and putting them together again."""
+
+from __future__ import annotations
+
+import functools
+import types
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from numpyro.distributions import (
+    Distribution,
+    ExpandedDistribution,
+    Independent,
+    MaskedDistribution,
+)
+from numpyro.distributions.constraints import Constraint
+from numpyro.distributions.transforms import Transform
+from numpyro.distributions.util import lazy_property
+
+from ppgen._distributions.pathwise import has_pathwise_derivative
+
+__all__ = [
+    "Structure",
+    "as_single_precision",
+    "flatten",
+    "has_pathwise_derivative",
+    "in_single_precision",
+    "plain",
+    "rebuilt",
+    "split_event",
+    "split_mask",
+    "without_masks",
+]
+
+# Rebuilt attribute by attribute. NumPyro's own pytrees lose what a class did not declare (all of a
+# user's distribution, the networks of a flow, the drift of an SDE).
+_OBJECTS = (Distribution, Transform, Constraint)
+_CALLABLES = (functools.partial, types.FunctionType, types.MethodType)
+
+
+def rebuilt(
+    x: Any,
+    replace: Callable[[Any], Any],
+    *,
+    container: Callable[[Any, list], Any] = jax.tree.unflatten,
+) -> Any:
+    """Copy `x` with `replace` applied to it and, where that changes nothing, to all that it holds.
+
+    Goes through distributions, transforms, constraints, pytrees, and the closures of functions.
+    What nothing was replaced in is shared with `x`, not copied. `container` makes a pytree of a
+    treedef and the replaced leaves.
+    """
+    return _rebuilt(x, replace, container, {})
+
+
+def _rebuilt(x: Any, replace: Callable, container: Callable, copies: dict[int, Any]) -> Any:
+    new = replace(x)
+    if new is not x:
+        return new
+    # A recursive function holds itself in its closure, and so has its copy to hold its copy.
+    if id(x) in copies:
+        return copies[id(x)]
+    if isinstance(x, types.FunctionType):
+        copy = _copied(x)
+        inside = functools.partial(
+            _rebuilt, replace=replace, container=container, copies={**copies, id(x): copy}
+        )
+        return _rebuilt_function(x, copy, inside)
+    inside = functools.partial(_rebuilt, replace=replace, container=container, copies=copies)
+    if _is_object(x):
+        return _rebuilt_object(x, inside)
+    if isinstance(x, _CALLABLES):
+        return _rebuilt_callable(x, inside)
+    leaves, treedef = jax.tree.flatten(x, is_leaf=_has_own_way)
+    if len(leaves) == 1 and leaves[0] is x:
+        return x
+    changed = [inside(leaf) for leaf in leaves]
+    if all(a is b for a, b in zip(leaves, changed, strict=True)):
+        return x
+    return container(treedef, changed)
+
+
+def _has_own_way(x: Any) -> bool:
+    return _is_object(x) or isinstance(x, _CALLABLES)
+
+
+def _is_object(x: Any) -> bool:
+    # Distrax is not imported for the test, which takes seconds.
+    return isinstance(x, _OBJECTS) or any(
+        c.__module__ == "distrax._src.utils.jittable" for c in type(x).__mro__
+    )
+
+
+def _rebuilt_object(x: Any, inside: Callable[[Any], Any]) -> Any:
+    static, cached = _static_fields(type(x)), _cached_fields(type(x))
+    old = {
+        name: value
+        for name, value in vars(x).items()
+        # A transform refers weakly to its inverse and makes another when asked.
+        if name not in cached and not isinstance(value, weakref.ref)
+    }
+    new = {
+        name: value if name in static and _is_constant(value) else inside(value)
+        for name, value in old.items()
+    }
+    if all(new[name] is value for name, value in old.items()):
+        return x
+    copy = object.__new__(type(x))
+    vars(copy).update(new)
+    return copy
+
+
+def _is_constant(value: Any) -> bool:
+    return isinstance(value, jax.Array) and not isinstance(value, Tracer)
+
+
+@functools.cache
+def _static_fields(cls: type) -> frozenset[str]:
+    """Fields that a distribution declares to be no data (total counts, numbers of steps)."""
+    if not issubclass(cls, Distribution):
+        return frozenset()
+    return frozenset(cls.gather_pytree_aux_fields()) - frozenset(cls.gather_pytree_data_fields())
+
+
+@functools.cache
+def _cached_fields(cls: type) -> frozenset[str]:
+    """Fields computed from others on first use: a copy with other parameters must not keep them."""
+    parameters = getattr(cls, "arg_constraints", {})
+    return frozenset(
+        name
+        for base in cls.__mro__
+        for name, member in vars(base).items()
+        if isinstance(member, lazy_property | functools.cached_property) and name not in parameters
+    )
+
+
+def _rebuilt_callable(f: Any, inside: Callable[[Any], Any]) -> Any:
+    if isinstance(f, types.MethodType):
+        owner = inside(f.__self__)
+        return f if owner is f.__self__ else types.MethodType(f.__func__, owner)
+    old = (f.func, *f.args, *f.keywords.values())
+    new = [inside(value) for value in old]
+    if all(a is b for a, b in zip(old, new, strict=True)):
+        return f
+    n = 1 + len(f.args)
+    return type(f)(*new[:n], **dict(zip(f.keywords, new[n:], strict=True)))
+
+
+def _copied(f: types.FunctionType) -> types.FunctionType:
+    """A copy with an empty closure."""
+    cells = tuple(types.CellType() for _ in f.__closure__ or ())
+    copy = types.FunctionType(f.__code__, f.__globals__, f.__name__, f.__defaults__, cells)
+    copy.__kwdefaults__ = f.__kwdefaults__
+    return copy
+
+
+def _rebuilt_function(f: Any, copy: Any, inside: Callable[[Any], Any]) -> Any:
+    """Fill `copy`, and return it if it differs from `f`."""
+    changed = False
+
+    def new(value: Any) -> Any:
+        nonlocal changed
+        after = inside(value)
+        changed = changed or not (after is value or (value is f and after is copy))
+        return after
+
+    for cell, empty in zip(f.__closure__ or (), copy.__closure__ or (), strict=True):
+        try:
+            contents = cell.cell_contents
+        except ValueError:
+            continue  # a variable that is not assigned yet
+        empty.cell_contents = new(contents)
+    if f.__defaults__:
+        copy.__defaults__ = tuple(new(value) for value in f.__defaults__)
+    if f.__kwdefaults__:
+        copy.__kwdefaults__ = {name: new(value) for name, value in f.__kwdefaults__.items()}
+    return copy if changed else f
+
+
+@final
+class _Slot:
+    """Stands for the `index`-th leaf in a structure."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+
+@final
+class _Tree:
+    """Stands for a pytree: some of them drop leaves that are no arrays, like a slot."""
+
+    def __init__(self, treedef: Any, leaves: list) -> None:
+        self.treedef = treedef
+        self.leaves = leaves
+
+
+@final
+class Structure:
+    """A distribution without its arrays.
+
+    Compared and hashed by identity, so it can be a parameter of a JAX primitive whatever it holds.
+    """
+
+    def __init__(self, skeleton: Any) -> None:
+        """`skeleton` is a distribution with slots in place of its arrays."""
+        self._skeleton = skeleton
+
+    def build(self, leaves: Sequence[Any]) -> Distribution:
+        """The distribution with these arrays; inverse of `flatten`."""
+
+        def fill(x: Any) -> Any:
+            if isinstance(x, _Slot):
+                return _as_array(leaves[x.index])
+            if isinstance(x, _Tree):
+                return jax.tree.unflatten(x.treedef, [rebuilt(y, fill) for y in x.leaves])
+            return x
+
+        return rebuilt(self._skeleton, fill)
+
+    def __repr__(self) -> str:
+        return f"Structure({type(self._skeleton).__name__})"
+
+
+def _as_array(leaf: Any) -> Any:
+    """A leaf that is a literal of a jaxpr as the array that it was, which has a shape."""
+    return leaf if hasattr(leaf, "shape") else jnp.asarray(leaf, getattr(leaf, "dtype", None))
+
+
+def flatten(dist: Distribution) -> tuple[list[jax.Array], Structure]:
+    """Split `dist` in its arrays and the rest, such that `structure.build(leaves)` is `dist`.
+
+    Only JAX arrays and tracers are leaves, each once. Python scalars and NumPy arrays stay in the
+    structure, so that what must be static (a total count) is.
+    """
+    leaves: list[jax.Array] = []
+    slots: dict[int, _Slot] = {}
+
+    def collect(x: Any) -> Any:
+        if not isinstance(x, jax.Array):
+            return x
+        if id(x) not in slots:
+            slots[id(x)] = _Slot(len(leaves))
+            leaves.append(x)
+        return slots[id(x)]
+
+    return leaves, Structure(rebuilt(dist, collect, container=_Tree))
+
+
+def in_single_precision(dist: Distribution) -> Distribution:
+    """`dist` with its parameters in single precision at least.
+
+    A flip with probability .001, drawn in bfloat16, comes out eight times too often: uniform
+    numbers have steps of 1/128 there. And a log density of -5220 nats is returned as -5248.
+    """
+    copies: dict[int, Any] = {}
+
+    def promoted(x: Any) -> Any:
+        single = as_single_precision(x)
+        return x if single is x else copies.setdefault(id(x), single)
+
+    return rebuilt(dist, promoted)
+
+
+def as_single_precision(x: Any) -> Any:
+    """An array of floating-point numbers of less than single precision, in that."""
+    if not (isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)):
+        return x
+    return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
+
+
+def plain(dist: Any) -> Any:
+    """The distribution that holds the parameters: their batch broadcasts to that of `dist`.
+
+    A plate expands a distribution to its size, which gives one of another class. An estimator of
+    one's own that asks for the class, or for parameters, asks this one.
+
+    Example:
+        >>> import numpyro.distributions as dist, ppgen
+        >>> type(ppgen.plain(dist.Normal(0.0, 1.0).expand([3]))).__name__
+        'Normal'
+    """
+    while isinstance(dist, ExpandedDistribution):
+        dist = dist.base_dist
+    return dist
+
+
+def split_mask(dist: Distribution) -> tuple[Distribution, Any]:
+    """Split `dist` in one without masks around it, and their conjunction or None.
+
+    The mask is a bool or an array that broadcasts to the batch shape. A mask within `to_event`
+    cannot be told per batch element and stays where it is (see `without_masks`).
+    """
+    if isinstance(dist, MaskedDistribution):
+        base, mask = split_mask(dist.base_dist)
+        return base, _both(mask, dist._mask)
+    if isinstance(dist, ExpandedDistribution):
+        base, mask = split_mask(dist.base_dist)
+        return (dist, None) if mask is None else (base.expand(dist.batch_shape), mask)
+    if isinstance(dist, Independent):
+        base, mask = split_mask(dist.base_dist)
+        if isinstance(mask, bool):
+            return base.to_event(dist.reinterpreted_batch_ndims), mask
+    return dist, None
+
+
+def _both(a: Any, b: Any) -> Any:
+    if a is None or a is True or b is False:
+        return b
+    return a if b is True or a is False else jnp.logical_and(a, b)
+
+
+def without_masks(dist: Distribution) -> Distribution:
+    """The distribution that `dist` samples from: a mask changes its density only."""
+    if isinstance(dist, MaskedDistribution):
+        return without_masks(dist.base_dist)
+    if isinstance(dist, ExpandedDistribution):
+        base = without_masks(dist.base_dist)
+        return dist if base is dist.base_dist else base.expand(dist.batch_shape)
+    if isinstance(dist, Independent):
+        base = without_masks(dist.base_dist)
+        return dist if base is dist.base_dist else base.to_event(dist.reinterpreted_batch_ndims)
+    return dist
+
+
+def split_event(dist: Distribution) -> tuple[Distribution, int]:
+    """Undo `to_event`: the elementwise distribution, and the number of dimensions it has more."""
+    if isinstance(dist, Independent):
+        base, n = split_event(dist.base_dist)
+        return base, n + dist.reinterpreted_batch_ndims
+    if isinstance(dist, ExpandedDistribution):
+        base, n = split_event(dist.base_dist)
+        if n:
+            return base.expand(dist.batch_shape + dist.event_shape[:n]), n
+    return dist, 0

@@ -1,0 +1,118 @@
+"""The linear equations from terms to a cost, with terms added up before they are weighed.
+
+Weighing a term is linear, and so is what follows. Terms that choices influence alike, and to which
+the same is done before they are added, are therefore added first: `sum(w * a) - sum(w * b)` is
+computed as `sum(w * (a - b))`, one pass over the points instead of two.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from ppgen import _jax
+from ppgen._analysis.cost_terms import Terms, real_bind
+from ppgen._analysis.influence import Influence
+from ppgen._evaluation.evaluate import Run, checked
+from ppgen._evaluation.values import Value, lift
+
+Weigh = Callable[..., Any]
+
+
+class _Sum:
+    """A term, or a sum of terms, that is still to be weighed.
+
+    Attributes:
+        value: the terms, added up.
+        real: whether they are part of a cost, not only of what is shown.
+        influence: what influences each of them.
+        steps: what is to be done to the weighed sum: equations with their operands, the sum itself
+            being at the given position.
+    """
+
+    def __init__(self, value: Value, influence: Influence, real: bool, steps: tuple = ()) -> None:
+        self.value, self.influence, self.real, self.steps = value, influence, real, steps
+
+    def then(self, eqn: _jax.Eqn, position: int, operands: list[Any]) -> _Sum:
+        steps = (*self.steps, (eqn, position, operands))
+        return _Sum(self.value, self.influence, self.real, steps)
+
+    def kind(self) -> Any:
+        """What two of them have in common if and only if their values can be added."""
+        influence = self.influence
+        steps = [
+            (eqn.primitive, eqn.params, at, [id(x) for i, x in enumerate(operands) if i != at])
+            for eqn, at, operands in self.steps
+        ]
+        value = self.value
+        layout = value.array.shape, value.array.dtype, value.axes, value.slots
+        return influence.mixed, influence.aligned, layout, steps
+
+    def weighed(self, weigh: Weigh) -> Any:
+        out = weigh(self.value, self.influence, real=self.real)
+        for eqn, position, operands in self.steps:
+            operands[position] = out
+            (out,) = real_bind(eqn, operands)
+        return out
+
+
+def add_up(jaxpr: Any, terms: Terms, run: Run, of: Callable[[Any], Influence], weigh: Weigh):
+    """The weighed outputs of a program.
+
+    Args:
+        jaxpr: the program.
+        terms: its additive terms.
+        run: the pass that evaluated them.
+        of: what influences a variable.
+        weigh: `(term, influence, *, real)` to the weighed term.
+    """
+    uses = Counter(
+        v
+        for v in (*jaxpr.outvars, *(v for e in terms.equations for v in e.invars))
+        if not isinstance(v, _jax.Literal)
+    )
+    env: dict[_jax.Var, Any] = {}
+
+    def put(v: _jax.Var, x: Any) -> None:
+        # What is used twice is not to be weighed twice.
+        env.setdefault(v, weighed(x) if uses[v] > 1 else x)
+
+    def weighed(x: Any) -> Any:
+        return x.weighed(weigh) if isinstance(x, _Sum) else x
+
+    def read(v: Any) -> Any:
+        return env[v] if not isinstance(v, _jax.Literal) and v in env else run.read(v).array
+
+    for v in terms.leaves:
+        term = _Sum(run.env[v], of(v), v in terms.summed)
+        inexact = jnp.issubdtype(term.value.array.dtype, jnp.inexact)
+        put(v, term if inexact else weighed(term))
+    for eqn in terms.equations:
+        outs = _later(eqn, [read(v) for v in eqn.invars])
+        if outs is None:
+            operands = [weighed(read(v)) for v in eqn.invars]
+            marker = eqn.primitive.name == "marker"
+            outs = [checked(eqn, operands[0])] if marker else real_bind(eqn, operands)
+        for v, out in zip(eqn.outvars, outs, strict=True):
+            put(v, out)
+    return [weighed(read(v)) for v in jaxpr.outvars]
+
+
+def _later(eqn: _jax.Eqn, operands: Sequence[Any]) -> list[_Sum] | None:
+    """An equation of sums that are still to be weighed, where it can wait as well."""
+    name, sums = eqn.primitive.name, [k for k, x in enumerate(operands) if isinstance(x, _Sum)]
+    if name in _ADDITIONS and len(sums) == 2:
+        a, b = operands
+        if a.kind() != b.kind():
+            return None
+        (total,) = lift(lambda a, b: [_ADDITIONS[name](a, b)], [a.value, b.value])
+        return [_Sum(total, a.influence, a.real, a.steps)]
+    if name in _ADDITIONS or name == "marker" or len(sums) != 1 or len(eqn.outvars) != 1:
+        return None
+    return [operands[sums[0]].then(eqn, sums[0], list(operands))]
+
+
+_ADDITIONS = {"add": jnp.add, "add_any": jnp.add, "sub": jnp.subtract}

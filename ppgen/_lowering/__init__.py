@@ -1,0 +1,1 @@
+"""Step 2: sites become random choices and densities, calls are inlined."""

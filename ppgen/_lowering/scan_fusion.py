@@ -1,0 +1,137 @@
+"""Fusing a scan over enumerated choices with the scans that read what it returned, step by step.
+
+An evidence bound makes its choices in the guide's scan and scores them in the model's. One scan
+over both sees each choice together with the one before it, which is all that elimination needs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from ppgen import _jax
+from ppgen._lowering.scan_structure import markov, sums_over_points
+
+
+def fuse(jaxpr: Any) -> Any:
+    """The same program, scans over enumerated choices fused with their readers where they can."""
+    while True:
+        opened, _ = _jax.open_jaxpr(jaxpr)
+        for pair in _pairs(opened):
+            fused = _fused(jaxpr, *pair)
+            if fused is not None:
+                jaxpr = fused
+                break
+        else:
+            return jaxpr
+
+
+def _pairs(jaxpr: Any):
+    for i, first in enumerate(jaxpr.eqns):
+        if not sums_over_points(first):
+            continue
+        _, num_carry = _jax.scan_counts(first)
+        stacked = set(first.outvars[num_carry:])
+        for second in jaxpr.eqns[i + 1 :]:
+            reads = any(not isinstance(v, _jax.Literal) and v in stacked for v in second.invars)
+            if not reads or second.primitive.name != "scan":
+                continue
+            same = all(first.params[k] == second.params[k] for k in ("length", "reverse"))
+            if same and _is_direct(jaxpr, first, second, stacked):
+                yield first, second
+
+
+def _dependents(jaxpr: Any, eqn: _jax.Eqn) -> tuple[set[int], set[Any]]:
+    """Ids of the equations after `eqn` that depend on it, and all the variables that do."""
+    variables, found = set(eqn.outvars), set()
+    for e in jaxpr.eqns:
+        if e is not eqn and any(
+            not isinstance(v, _jax.Literal) and v in variables for v in e.invars
+        ):
+            found.add(id(e))
+            variables.update(e.outvars)
+    return found, variables
+
+
+def _is_direct(jaxpr: Any, first: _jax.Eqn, second: _jax.Eqn, stacked: set[Any]) -> bool:
+    """Whether `second` depends on `first` by what it reads step by step only."""
+    _, variables = _dependents(jaxpr, first)
+    num_consts, num_carry = _jax.scan_counts(second)
+    return all(
+        isinstance(v, _jax.Literal)
+        or v not in variables
+        or (i >= num_consts + num_carry and v in stacked)
+        for i, v in enumerate(second.invars)
+    )
+
+
+def _fused(jaxpr: Any, first: _jax.Eqn, second: _jax.Eqn) -> Any:
+    """The program with the two as one, or `None` where that would have no Markov structure."""
+    opened, consts = _jax.open_jaxpr(jaxpr)
+    later, _ = _dependents(opened, first)
+    found = []
+
+    def run() -> list[Any]:
+        env = dict(zip(opened.constvars, consts, strict=True))
+
+        def read(v: Any) -> Any:
+            return v.val if isinstance(v, _jax.Literal) else env[v]
+
+        def evaluate(eqn: _jax.Eqn) -> None:
+            env.update(zip(eqn.outvars, _jax.bind(eqn, list(map(read, eqn.invars))), strict=True))
+
+        position = next(i for i, e in enumerate(opened.eqns) if e is second)
+        before, after = opened.eqns[:position], opened.eqns[position + 1 :]
+        for eqn in before:
+            if eqn is not first and id(eqn) not in later:
+                evaluate(eqn)
+        outs = _scan_both(first, second, read)
+        found.append(outs is not None)
+        if outs is None:
+            return []
+        env.update(zip([*first.outvars, *second.outvars], outs, strict=True))
+        for eqn in [*(e for e in before if id(e) in later), *after]:
+            evaluate(eqn)
+        return [read(v) for v in opened.outvars]
+
+    new = jax.make_jaxpr(run)()
+    return new if found[0] else None
+
+
+def _scan_both(first: _jax.Eqn, second: _jax.Eqn, read: Any) -> list[Any] | None:
+    bodies = [_jax.open_jaxpr(e.params["jaxpr"]) for e in (first, second)]
+    counts = [_jax.scan_counts(e) for e in (first, second)]
+    operands = []
+    for eqn, (n, m) in zip((first, second), counts, strict=True):
+        operands.append((eqn.invars[:n], eqn.invars[n : n + m], eqn.invars[n + m :]))
+    (consts1, init1, xs1), (consts2, init2, xs2) = operands
+    stacked = list(first.outvars[counts[0][1] :])
+    free = [v for v in xs2 if isinstance(v, _jax.Literal) or v not in stacked]
+
+    def body(which: int, args: list[Any]) -> list[Any]:
+        jaxpr, consts = bodies[which]
+        return jax.core.eval_jaxpr(jaxpr, consts, *args)
+
+    def step(carry, xs):
+        (c1, c2), (x1, x2) = carry, xs
+        out1 = body(0, [*map(read, consts1), *c1, *x1])
+        ys1, x2 = out1[len(c1) :], iter(x2)
+        read_now = [
+            ys1[stacked.index(v)] if not isinstance(v, _jax.Literal) and v in stacked else next(x2)
+            for v in xs2
+        ]
+        out2 = body(1, [*map(read, consts2), *c2, *read_now])
+        return (out1[: len(c1)], out2[: len(c2)]), (ys1, out2[len(c2) :])
+
+    init = (list(map(read, init1)), list(map(read, init2)))
+    xs = (list(map(read, xs1)), list(map(read, free)))
+    one = jax.tree.map(lambda x: x[0], xs)
+    num_carry = len(init1) + len(init2)
+    trial = jax.make_jaxpr(lambda c, x: jax.tree.leaves(step(c, x)))(init, one)
+    if markov(trial, 0, num_carry) is None:
+        return None
+    (c1, c2), (ys1, ys2) = jax.lax.scan(
+        step, init, xs, length=first.params["length"], reverse=first.params["reverse"]
+    )
+    return [*c1, *ys1, *c2, *ys2]

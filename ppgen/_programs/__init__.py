@@ -1,0 +1,1 @@
+"""What users call on programs: simulate, assess, marginal, normalize, tilt, curate and others."""

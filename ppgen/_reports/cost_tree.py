@@ -1,0 +1,136 @@
+"""The additive terms of a cost as a user thinks of them, for reports.
+
+`_costs` splits a cost as far as that separates influences. Here it is split as far as it is a sum:
+down to log densities, which have the name of their site, and to what is not linear.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ppgen import _jax
+from ppgen._analysis.analyse import Analysis
+from ppgen._analysis.cost_terms import _BILINEAR, _LINEAR, _LINEAR_IN_FIRST
+
+
+@dataclasses.dataclass(frozen=True)
+class CostTerm:
+    """A term.
+
+    Attributes:
+        variable: the variable that holds it.
+        sign: "+", "-" or "±".
+        name: `log p(site)` for a log density, the name of a choice, else empty.
+        where: the user's line of a log density or choice.
+        equation: what computes it.
+        inside: names of the log densities that it is a function of, if it is not one.
+    """
+
+    variable: Any
+    sign: str
+    name: str
+    where: str
+    equation: Any
+    inside: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape, before it is summed."""
+        return self.variable.aval.shape
+
+
+def cost_terms(jaxpr: Any, analysis: Analysis, reach: Mapping[_jax.Var, int]) -> list[CostTerm]:
+    """The terms of the first output of a lowered program, in the order of the program."""
+    out = jaxpr.outvars[0]
+    if isinstance(out, _jax.Literal):
+        return []
+    producers = {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
+    varying = _varying(jaxpr, reach)
+    signs: dict[_jax.Var, set[int]] = {out: {1}}
+    terms = []
+    for eqn in reversed(jaxpr.eqns):
+        for v in eqn.outvars:
+            if v not in signs:
+                continue
+            parts = None if eqn.primitive.name == "marker" else _parts(eqn, reach)
+            if parts is None and v not in varying:
+                continue  # a constant
+            if parts is None:
+                terms.append(_term(v, signs[v], eqn, producers))
+                continue
+            for operand, sign in parts:
+                signs.setdefault(operand, set()).update(s * sign for s in signs[v])
+    terms.reverse()
+    return terms
+
+
+def _varying(jaxpr: Any, reach: Mapping[_jax.Var, int]) -> set[_jax.Var]:
+    """The variables that depend on an argument or on a choice."""
+    found = {*jaxpr.constvars, *reach}
+    for eqn in jaxpr.eqns:
+        if any(not isinstance(v, _jax.Literal) and v in found for v in eqn.invars):
+            found.update(eqn.outvars)
+    return found
+
+
+def _is_log_density(eqn: _jax.Eqn) -> bool:
+    return eqn.primitive.name == "marker" and eqn.params["kind"] == "log_prob"
+
+
+def _term(v: Any, signs: set[int], eqn: _jax.Eqn, producers: Mapping[Any, _jax.Eqn]) -> CostTerm:
+    sign = "±" if len(signs) > 1 else "+" if 1 in signs else "-"
+    if _is_log_density(eqn):
+        return CostTerm(v, sign, f"log p({eqn.params['name']})", eqn.params["where"], eqn, ())
+    if eqn.primitive.name in ("random_choice", "marker"):
+        choice = eqn.params.get("spec")
+        name = choice.name if choice else eqn.params["name"]
+        where = choice.where if choice else eqn.params["where"]
+        return CostTerm(v, sign, name, where, eqn, ())
+    inside: dict[str, None] = {}
+    queue, seen = [eqn], {id(eqn)}
+    while queue:
+        for operand in queue.pop().invars:
+            above = None if isinstance(operand, _jax.Literal) else producers.get(operand)
+            if above is None or id(above) in seen:
+                continue
+            seen.add(id(above))
+            if _is_log_density(above):
+                inside[f"log p({above.params['name']})"] = None
+            elif above.primitive.name not in ("marker", "random_choice"):
+                queue.append(above)
+    return CostTerm(v, sign, "", "", eqn, tuple(reversed(inside)))
+
+
+def _parts(eqn: _jax.Eqn, reach: Mapping[_jax.Var, int]) -> list[tuple[Any, int]] | None:
+    """The operands whose signed sum (up to factors) an equation is, or `None` if it is no sum."""
+    name = eqn.primitive.name
+    variables = [v for v in eqn.invars if not isinstance(v, _jax.Literal)]
+    if name == "sub":
+        return [(v, s) for v, s in zip(eqn.invars, (1, -1), strict=True) if v in variables] or None
+    if name == "neg":
+        return [(eqn.invars[0], -1)]
+    if name in _LINEAR:
+        return [(v, 1) for v in variables] or None
+    random = [v for v in variables if reach.get(v)]
+    if name in _LINEAR_IN_FIRST:
+        linear = eqn.invars[0] in variables and not any(v in random for v in eqn.invars[1:])
+        return [(eqn.invars[0], _sign(eqn.invars[1:]))] if linear else None
+    if name in _BILINEAR:
+        parts = random if len(random) == 1 else variables if len(variables) == 1 else None
+        if parts is None:
+            return None
+        return [(parts[0], _sign([v for v in eqn.invars if v is not parts[0]]))]
+    if name == "select_n" and eqn.invars[0] not in random:
+        return [(v, 1) for v in variables if v is not eqn.invars[0]] or None
+    return None
+
+
+def _sign(factors: list[Any]) -> int:
+    negative = [v for v in factors if isinstance(v, _jax.Literal) and _is_negative(v.val)]
+    return -1 if len(negative) % 2 else 1
+
+
+def _is_negative(value: Any) -> bool:
+    return getattr(value, "ndim", 0) == 0 and bool(value < 0)

@@ -1,0 +1,1 @@
+"""Samples that move with their parameters, and draws made together."""

@@ -1,0 +1,74 @@
+"""The score of a distribution, where it tells the whole derivative of an expectation.
+
+As a bound of the support moves, values come and go. The derivative of an expectation has a term for
+that (Leibniz), which the derivative of a log density does not see. Likewise where a log density has
+a kink that moves: its second derivative has an atom there, which no sample ever meets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.distributions import Distribution
+
+from ppgen._derivatives import without_derivative, without_second_derivative
+from ppgen._distributions.rebuild import flatten, rebuilt
+from ppgen.densities import log_prob
+
+_KINKED = (dist.AsymmetricLaplace, dist.AsymmetricLaplaceQuantile, dist.Laplace)
+
+
+def log_density_for_score(d: Distribution, value: Array) -> Array:
+    """The log density (in nats) of a frozen value, `(*batch)`, to be differentiated.
+
+    Raises:
+        DerivativeError: when it is differentiated by a bound of the support, or twice by the
+            location of a kink.
+    """
+    return log_prob(rebuilt(_with_fixed_support(d), _with_fixed_kink), value)
+
+
+def _with_fixed_support(d: Distribution) -> Distribution:
+    """`d`, whose parameters that bound its support must not be differentiated."""
+    try:
+        bounds = [x for x in jax.tree.leaves(d.support) if _is_real(x)]
+    except NotImplementedError:  # a user's distribution that does not say
+        return d
+    leaves, structure = flatten(d)
+    moving = {i for i, x in enumerate(leaves) if any(x is bound for bound in bounds)}
+    if not moving:
+        return d
+    name = type(d).__name__
+
+    def fixed(x: Any) -> Any:
+        return without_derivative(
+            x,
+            f"the score of {name} was differentiated by a bound of its support: it misses what "
+            "comes and goes there",
+            "Reparameterize() at this site, or constant bounds",
+        )
+
+    return structure.build([fixed(x) if i in moving else x for i, x in enumerate(leaves)])
+
+
+def _with_fixed_kink(x: Any) -> Any:
+    """What has a kink at its location, which must not be differentiated twice."""
+    if type(x) not in _KINKED or not _is_real(x.loc):
+        return x
+    copy = object.__new__(type(x))
+    vars(copy).update(vars(x))
+    copy.loc = without_second_derivative(
+        x.loc,
+        f"the score of {type(x).__name__} was differentiated twice by its location: its log "
+        "density has a kink there, whose second derivative no sample meets",
+        "Reparameterize() at this site, or first derivatives",
+    )
+    return copy
+
+
+def _is_real(x: Any) -> bool:
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact)

@@ -1,0 +1,1 @@
+"""Step 1: a program becomes a jaxpr whose sites are equations."""

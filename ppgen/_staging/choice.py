@@ -1,0 +1,234 @@
+"""From a distribution to a random choice in the program being staged."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import os
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+from numpyro.distributions import Distribution
+
+from ppgen import _jax
+from ppgen._distributions.pathwise import has_pathwise_derivative
+from ppgen._distributions.rebuild import (
+    flatten,
+    in_single_precision,
+    plain,
+    split_event,
+    split_mask,
+    without_masks,
+)
+from ppgen._distributions.sample_shape import sample_shape
+from ppgen._staging.primitives import (
+    SAMPLER_SCOPE,
+    SITE_SCOPE,
+    ChoiceSpec,
+    Lanes,
+    Mapped,
+    choice_p,
+    fresh_key_p,
+    mark,
+    over_lanes,
+)
+from ppgen._user_lines import user_line
+from ppgen.errors import EstimatorError, SiteError
+from ppgen.estimators._base import AbstractEstimator
+from ppgen.estimators._reparameterize import Reparameterize
+from ppgen.estimators._score_function import ScoreFunction
+
+staging_frames: set[Any] = set()
+"""Code whose frames begin a staging, which is a boundary for loops: see `in_loop`."""
+
+_DEFAULTS = (Reparameterize(), ScoreFunction())
+
+_in_place = contextvars.ContextVar("ppgen_in_place", default=True)
+_named_estimators: contextvars.ContextVar = contextvars.ContextVar("ppgen_estimators", default=())
+
+
+def fresh_key(where: str | None = None) -> Array:
+    """A typed PRNG key that nothing else in the program gets."""
+    dtype = _key_dtype(_jax.default_key_type())
+    return fresh_key_p.bind(lanes=(), dtype=dtype, looped=in_loop(), where=where or user_line())
+
+
+@functools.cache
+def _key_dtype(impl: str) -> Any:
+    with jax.ensure_compile_time_eval():
+        return jax.eval_shape(lambda: jax.random.key(0, impl=impl)).dtype
+
+
+def in_loop() -> bool:
+    """Whether the body of a loop is being staged, within the innermost staging."""
+    return _jax.in_loop(staging_frames.__contains__)
+
+
+@contextlib.contextmanager
+def choices_in_place(flag: bool):
+    """Whether a pathwise choice is an ordinary JAX computation, or a `random_choice` equation."""
+    token = _in_place.set(flag)
+    try:
+        yield
+    finally:
+        _in_place.reset(token)
+
+
+@contextlib.contextmanager
+def estimators_by_name(rule: Any):
+    """Within, `rule(name)` may give the estimator of a site (or `None`); inner rules go first."""
+    token = _named_estimators.set((rule, *_named_estimators.get()))
+    try:
+        yield
+    finally:
+        _named_estimators.reset(token)
+
+
+def estimator_for(dist: Distribution, asked: Any, *, name: str, where: str) -> AbstractEstimator:
+    """The estimator of a site: chosen by name, by the site itself, or by default; checked."""
+    for rule in _named_estimators.get():
+        if (found := rule(name)) is not None:
+            asked = found
+            break
+    if asked is None:
+        return _DEFAULTS[0] if has_pathwise_derivative(dist) else _DEFAULTS[1]
+    if asked == "auto":
+        from ppgen.estimators._automatic import automatic_estimator
+
+        asked = automatic_estimator(name, dist)
+    if not isinstance(asked, AbstractEstimator):
+        raise EstimatorError(
+            f"expected a gradient estimator, got {asked!r}",
+            site=name,
+            where=where,
+            instead='infer={"grad": ppgen.ScoreFunction()} (an instance, not a class)',
+        )
+    if (reason := asked.misfit(dist)) is not None:
+        raise EstimatorError(
+            f"{type(asked).__name__}() does not fit: {reason}",
+            site=name,
+            where=where,
+            instead="ScoreFunction(), which fits every distribution with a density"
+            if not isinstance(asked, ScoreFunction)
+            else None,
+        )
+    return asked
+
+
+def split_arrays(tree: Any) -> tuple[list[Any], Any]:
+    """The array leaves of an estimator, and a function that puts them back."""
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    leaves, treedef = jax.tree.flatten(arrays)
+    return leaves, lambda new: eqx.combine(jax.tree.unflatten(treedef, list(new)), static)
+
+
+def describe_choice(
+    dist: Distribution, estimator: AbstractEstimator, *, name: str, where: str
+) -> tuple[ChoiceSpec, list[Any], list[Any]]:
+    """The static part of a choice and its operands: the distribution's and the estimator's."""
+    # A mask changes a density, never what is drawn nor with what probability.
+    dist, reinterpreted = split_event(without_masks(dist))
+    leaves, structure = flatten(dist)
+    estimator_leaves, rebuild = split_arrays(estimator)
+    sample = sample_shape(dist, leaves)
+    relaxed = estimator.relaxed and not jnp.issubdtype(sample.dtype, jnp.inexact)
+    spec = ChoiceSpec(
+        name=name,
+        where=where,
+        dist=structure,
+        num_dist=len(leaves),
+        estimator=rebuild,
+        template=estimator,
+        shape=sample.shape,
+        dtype=jnp.dtype(jnp.result_type(float)) if relaxed else sample.dtype,
+        batch=tuple(dist.batch_shape),
+        family=_family(dist),
+        event=reinterpreted + dist.event_dim,
+        default=any(estimator is default for default in _DEFAULTS),
+        looped=in_loop(),
+    )
+    return spec, leaves, estimator_leaves
+
+
+def _family(dist: Distribution) -> str:
+    """The class of a distribution as its author wrote it."""
+    # How it is parameterised is part of NumPyro's class names, but not of what users call.
+    return type(plain(dist)).__name__.removesuffix("Probs").removesuffix("Logits")
+
+
+def bind_choice(spec: ChoiceSpec, lanes: Lanes, mapped: Mapped, operands: list[Any]) -> Array:
+    """Make the choice: in place where its estimator is a differentiable sample."""
+    if not (spec.template.in_place and _in_place.get()):
+        with jax.named_scope(SITE_SCOPE + spec.name), jax.named_scope(SAMPLER_SCOPE):
+            return choice_p.bind(*operands, spec=spec, lanes=lanes, mapped=mapped)
+
+    def sample(key, operands):
+        dist, rest = spec.dist.build(operands[: spec.num_dist]), operands[spec.num_dist :]
+        return spec.estimator(rest)(key, dist).value
+
+    with jax.named_scope(SITE_SCOPE + spec.name), jax.named_scope(SAMPLER_SCOPE):
+        value = over_lanes(sample, lanes, mapped, fresh_key(spec.where), operands)
+    return mark(
+        value,
+        "pathwise",
+        spec.name,
+        spec.where,
+        batch=lanes + spec.batch,
+        event=spec.event,
+        dist=spec.family,
+        default=spec.default,
+        estimator=type(spec.template).__name__,
+        smooth=bool(getattr(spec.template, "assume_smooth", False)),
+        exogenous=bool(getattr(spec.template, "exogenous", False)),
+        biased=spec.template.biased,
+    )
+
+
+def draw(dist: Any, *, name: str | None = None, grad: AbstractEstimator | None = None) -> Array:
+    """Draw one random choice straight in an objective.
+
+    It is not a site: it enters no density and no `Trace`, only the expectation.
+
+    Args:
+        dist: a NumPyro distribution, or a Distrax one. Shapes as `dist.sample` gives them.
+        name: how reports, errors and `with_estimators` call it; by default its file and line.
+        grad: its gradient estimator; by default `Reparameterize()` where the distribution has a
+            pathwise derivative, else `ScoreFunction()`.
+
+    Returns:
+        The value, of shape `dist.batch_shape + dist.event_shape`.
+
+    Raises:
+        EstimatorError: the estimator does not fit the distribution.
+
+    Example:
+        >>> import jax, ppgen, numpyro.distributions as dist
+        >>> def f(p):
+        ...     b = ppgen.draw(dist.Bernoulli(p), grad=ppgen.Enumerate())
+        ...     return (b - 0.499) ** 2
+        >>> g = jax.grad(ppgen.expectation(f), argnums=1)
+        >>> round(float(g(jax.random.key(0), 0.3)), 4)
+        0.002
+    """
+    where = user_line()
+    if not isinstance(dist, Distribution):
+        from ppgen.distrax import from_distrax
+
+        dist = from_distrax(dist)
+    name = f"draw at {os.path.basename(where)}" if name is None else name
+    dist, mask = split_mask(in_single_precision(dist))
+    if mask is not None:
+        raise SiteError(
+            "a masked distribution has no meaning outside of a program: the mask would be ignored",
+            site=name,
+            where=where,
+            instead="draw(dist) from the unmasked distribution",
+        )
+    estimator = estimator_for(split_event(dist)[0], grad, name=name, where=where)
+    spec, leaves, rest = describe_choice(dist, estimator, name=name, where=where)
+    operands = [*leaves, *rest]
+    return bind_choice(spec, (), ((),) * len(operands), operands)

@@ -1,0 +1,375 @@
+"""Interpreting the sites of a staged program: give them values, collect values and densities."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from numpyro.distributions import Distribution
+
+from ppgen import _jax
+from ppgen._distributions.rebuild import as_single_precision
+from ppgen._staging.choice import bind_choice
+from ppgen._staging.primitives import (
+    DENSITY_SCOPE,
+    RANDOM,
+    SITE_SCOPE,
+    EstimatedSpec,
+    SiteSpec,
+    equations,
+    needed,
+    over_lanes,
+)
+from ppgen.densities import log_prob
+from ppgen.errors import ControlFlowError, SiteError
+
+
+class Sites(NamedTuple):
+    """What a run of a program produced, by site.
+
+    Attributes:
+        choices: the values of latent sites.
+        log_probs: elementwise log densities in nats, masked and scaled, of every site.
+    """
+
+    choices: dict[str, Array]
+    log_probs: dict[str, Array]
+
+
+def site_specs(jaxpr: Any) -> dict[str, SiteSpec]:
+    """The sites of a staged program, in order of first appearance."""
+    found: dict[str, SiteSpec] = {}
+    for eqn in equations(jaxpr):
+        if eqn.primitive.name == "sample_site":
+            found.setdefault(eqn.params["spec"].choice.name, eqn.params["spec"])
+        elif eqn.primitive.name == "estimated_program":
+            for name, spec in eqn.params["spec"].sites.items():
+                found.setdefault(name, spec)
+    return found
+
+
+def has_sites(eqn: _jax.Eqn) -> bool:
+    """Whether an equation is a site or calls a jaxpr that has one."""
+    return eqn.primitive.name in ("sample_site", "estimated_program") or any(
+        has_sites(e) for inner in _jax.subjaxprs(eqn) for e in _jax.open_jaxpr(inner)[0].eqns
+    )
+
+
+def has_estimate(jaxpr: Any) -> bool:
+    """Whether a program does not know its density, but estimates it anew each time that it is run.
+
+    It does so if it has an estimated density inside, or if a density depends on a draw that is no
+    site: one more run has another one.
+    """
+    eqns = _jax.open_jaxpr(jaxpr)[0].eqns
+    scored = [eqn for eqn in eqns if has_sites(eqn)]
+    upstream = needed(jaxpr, [v for eqn in scored for v in eqn.invars])
+    relevant = [eqn for eqn in eqns if id(eqn) in upstream or has_sites(eqn)]
+    found = {eqn.primitive.name for eqn in relevant}
+    inner = [jaxpr for eqn in relevant for jaxpr in _jax.subjaxprs(eqn)]
+    found |= {eqn.primitive.name for jaxpr in inner for eqn in equations(jaxpr)}
+    return not found.isdisjoint(RANDOM - {"sample_site"})
+
+
+class Given(NamedTuple):
+    """What a program is run on.
+
+    Attributes:
+        values: values of latent sites; the others are drawn.
+        unscored: latent sites without a log density, because the program itself proposes them: the
+            log densities that there are then sum up to a log weight.
+        seen: takes the distributions, specs and operands of latent sites, but of those in
+            loops, branches and mapped functions.
+    """
+
+    values: Mapping[str, Any]
+    unscored: frozenset[str] = frozenset()
+    seen: dict[str, tuple[Distribution, SiteSpec, list[Any]]] | None = None
+
+
+def run_sites(
+    jaxpr: Any, args: Sequence[Any], given: Given, consts: Sequence[Any] | None = None
+) -> tuple[list, Sites]:
+    """Run a staged program.
+
+    Args:
+        jaxpr: closed jaxpr.
+        args: its inputs.
+        given: values of latent sites.
+        consts: the jaxpr's constants, instead of those that it holds.
+
+    Returns:
+        The outputs of the jaxpr, and its sites. An output is `None` that depends on what a program
+        with an estimated density integrates out, where it was given values.
+    """
+    jaxpr, own = _jax.open_jaxpr(jaxpr)
+    env: dict[_jax.Var, Any] = dict(
+        zip(jaxpr.constvars, own if consts is None else consts, strict=True)
+    )
+    env.update(zip(jaxpr.invars, args, strict=True))
+    sites = Sites({}, {})
+    for eqn in jaxpr.eqns:
+        values = [v.val if isinstance(v, _jax.Literal) else env[v] for v in eqn.invars]
+        check_determined(values, jaxpr)
+        if has_sites(eqn):
+            with _jax.at_line_of(eqn):
+                rule = _RULES.get(eqn.primitive.name, _refuse)
+                out, new = rule(eqn, values, given)
+            _merge(sites, new)
+        else:
+            out = _jax.bind(eqn, values)
+        env.update(zip(eqn.outvars, out, strict=True))
+    outs = [v.val if isinstance(v, _jax.Literal) else env[v] for v in jaxpr.outvars]
+    return outs, sites
+
+
+def check_determined(values: Sequence[Any], jaxpr: Any) -> None:
+    """Refuse to go on with a value that was integrated out."""
+    if not any(v is None for v in values):
+        return
+    spec = next(
+        e.params["spec"] for e in equations(jaxpr) if e.primitive.name == "estimated_program"
+    )
+    raise SiteError(
+        "what this program returns depends on sites that it integrates out, which have no values "
+        "where its density is asked for",
+        site=spec.name,
+        where=spec.where,
+        instead="a return value that depends on kept sites only, or more names in `keep`",
+    )
+
+
+def _merge(into: Sites, new: Sites) -> None:
+    for name in new.log_probs.keys() | new.choices.keys():
+        if name in into.log_probs or name in into.choices:
+            raise SiteError(
+                "two sites of one program have the same name",
+                site=name,
+                instead="a name of its own for each site, or handlers.scope around a repeated part",
+            )
+    into.choices.update(new.choices)
+    into.log_probs.update(new.log_probs)
+
+
+def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
+    spec: SiteSpec = eqn.params["spec"]
+    lanes, mapped = eqn.params["lanes"], eqn.params["mapped"]
+    name, where = spec.choice.name, spec.choice.where
+    end = spec.num_leaves + spec.num_estimator
+    latent = not spec.observed
+    if not latent:
+        value = over_lanes(
+            lambda _, ops: ops[0], lanes, mapped[end : end + 1], None, operands[end : end + 1]
+        )
+        end += 1
+    elif name in given.values:
+        value = jnp.asarray(given.values[name])
+        expected = lanes + spec.choice.shape
+        if value.shape != expected:
+            raise SiteError(
+                f"the given value has shape {value.shape}, the site has {expected}",
+                site=name,
+                where=where,
+                instead="the value that `simulate` gives for this site, or one of that shape",
+            )
+    else:
+        own = [*spec.order, *range(spec.num_leaves, end)]
+        value = bind_choice(
+            spec.choice, lanes, tuple(mapped[i] for i in own), [operands[i] for i in own]
+        )
+    choices = {name: value} if latent else {}
+    if spec.density is None:
+        return [value], Sites(choices, {})
+
+    def density(_, operands, value):
+        dist = spec.density.build(operands[: spec.num_leaves])
+        logp = log_prob(dist, as_single_precision(value))
+        rest = operands[spec.num_leaves :]
+        if spec.has_mask:
+            logp = jnp.where(rest[0], logp, jnp.zeros((), logp.dtype))
+        return logp * rest[-1] if spec.has_scale else logp
+
+    if latent and name in given.unscored:
+        if not (spec.has_mask or spec.has_scale):
+            return [value], Sites(choices, {})
+        # A mask or a scale is no part of what the site was drawn from.
+        scaled = density
+
+        def density(_, operands, value):
+            own = log_prob(spec.density.build(operands[: spec.num_leaves]), value)
+            return scaled(_, operands, value) - own
+
+    own = [*range(spec.num_leaves), *range(end, len(operands))]
+    with jax.named_scope(SITE_SCOPE + name), jax.named_scope(DENSITY_SCOPE):
+        logp = over_lanes(
+            density,
+            lanes,
+            tuple(mapped[i] for i in own),
+            None,
+            [operands[i] for i in own],
+            value,
+        )
+    if given.seen is not None and latent and not lanes:
+        given.seen[name] = (spec.density.build(operands[: spec.num_leaves]), spec, operands)
+    return [value], Sites(choices, {name: logp})
+
+
+def _call(eqn: _jax.Eqn, values: list[Any], given: Given):
+    return run_sites(_jax.subjaxprs(eqn)[0], values, given)
+
+
+def _estimated(eqn: _jax.Eqn, operands: list[Any], given: Given):
+    spec: EstimatedSpec = eqn.params["spec"]
+    lanes, mapped = eqn.params["lanes"], eqn.params["mapped"]
+    latent = [name for name, site in spec.sites.items() if not site.observed]
+    known = {name: jnp.asarray(given.values[name]) for name in latent if name in given.values}
+    unscored = given.unscored.intersection(latent)
+    for some in (known, unscored):
+        if some and len(some) < len(latent):
+            raise SiteError(
+                f"{sorted(some)} are to have values of their own, apart from the other sites of a "
+                f"program whose sites {latent} have one density",
+                site=spec.name,
+                where=spec.where,
+                instead="all of them or none: in `keep`, in a proposal, or in `choices`",
+            )
+    simulated = bool(latent) and not known
+    determined = []
+
+    def lane(_, operands, values):
+        results, density = spec.evaluate(operands, None if simulated else values)
+        determined[:] = [x is not None for x in results]
+        return [x for x in results if x is not None], density
+
+    found, density = over_lanes(lane, lanes, mapped, None, operands, known)
+    left = iter(found)
+    results = [next(left) if d else None for d in determined]
+    values: dict[str, Any] = dict(zip(spec.sites, results, strict=False))
+    choices = {name: values[name] for name in latent}
+    if unscored:
+        return results, Sites(choices, {})
+    return results, Sites(choices, {spec.name: density})
+
+
+def _remat(eqn: _jax.Eqn, values: list[Any], given: Given):
+    inner = _jax.subjaxprs(eqn)[0]
+
+    def body(values, known):
+        outs, sites = run_sites(inner, values, given._replace(values=known, seen=None))
+        check_determined(outs, inner)
+        return outs, sites
+
+    run = jax.checkpoint(body, prevent_cse=eqn.params["prevent_cse"], policy=eqn.params["policy"])
+    return run(values, dict(given.values))
+
+
+def _scan(eqn: _jax.Eqn, values: list[Any], given: Given):
+    body = eqn.params["jaxpr"]
+    consts, carried = _jax.scan_counts(eqn)
+    inside = {name: given.values[name] for name in site_specs(body) if name in given.values}
+    length = eqn.params["length"]
+    for name, value in inside.items():
+        if jnp.shape(value)[:1] != (length,):
+            raise SiteError(
+                f"the given value has shape {jnp.shape(value)}, but the site is in a scan of "
+                f"length {length}, which stacks its values along axis 0",
+                site=name,
+                where=site_specs(body)[name].choice.where,
+                instead="the value that `simulate` gives for this site",
+            )
+
+    def step(carry, xs):
+        xs, known = xs
+        args = [*values[:consts], *carry, *xs]
+        out, sites = run_sites(body, args, given._replace(values=known, seen=None))
+        check_determined(out, body)
+        return out[:carried], (out[carried:], sites)
+
+    init, xs = values[consts : consts + carried], values[consts + carried :]
+    carry, (ys, sites) = jax.lax.scan(
+        step,
+        init,
+        (xs, inside),
+        length=length,
+        reverse=eqn.params["reverse"],
+        unroll=eqn.params["unroll"],
+    )
+    return [*carry, *ys], sites
+
+
+def _cond(eqn: _jax.Eqn, values: list[Any], given: Given):
+
+    def run(jaxpr, operands, known):
+        outs, sites = run_sites(jaxpr, operands, given._replace(values=known, seen=None))
+        check_determined(outs, jaxpr)
+        return outs, sites
+
+    branches = [functools.partial(run, jaxpr) for jaxpr in eqn.params["branches"]]
+    index, *operands = values
+    names = set().union(*(site_specs(jaxpr) for jaxpr in eqn.params["branches"]))
+    inside = {name: given.values[name] for name in names if name in given.values}
+    shapes = [jax.eval_shape(branch, operands, inside)[1] for branch in branches]
+    log_probs = [x for sites in shapes for x in sites.log_probs.values()]
+    dtype = jnp.result_type(*log_probs) if log_probs else jnp.result_type(float)
+    fill: dict[str, Any] = {}
+    for sites in shapes:
+        for name, value in sites.choices.items():
+            if name in fill and (fill[name].shape, fill[name].dtype) != (value.shape, value.dtype):
+                raise SiteError(
+                    f"the branches of a cond give the site values of different shapes or types: "
+                    f"{fill[name]} and {value}",
+                    site=name,
+                    instead="a different name for the site in each branch",
+                )
+            fill[name] = value
+
+    def padded(branch):
+        def run(operands, inside):
+            out, sites = branch(operands, inside)
+            choices = {
+                name: sites.choices.get(name, jnp.zeros(value.shape, value.dtype))
+                for name, value in fill.items()
+            }
+            # Only the taken branch has a density, of shapes that may differ between branches.
+            total = sum(map(jnp.sum, sites.log_probs.values()), jnp.zeros((), dtype))
+            return out, choices, total.astype(dtype)
+
+        return run
+
+    out, choices, total = jax.lax.switch(index, [padded(b) for b in branches], operands, inside)
+    label = "|".join(dict.fromkeys(n for s in shapes for n in s.log_probs))
+    return out, Sites(choices, {label: total} if label else {})
+
+
+def _refuse(eqn: _jax.Eqn, values: list[Any], given: Given):
+    inner = [spec for jaxpr in _jax.subjaxprs(eqn) for spec in site_specs(jaxpr).values()]
+    loop = eqn.primitive.name == "while"
+    raise ControlFlowError(
+        "a site in a while_loop has no fixed number of values to record"
+        if loop
+        else f"a site inside {eqn.primitive.name} is not supported",
+        site=inner[0].choice.name,
+        where=inner[0].choice.where,
+        instead="jax.lax.scan over the largest number of steps with a mask, or ppgen.draw, which "
+        "is not recorded"
+        if loop
+        else "the site outside of the function with the custom derivative",
+    )
+
+
+_RULES = {
+    "sample_site": _site,
+    "estimated_program": _estimated,
+    "jit": _call,
+    "pjit": _call,
+    "closed_call": _call,
+    "core_call": _call,
+    "remat2": _remat,
+    "checkpoint": _remat,
+    "scan": _scan,
+    "cond": _cond,
+}
