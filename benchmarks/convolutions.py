@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from marks import machine
 
-from ppgen._convolutions import channels_last
+from ppgen.inference.fitting._channels_last import channels_last
 from ppgen.models.networks import (
     ConvolutionalDecoder,
     ConvolutionalEncoder,

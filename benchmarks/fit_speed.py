@@ -32,7 +32,7 @@ from ppgen.inference import fit
 
 def flops_of_fit(x: jax.Array, p: dict, size: int | None) -> float:
     """Compiled FLOPs of the loop of `fit`, whose body XLA counts once."""
-    from ppgen.inference.loop import Loop  # not public: `fit` hides what it compiles
+    from ppgen.inference.fitting._loop import Loop  # not public: `fit` hides what it compiles
 
     class Seen(Exception):
         pass

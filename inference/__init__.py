@@ -1,21 +1,16 @@
 """What is written in the language: objectives and fitting. Import it as `ppgen.inference`."""
 
-from ppgen.inference.annealing import AnnealedSamples as AnnealedSamples
-from ppgen.inference.annealing import ais as ais
-from ppgen.inference.arviz_data import ParetoSmoothed as ParetoSmoothed
-from ppgen.inference.arviz_data import pareto_smoothed as pareto_smoothed
-from ppgen.inference.arviz_data import to_arviz as to_arviz
-from ppgen.inference.checkpoint import CheckpointError as CheckpointError
-from ppgen.inference.checkpoint import load_checkpoint as load_checkpoint
-from ppgen.inference.checkpoint import save_checkpoint as save_checkpoint
-from ppgen.inference.checkpoints import Checkpoints as Checkpoints
-from ppgen.inference.early_stopping import EarlyStopping as EarlyStopping
-from ppgen.inference.filtering import conditional_smc as conditional_smc
-from ppgen.inference.filtering import fivo as fivo
-from ppgen.inference.filtering import smc as smc
+from ppgen.inference.fitting import CheckpointError as CheckpointError
+from ppgen.inference.fitting import Checkpoints as Checkpoints
+from ppgen.inference.fitting import DataError as DataError
+from ppgen.inference.fitting import EarlyStopping as EarlyStopping
+from ppgen.inference.fitting import FitError as FitError
 from ppgen.inference.fitting import Fitted as Fitted
 from ppgen.inference.fitting import Progress as Progress
 from ppgen.inference.fitting import fit as fit
+from ppgen.inference.fitting import load_checkpoint as load_checkpoint
+from ppgen.inference.fitting import load_fitted as load_fitted
+from ppgen.inference.fitting import save_checkpoint as save_checkpoint
 from ppgen.inference.guidance import AbstractLookahead as AbstractLookahead
 from ppgen.inference.guidance import Exact as Exact
 from ppgen.inference.guidance import Guided as Guided
@@ -28,15 +23,10 @@ from ppgen.inference.guidance import guide_approximately as guide_approximately
 from ppgen.inference.guidance import kl_to_tilted as kl_to_tilted
 from ppgen.inference.guidance import lagrangian as lagrangian
 from ppgen.inference.guidance import log_mean_exp_error as log_mean_exp_error
-from ppgen.inference.kernels import AbstractKernel as AbstractKernel
-from ppgen.inference.kernels import HamiltonianMonteCarlo as HamiltonianMonteCarlo
-from ppgen.inference.kernels import RandomWalk as RandomWalk
-from ppgen.inference.loop import FitError as FitError
 from ppgen.inference.metrics import Estimate as Estimate
 from ppgen.inference.metrics import bits_per_dimension as bits_per_dimension
 from ppgen.inference.metrics import mean_over_data as mean_over_data
 from ppgen.inference.metrics import per_datum as per_datum
-from ppgen.inference.numpyro_elbo import as_numpyro_elbo as as_numpyro_elbo
 from ppgen.inference.objectives import beta_elbo as beta_elbo
 from ppgen.inference.objectives import cubo as cubo
 from ppgen.inference.objectives import detached as detached
@@ -58,8 +48,24 @@ from ppgen.inference.objectives import sliced_score_matching as sliced_score_mat
 from ppgen.inference.objectives import sticking_the_landing as sticking_the_landing
 from ppgen.inference.objectives import tvo as tvo
 from ppgen.inference.objectives import vimco as vimco
+from ppgen.inference.particles import AbstractKernel as AbstractKernel
+from ppgen.inference.particles import AnnealedSamples as AnnealedSamples
+from ppgen.inference.particles import HamiltonianMonteCarlo as HamiltonianMonteCarlo
+from ppgen.inference.particles import ImportanceSamples as ImportanceSamples
+from ppgen.inference.particles import MultinomialResampling as MultinomialResampling
 from ppgen.inference.particles import ParticleFilter as ParticleFilter
+from ppgen.inference.particles import RandomWalk as RandomWalk
+from ppgen.inference.particles import ResidualResampling as ResidualResampling
+from ppgen.inference.particles import SystematicResampling as SystematicResampling
 from ppgen.inference.particles import Trajectory as Trajectory
+from ppgen.inference.particles import WithoutScore as WithoutScore
+from ppgen.inference.particles import ais as ais
+from ppgen.inference.particles import conditional_smc as conditional_smc
+from ppgen.inference.particles import draw_ancestors as draw_ancestors
+from ppgen.inference.particles import fivo as fivo
+from ppgen.inference.particles import importance_sampling as importance_sampling
+from ppgen.inference.particles import sir as sir
+from ppgen.inference.particles import smc as smc
 from ppgen.inference.paths import Chain as Chain
 from ppgen.inference.paths import Coefficients as Coefficients
 from ppgen.inference.paths import Decoded as Decoded
@@ -81,8 +87,12 @@ from ppgen.inference.paths import path_point as path_point
 from ppgen.inference.paths import regress as regress
 from ppgen.inference.paths import solve as solve
 from ppgen.inference.paths import squared_error as squared_error
+from ppgen.inference.posteriors import ParetoSmoothed as ParetoSmoothed
 from ppgen.inference.posteriors import Posterior as Posterior
+from ppgen.inference.posteriors import as_numpyro_elbo as as_numpyro_elbo
+from ppgen.inference.posteriors import pareto_smoothed as pareto_smoothed
 from ppgen.inference.posteriors import posterior as posterior
+from ppgen.inference.posteriors import to_arviz as to_arviz
 from ppgen.inference.preferences import FittedRewards as FittedRewards
 from ppgen.inference.preferences import Interval as Interval
 from ppgen.inference.preferences import Retrained as Retrained
@@ -95,13 +105,7 @@ from ppgen.inference.preferences import dpo as dpo
 from ppgen.inference.preferences import fit_rewards as fit_rewards
 from ppgen.inference.preferences import retrain as retrain
 from ppgen.inference.preferences import vote_log_likelihood as vote_log_likelihood
-from ppgen.inference.resampling import MultinomialResampling as MultinomialResampling
-from ppgen.inference.resampling import ResidualResampling as ResidualResampling
-from ppgen.inference.resampling import SystematicResampling as SystematicResampling
-from ppgen.inference.resampling import WithoutScore as WithoutScore
-from ppgen.inference.resampling import draw_ancestors as draw_ancestors
-from ppgen.inference.restoring import load_fitted as load_fitted
-from ppgen.inference.streams import DataError as DataError
-from ppgen.inference.weighting import ImportanceSamples as ImportanceSamples
-from ppgen.inference.weighting import importance_sampling as importance_sampling
-from ppgen.inference.weighting import sir as sir
+
+# A user sees them here, so this is where messages and pickles say that they are.
+for _error in (CheckpointError, DataError, FitError, PathError, VotesError):
+    _error.__module__ = __name__

@@ -12,7 +12,7 @@ from monte_carlo import count_equations
 
 import ppgen
 from ppgen.inference import HamiltonianMonteCarlo, RandomWalk, ais
-from ppgen.inference.unconstrained import Unconstrained
+from ppgen.inference.posteriors._unconstrained import Unconstrained
 
 KEYS = 4000
 # Every comparison is within 5 standard errors: a false alarm has probability below 6e-7.

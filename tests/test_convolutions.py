@@ -14,8 +14,8 @@ import pytest
 
 import ppgen
 from ppgen import _jax
-from ppgen._convolutions import channels_last
 from ppgen.inference import fit
+from ppgen.inference.fitting._channels_last import channels_last
 
 
 def orders(jaxpr, loops=frozenset()):
@@ -131,7 +131,7 @@ def test_the_loop_of_a_fit_has_them_channels_last(monkeypatch):
         compiled.append(f)
         return f
 
-    monkeypatch.setattr("ppgen.inference.loop.channels_last", watched)
+    monkeypatch.setattr("ppgen.inference.fitting._loop.channels_last", watched)
     plain = run()
     assert len(compiled) == (jax.default_backend() == "cpu")
     np.testing.assert_allclose(changed.history, plain.history, rtol=1e-5)

@@ -20,7 +20,7 @@ from ppgen.inference import (
     load_checkpoint,
     save_checkpoint,
 )
-from ppgen.inference.batches import Batches
+from ppgen.inference.fitting._batches import Batches
 
 KEY = jax.random.key(0)
 

@@ -14,7 +14,7 @@ from numpyro.diagnostics import effective_sample_size
 
 import ppgen
 from ppgen.inference import posterior, to_arviz
-from ppgen.inference.unconstrained import Unconstrained
+from ppgen.inference.posteriors._unconstrained import Unconstrained
 
 # Every comparison is within 5 standard errors: a false alarm has probability below 6e-7.
 SIGMAS = 5.0

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from ppgen.inference import DataError
-from ppgen.inference.placement import Placement
-from ppgen.inference.sources import StreamSource, source_of
-from ppgen.inference.streams import Stream
+from ppgen.inference.fitting._placement import Placement
+from ppgen.inference.fitting._sources import StreamSource, source_of
+from ppgen.inference.fitting._streams import Stream
 
 
 class Source:

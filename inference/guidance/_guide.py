@@ -12,8 +12,8 @@ import numpyro
 from jaxtyping import Array, Float
 
 from ppgen.claims import claims
-from ppgen.inference.filtering import smc
 from ppgen.inference.guidance._lookaheads import AbstractLookahead, Energy
+from ppgen.inference.particles._filtering import smc
 from ppgen.inference.paths import Chain, PathError, Step
 from ppgen.inference.paths._chains import is_silent, noise_law
 

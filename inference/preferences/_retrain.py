@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 import ppgen
-from ppgen.inference.fitting import fit
+from ppgen.inference.fitting._fit import fit
 
 Program = Callable[..., Any]
 

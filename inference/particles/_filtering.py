@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, PyTree
 import ppgen
 from ppgen.claims import claims
 from ppgen.errors import SiteError
-from ppgen.inference.particles import ParticleFilter, Trajectory
-from ppgen.inference.resampling import check_scheme, draw_ancestors
+from ppgen.inference.particles._particle_filter import ParticleFilter, Trajectory
+from ppgen.inference.particles._resampling import check_scheme, draw_ancestors
 
 Program = Callable[..., Any]
 

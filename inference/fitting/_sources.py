@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Array, Int, Key, PyTree
 
 import ppgen
-from ppgen.inference.batches import Batches
-from ppgen.inference.placement import Placement
-from ppgen.inference.streams import Stream
+from ppgen.inference.fitting._batches import Batches
+from ppgen.inference.fitting._placement import Placement
+from ppgen.inference.fitting._streams import Stream
 
 
 class AbstractSource(abc.ABC):

@@ -11,8 +11,8 @@ import jax
 from jaxtyping import PyTree
 
 import ppgen
-from ppgen.inference.loop import Loop
-from ppgen.inference.optimization import Given
+from ppgen.inference.fitting._loop import Loop
+from ppgen.inference.fitting._optimization import Given
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 import ppgen
 from ppgen.errors import CostError
-from ppgen.inference.placement import Placement
-from ppgen.inference.sources import AbstractSource
+from ppgen.inference.fitting._placement import Placement
+from ppgen.inference.fitting._sources import AbstractSource
 
 
 class Trained(eqx.Module):

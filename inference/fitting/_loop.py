@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from ppgen._convolutions import channels_last
 from ppgen.errors import PpgenError
-from ppgen.inference.optimization import Carry, Given, Optimization, Trained
-from ppgen.inference.streams import DataError
+from ppgen.inference.fitting._channels_last import channels_last
+from ppgen.inference.fitting._optimization import Carry, Given, Optimization, Trained
+from ppgen.inference.fitting._streams import DataError
 
 
 class FitError(PpgenError, ArithmeticError):
@@ -32,7 +32,7 @@ class FitError(PpgenError, ArithmeticError):
         >>> _ = fit(loss, 1.0, optax.sgd(0.3), key=jax.random.key(0), steps=10)
         Traceback (most recent call last):
             ...
-        ppgen.inference.loop.FitError: the objective is nan at step 3: sqrt of values in ...
+        ppgen.inference.FitError: the objective is nan at step 3: sqrt of values in ...
           See: ppgen.inference.FitError
 
         Optimise what may be any number:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 from numpyro.infer import MCMC, NUTS
 
 from ppgen.errors import DensityError
-from ppgen.inference.unconstrained import Unconstrained
+from ppgen.inference.posteriors._unconstrained import Unconstrained
 
 Program = Callable[..., Any]
 _LogDensity = Callable[[Float[Array, " n"]], Float[Array, ""]]

@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import Array
 
-from ppgen.inference.checkpoint import CheckpointError, first_line
+from ppgen.inference.fitting._saved_trees import CheckpointError, first_line
 
 _VERSION = 1
 

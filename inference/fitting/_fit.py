@@ -18,14 +18,14 @@ from jaxtyping import Array, Float, Key, PyTree, UInt32
 from tqdm import tqdm
 
 import ppgen
-from ppgen.inference.checkpoints import Checkpoints, Store
-from ppgen.inference.early_stopping import EarlyStopping, Validation
-from ppgen.inference.loop import FitError, Loop
-from ppgen.inference.metric_log import MetricLog, mean_of_finite
-from ppgen.inference.optimization import Given, Optimization, averaged
-from ppgen.inference.placement import Placement, Shardings
-from ppgen.inference.recovery import Recovery
-from ppgen.inference.sources import source_of
+from ppgen.inference.fitting._checkpoint_store import Checkpoints, Store
+from ppgen.inference.fitting._early_stopping import EarlyStopping, Validation
+from ppgen.inference.fitting._loop import FitError, Loop
+from ppgen.inference.fitting._metric_log import MetricLog, mean_of_finite
+from ppgen.inference.fitting._optimization import Given, Optimization, averaged
+from ppgen.inference.fitting._placement import Placement, Shardings
+from ppgen.inference.fitting._recovery import Recovery
+from ppgen.inference.fitting._sources import source_of
 
 
 class Fitted(NamedTuple):

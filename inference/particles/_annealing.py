@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 
 import ppgen
 from ppgen.claims import claims
-from ppgen.inference.kernels import AbstractKernel
-from ppgen.inference.unconstrained import Unconstrained
+from ppgen.inference.particles._kernels import AbstractKernel
+from ppgen.inference.posteriors._unconstrained import Unconstrained
 
 Program = Callable[..., Any]
 

@@ -30,7 +30,7 @@ class DataError(PpgenError, ValueError):
         >>> _ = fit(loss, 0.0, optax.sgd(0.1), key=jax.random.key(0), steps=9, data=batches)
         Traceback (most recent call last):
             ...
-        ppgen.inference.streams.DataError: the data ran out after 4 of 9 steps: an iterator ends
+        ppgen.inference.DataError: the data ran out after 4 of 9 steps: an iterator ends
           Write instead: what can be iterated again, as a grain dataset, or fewer steps
           See: ppgen.inference.DataError
 

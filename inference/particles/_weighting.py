@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PyTree
 import ppgen
 from ppgen.claims import claims
 from ppgen.errors import SiteError
-from ppgen.inference.arviz_data import ParetoSmoothed, pareto_smoothed
+from ppgen.inference.posteriors._arviz_data import ParetoSmoothed, pareto_smoothed
 
 Program = Callable[..., Any]
 

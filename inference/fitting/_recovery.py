@@ -8,13 +8,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from ppgen.inference.checkpoint import CheckpointError, by_name
-from ppgen.inference.checkpoints import Store
-from ppgen.inference.early_stopping import Validation
-from ppgen.inference.loop import Loop
-from ppgen.inference.metric_log import mean_of_finite
-from ppgen.inference.optimization import Carry
-from ppgen.inference.sources import AbstractSource
+from ppgen.inference.fitting._checkpoint_store import Store
+from ppgen.inference.fitting._early_stopping import Validation
+from ppgen.inference.fitting._loop import Loop
+from ppgen.inference.fitting._metric_log import mean_of_finite
+from ppgen.inference.fitting._optimization import Carry
+from ppgen.inference.fitting._saved_trees import CheckpointError, by_name
+from ppgen.inference.fitting._sources import AbstractSource
 
 _OURS = ("history", "key")
 

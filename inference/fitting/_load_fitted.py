@@ -12,10 +12,10 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
-from ppgen.inference.checkpoint import CheckpointError, by_name
-from ppgen.inference.checkpoints import Checkpoints, Store
-from ppgen.inference.fitting import Fitted
-from ppgen.inference.optimization import Trained, averaged
+from ppgen.inference.fitting._checkpoint_store import Checkpoints, Store
+from ppgen.inference.fitting._fit import Fitted
+from ppgen.inference.fitting._optimization import Trained, averaged
+from ppgen.inference.fitting._saved_trees import CheckpointError, by_name
 
 
 def load_fitted(folder: str | Path, params: PyTree, *, ema: float | None = None) -> Fitted:
