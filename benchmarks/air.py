@@ -37,7 +37,7 @@ import optax
 import ppgen
 from ppgen.inference import elbo, iwelbo, reweighted_wake_sleep, vimco
 from ppgen.models.air import AIR, air_guide, air_model
-from ppgen.models.datasets import Scenes, load_scenes
+from ppgen.models.parts.data import Scenes, load_scenes
 
 CHUNK = 100
 

@@ -21,10 +21,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from marks import machine
 
 from ppgen.inference.fitting._channels_last import channels_last
-from ppgen.models.networks import (
+from ppgen.models.parts.marks import machine
+from ppgen.models.parts.networks import (
     ConvolutionalDecoder,
     ConvolutionalEncoder,
     DenoisingUNet,

@@ -34,7 +34,7 @@ import scipy.optimize
 
 import ppgen
 from ppgen.inference import curated_law, ddo, elbo, fit, retrain
-from ppgen.models.datasets import load_digits
+from ppgen.models.parts.data import load_digits
 from ppgen.models.vae import VAE, batch_objective, vae_guide, vae_model
 
 Program = Callable[..., Any]

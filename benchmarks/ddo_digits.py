@@ -22,11 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import optax
-from marks import Mark, below, machine, report, say, table
 
 import ppgen
 from ppgen.inference import ddo_jensen, fit
-from ppgen.models.datasets import load_digits
 from ppgen.models.diffuse_vae import (
     Autoencoder,
     DiffuseVAE,
@@ -36,8 +34,10 @@ from ppgen.models.diffuse_vae import (
     linear_schedule,
     quadratic_times,
 )
-from ppgen.models.distances import frechet_distance, neighbour_accuracy
-from ppgen.models.networks import DenoisingMLP
+from ppgen.models.parts.data import load_digits
+from ppgen.models.parts.marks import Mark, below, machine, report, say, table
+from ppgen.models.parts.metrics.distances import frechet_distance, neighbour_accuracy
+from ppgen.models.parts.networks import DenoisingMLP
 
 LEVELS = 1000
 SCHEDULE = linear_schedule(LEVELS)

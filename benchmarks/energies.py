@@ -48,7 +48,7 @@ from ppgen.inference import (
     lagrangian,
     solve,
 )
-from ppgen.models.datasets import GaussianMixture
+from ppgen.models.parts.data import GaussianMixture
 
 Rows = dict[str, dict[str, float]]
 

@@ -4,11 +4,11 @@
     python benchmarks/models.py --only diffuse_vae vae  # their sections of models.md, no others
     python benchmarks/models.py --fast                  # smaller, easier marks, one seed; no file
 
-A model here is a file `models_NAME.py` beside this one with `marks(fast, seed)`, which trains,
-measures and returns a list of `marks.Mark`; a first line of docstring, the title of its section;
-and, if there is something to say on how it was measured, a paragraph `ABOUT`. Notes on what is
-missed are written by hand into models.md, below the comment that ends a section: they stay when
-it is measured again.
+A model is here if its folder has a file `marks.py` with `marks(fast, seed)`, which trains, measures
+and returns a list of `ppgen.models.parts.marks.Mark`; a first line of docstring, the title of its
+section; and, if there is something to say on how it was measured, a paragraph `ABOUT`. Notes on
+what is missed are written by hand into models.md, below the comment that ends a section: they stay
+when it is measured again.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from marks import machine, say, table, write_section
+from ppgen import models
+from ppgen.models.parts.marks import machine, say, table, write_section
 
-HERE = Path(__file__).parent
-NAMES = sorted(path.stem.removeprefix("models_") for path in HERE.glob("models_*.py"))
+NAMES = sorted(path.parent.name for path in Path(models.__path__[0]).glob("*/marks.py"))
+NAMES.remove("parts")
 
 
 def sections(name: str, module: ModuleType, fast: bool, seeds: list[int]) -> Iterator[list[str]]:
@@ -54,7 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     seeds = options.seeds or ([30] if options.fast else [30, 31, 32])
     for name in options.only:
-        module = importlib.import_module(f"models_{name}")
+        module = importlib.import_module(f"ppgen.models.{name}.marks")
         title = (module.__doc__ or name).splitlines()[0].rstrip(".")
         lines: list[str] = []
         for lines in sections(name, module, options.fast, seeds):

@@ -31,13 +31,13 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
-from hardware import processor
 from jax.scipy.stats import norm
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.optim import optax_to_numpyro
 
 import ppgen
 from ppgen.inference import elbo
+from ppgen.models.parts.hardware import processor
 
 PIXELS, HIDDEN, LATENT = 784, 200, 10
 

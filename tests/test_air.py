@@ -12,8 +12,8 @@ import pytest
 import ppgen
 from ppgen.inference import elbo, fit
 from ppgen.models.air import AIR, NEVER, PRESENT, air_guide, air_model
-from ppgen.models.datasets import DataError, draw_scenes, load_digits, load_scenes
-from ppgen.models.networks import attend, paint
+from ppgen.models.parts.data import DataError, draw_scenes, load_digits, load_scenes
+from ppgen.models.parts.networks import attend, paint
 
 # --- scenes ---------------------------------------------------------------------------------------
 

@@ -100,7 +100,7 @@ def test_the_evidence_is_unbiased(case, kernel):
 @each_kernel
 def test_a_kernel_that_accepts_everything_is_found(monkeypatch, kernel):
     """The power of the test above."""
-    from ppgen.inference import kernels
+    from ppgen.inference.particles import _kernels as kernels
 
     monkeypatch.setattr(kernels, "_accept", lambda log_ratio: jnp.ones_like(log_ratio))
     coarse = {"walk": RandomWalk(0.7, 2), "hmc": HamiltonianMonteCarlo(0.9, 2)}[kernel]

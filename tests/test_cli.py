@@ -14,7 +14,7 @@ from cli_runs import SHORT, TINY, assert_one_line, cache, here, images, run
 
 from ppgen.models.cli import main
 from ppgen.models.cli._options import fit_options
-from ppgen.models.cli._recipes import RECIPES
+from ppgen.models.cli._rooms import RECIPES
 from ppgen.models.cli._run_folder import make_run_folder
 
 FIT = ["fit", "vae", *TINY["vae"], *SHORT]

@@ -35,10 +35,10 @@ from ppgen.inference import Estimate, FitError, load_fitted
 from ppgen.models.cli import main
 from ppgen.models.cli._interrupts import SIGNALS, deferred
 from ppgen.models.cli._options import from_record
-from ppgen.models.cli._recipe import AbstractRecipe, Report, Stage
-from ppgen.models.cli._recipes import RECIPES
+from ppgen.models.cli._rooms import RECIPES
 from ppgen.models.cli._run_folder import read_config
-from ppgen.models.cli._training import Training
+from ppgen.models.parts.recipe import AbstractRecipe, Report, Stage
+from ppgen.models.parts.training import Training
 
 
 def saved(folder):

@@ -9,8 +9,8 @@ import struct
 import numpy as np
 import pytest
 
-from ppgen.models.baselines import pixel_marginal_log_likelihood
-from ppgen.models.datasets import DataError, load_digits, load_images, split
+from ppgen.models.parts.data import DataError, load_digits, load_images, split
+from ppgen.models.parts.metrics.baselines import pixel_marginal_log_likelihood
 
 
 def test_digits_have_the_known_statistics():

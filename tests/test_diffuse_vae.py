@@ -19,8 +19,6 @@ from scipy.linalg import sqrtm
 
 import ppgen
 from ppgen.inference import ancestral, decode, elbo
-from ppgen.models.baselines import gaussian_denoising_error
-from ppgen.models.datasets import load_digits
 from ppgen.models.diffuse_vae import (
     Autoencoder,
     DiffuseVAE,
@@ -46,8 +44,10 @@ from ppgen.models.diffuse_vae import (
     uniform_times,
     variational_bound,
 )
-from ppgen.models.distances import frechet_distance, neighbour_accuracy
-from ppgen.models.networks import DenoisingMLP, DenoisingUNet, sinusoidal_features
+from ppgen.models.parts.data import load_digits
+from ppgen.models.parts.metrics.baselines import gaussian_denoising_error
+from ppgen.models.parts.metrics.distances import frechet_distance, neighbour_accuracy
+from ppgen.models.parts.networks import DenoisingMLP, DenoisingUNet, sinusoidal_features
 from ppgen.testing import assert_unbiased
 
 MEAN = np.array([0.3, -0.5])
@@ -440,7 +440,7 @@ def test_guidance_extrapolates_from_none_to_the_condition():
         sampler = Sampler(linear_schedule(100), clip=None, guidance=w)
         seen = []
         for label in (None, jnp.array(2)):
-            program = ppgen.models.diffuse_vae._programs.predicted
+            program = ppgen.models.diffuse_vae.model.predicted
             move = sampler.move(-1)
             x = program(model, sampler, move, x_t, x_hat, label)
             seen.append((x_t - jnp.exp(move.before / 2) * x) / jnp.sqrt(-jnp.expm1(move.before)))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from ppgen.models.datasets import (
+from ppgen.models.parts.data import (
     DataError,
     Ising,
     Molecules,
@@ -18,7 +18,7 @@ from ppgen.models.datasets import (
     molecule_string,
     sample_ising,
 )
-from ppgen.models.distributions import UniformPermutation
+from ppgen.models.parts.distributions import UniformPermutation
 
 
 def brute_force(ising):

@@ -33,7 +33,7 @@ from ppgen.inference import (
     log_mean_exp_error,
     regress,
 )
-from ppgen.models.datasets import GaussianMixture
+from ppgen.models.parts.data import GaussianMixture
 
 SIGMAS = 5.0
 

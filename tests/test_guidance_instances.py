@@ -20,7 +20,7 @@ from ppgen.inference import (
     guide,
     kl_to_tilted,
 )
-from ppgen.models.datasets import GaussianMixture
+from ppgen.models.parts.data import GaussianMixture
 
 MIXTURE = GaussianMixture.isotropic([0.1, 0.9], [[-1.5], [1.0]], [0.6, 0.7])
 TIMES = jnp.linspace(0.01, 0.998, 201)

@@ -16,7 +16,6 @@ from weights import stirred
 import ppgen
 from ppgen.inference import elbo, fit
 from ppgen.models.cli import main
-from ppgen.models.datasets import Ising, Molecules, all_strings
 from ppgen.models.marginalization import (
     MaM,
     any_order,
@@ -29,7 +28,7 @@ from ppgen.models.marginalization import (
     target,
     uniform_order,
 )
-from ppgen.models.marginalization_scores import (
+from ppgen.models.marginalization.scores import (
     ancestral,
     independent_sites,
     log_conditionals,
@@ -38,14 +37,15 @@ from ppgen.models.marginalization_scores import (
     step_errors,
     subsets,
 )
-from ppgen.models.marginalization_training import (
+from ppgen.models.marginalization.training import (
     Chained,
     block_gibbs,
     fit_energy,
     fit_likelihood,
     persistent_chains,
 )
-from ppgen.models.networks import DualMLP, DualTorus, DualTransformer
+from ppgen.models.parts.data import Ising, Molecules, all_strings
+from ppgen.models.parts.networks import DualMLP, DualTorus, DualTransformer
 from ppgen.testing import assert_unbiased, exact
 
 SITES = 2

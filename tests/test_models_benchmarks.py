@@ -7,30 +7,24 @@ than a minute of CPU; the bounds are easier, and leave the nets to be trained fo
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 
 import equinox as eqx
 import jax
 import pytest
 
-ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    return importlib.import_module
+from ppgen.models.parts import marks
+from ppgen.models.random_grid import marks as random_grid
 
 
 @pytest.mark.parametrize("model", ["diffuse_vae", "marginalization", "random_grid"])
-def test_fast_marks_are_passed(benchmark, model):
-    found = benchmark(f"models_{model}").marks(True, 10)
+def test_fast_marks_are_passed(model):
+    found = importlib.import_module(f"ppgen.models.{model}.marks").marks(True, 10)
     assert [mark for mark in found if mark.passed is False] == []
     assert sum(mark.passed is True for mark in found) > 2
 
 
-def test_rivals_have_as_many_parameters(benchmark):
-    module = benchmark("models_random_grid")
+def test_rivals_have_as_many_parameters():
+    module = random_grid
     for problem in (module.Poisson(), module.Burgers()):
         rgnp = module.RGNP(problem, points=4, width=48, nodes=8, key=jax.random.key(0))
         deeponet = module.rival(rgnp, jax.random.key(1))
@@ -41,8 +35,7 @@ def test_rivals_have_as_many_parameters(benchmark):
         assert counts[1] == pytest.approx(counts[0], rel=0.05)
 
 
-def test_a_missed_mark_is_seen(benchmark):
-    marks = benchmark("marks")
+def test_a_missed_mark_is_seen():
     runs = [
         [marks.below("a", 1.0, 2.0), marks.above("b", 1.0, 2.0), marks.report("c", 3.0)],
         [marks.below("a", 3.0, 2.0), marks.above("b", float("nan"), 2.0), marks.report("c", 4.0)],
@@ -57,8 +50,8 @@ def test_a_missed_mark_is_seen(benchmark):
         marks.table([runs[0], runs[1][::-1]])
 
 
-def test_sections_are_replaced_one_by_one_and_notes_are_kept(benchmark, tmp_path):
-    marks, path = benchmark("marks"), tmp_path / "models.md"
+def test_sections_are_replaced_one_by_one_and_notes_are_kept(tmp_path):
+    path = tmp_path / "models.md"
     for name in ("one", "two"):
         marks.write_section(path, name, f"Model {name}", [f"{name} measured"])
     path.write_text(path.read_text() + "\nWhy two misses.\n")

@@ -22,7 +22,7 @@ from ppgen.inference import (
     noising,
     solve,
 )
-from ppgen.models.datasets import GaussianMixture
+from ppgen.models.parts.data import GaussianMixture
 
 SIGMAS = 5.0
 DRAWS = 1500

@@ -24,7 +24,7 @@ from ppgen.inference import (
     regress,
     sliced_score_matching,
 )
-from ppgen.models.datasets import GaussianMixture
+from ppgen.models.parts.data import GaussianMixture
 from ppgen.testing import assert_unbiased, exact
 
 # Comparisons of means are within 5 standard errors: a false alarm has probability below 6e-7.

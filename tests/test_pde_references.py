@@ -7,7 +7,8 @@ import pytest
 from scipy.integrate import quad
 from scipy.optimize import brentq
 
-from ppgen.models.datasets import DataError, solve_burgers, solve_cavity, solve_poisson
+from ppgen.models.parts.data import DataError
+from ppgen.models.random_grid import solve_burgers, solve_cavity, solve_poisson
 
 
 def kirchhoff(z, w, x):

@@ -17,8 +17,7 @@ from scipy.stats import multivariate_normal, norm
 import ppgen
 from ppgen.inference import elbo
 from ppgen.models.cli import main
-from ppgen.models.cli._random_grid import RandomGridRecipe
-from ppgen.models.networks import DeepONet, GICNet, KernelInterpolation, fourier_features
+from ppgen.models.parts.networks import DeepONet, GICNet, KernelInterpolation, fourier_features
 from ppgen.models.random_grid import (
     RGNP,
     AbstractProblem,
@@ -43,6 +42,7 @@ from ppgen.models.random_grid import (
     score,
     solve_references,
 )
+from ppgen.models.random_grid.recipe import RandomGridRecipe
 
 PROBLEMS = [Poisson(), Burgers(), Cavity()]
 

@@ -13,7 +13,8 @@ import pytest
 from monte_carlo import count_equations
 
 import ppgen
-from ppgen.inference import Trajectory, conditional_smc, elbo, filtering, fivo, iwelbo, smc
+from ppgen.inference import Trajectory, conditional_smc, elbo, fivo, iwelbo, smc
+from ppgen.inference.particles import _filtering as filtering
 from ppgen.testing import assert_unbiased, exact
 
 KEYS = 20_000

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from weights import stirred
 
-from ppgen.models.networks import Transformer
+from ppgen.models.parts.networks import Transformer
 
 
 def small(**options):

@@ -10,9 +10,9 @@ import pytest
 
 import ppgen
 from ppgen.inference import elbo, fit, iwelbo, mean_over_data, per_datum
-from ppgen.models.datasets import load_digits
-from ppgen.models.distributions import DiscretizedLogistic
-from ppgen.models.likelihoods import LIKELIHOODS
+from ppgen.models.parts.data import load_digits
+from ppgen.models.parts.distributions import DiscretizedLogistic
+from ppgen.models.parts.likelihoods import LIKELIHOODS
 from ppgen.models.vae import (
     VAE,
     batch_objective,

@@ -18,12 +18,12 @@ from numpyro.distributions.kl import kl_divergence
 
 import ppgen
 from ppgen.inference import beta_elbo, dreg, elbo, fit
-from ppgen.models.cli._errors import CommandError
-from ppgen.models.cli._vae import VAERecipe
-from ppgen.models.datasets import Images
-from ppgen.models.distributions import VonMisesFisher
-from ppgen.models.latents import CategoricalLatent, FlowLatent, HierarchicalLatent
+from ppgen.models.parts.data import Images
+from ppgen.models.parts.distributions import VonMisesFisher
+from ppgen.models.parts.errors import CommandError
+from ppgen.models.parts.latents import CategoricalLatent, FlowLatent, HierarchicalLatent
 from ppgen.models.vae import VAE, observed, reconstruct, vae_guide, vae_model
+from ppgen.models.vae.recipe import VAERecipe
 from ppgen.testing import assert_unbiased, exact
 
 X = jnp.array([0.0, 2.0])

@@ -40,8 +40,8 @@ import ppgen
 from ppgen import DisARM, Enumerate, MeasureValued, ScoreFunction
 from ppgen.inference import elbo
 from ppgen.models.air import AIR, air_guide, air_model
-from ppgen.models.baselines import pixel_marginal_log_likelihood
-from ppgen.models.datasets import load_digits, load_scenes
+from ppgen.models.parts.data import load_digits, load_scenes
+from ppgen.models.parts.metrics.baselines import pixel_marginal_log_likelihood
 
 HIDDEN, PIXELS, STEPS, BATCH = 8, 64, 800, 32
 digits = load_digits()

@@ -38,7 +38,7 @@ from ppgen.inference import (
     guide,
     guide_approximately,
 )
-from ppgen.models.datasets import GaussianMixture
+from ppgen.models.parts.data import GaussianMixture
 
 mixture = GaussianMixture.isotropic(
     [0.2, 0.3, 0.5], [[-2.0, 0.0], [0.5, 1.5], [2.0, -1.0]], [0.5, 0.4, 0.7]

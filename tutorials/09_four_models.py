@@ -26,7 +26,7 @@ import numpy as np
 import optax
 
 from ppgen.inference import dreg, elbo, fit, mean_over_data, per_datum
-from ppgen.models.datasets import Ising, load_digits
+from ppgen.models.parts.data import Ising, load_digits
 
 digits = load_digits()
 keys = jax.random.split(jax.random.key(0), 20)
@@ -46,7 +46,7 @@ def adam(rate, steps):
 
 # %%
 from ppgen.inference import iwelbo
-from ppgen.models.baselines import pixel_marginal_log_likelihood
+from ppgen.models.parts.metrics.baselines import pixel_marginal_log_likelihood
 from ppgen.models.vae import VAE, batch_objective, image_objective, vae_guide, vae_model
 
 start = VAE(pixels=64, levels=17, dimensions=8, hidden=64, key=keys[0])
@@ -94,8 +94,8 @@ from ppgen.models.diffuse_vae import (
     linear_schedule,
     quadratic_times,
 )
-from ppgen.models.distances import frechet_distance
-from ppgen.models.networks import DenoisingMLP
+from ppgen.models.parts.metrics.distances import frechet_distance
+from ppgen.models.parts.networks import DenoisingMLP
 
 x = digits.train / 8 - 1
 schedule = linear_schedule(1000)
@@ -131,9 +131,9 @@ for name, distance in distances.items():
 
 # %%
 from ppgen.models.marginalization import MaM
-from ppgen.models.marginalization_scores import ancestral, log_marginals, subsets
-from ppgen.models.marginalization_training import fit_energy
-from ppgen.models.networks import DualMLP
+from ppgen.models.marginalization.scores import ancestral, log_marginals, subsets
+from ppgen.models.marginalization.training import fit_energy
+from ppgen.models.parts.networks import DualMLP
 
 ising = Ising(3)
 untrained = MaM(DualMLP(9, 2, 64, 1, key=keys[9]), 9, 2)

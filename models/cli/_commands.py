@@ -6,11 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ppgen.models.cli._errors import CommandError
 from ppgen.models.cli._machine import Compiler, Machine
 from ppgen.models.cli._options import from_record, record_of
-from ppgen.models.cli._recipe import Split
-from ppgen.models.cli._recipes import RECIPES
+from ppgen.models.cli._rooms import RECIPES
 from ppgen.models.cli._run_folder import (
     CONFIG,
     FIGURES,
@@ -19,7 +17,9 @@ from ppgen.models.cli._run_folder import (
     read_config,
     read_json,
 )
-from ppgen.models.cli._training import at_least, check_seed
+from ppgen.models.parts.errors import CommandError
+from ppgen.models.parts.recipe import Split
+from ppgen.models.parts.training import at_least, check_seed
 
 
 def fit(model: str, options: Any) -> None:

@@ -14,10 +14,8 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from ppgen.inference import Checkpoints, EarlyStopping, Fitted, fit, load_fitted
-from ppgen.models.cli._errors import CommandError
 from ppgen.models.cli._interrupts import Interrupted, Interrupts, deferred
 from ppgen.models.cli._machine import Workers
-from ppgen.models.cli._recipe import AbstractRecipe, Report, Split, Stage
 from ppgen.models.cli._run_folder import (
     CHECKPOINTS,
     CONFIG,
@@ -28,20 +26,13 @@ from ppgen.models.cli._run_folder import (
     read_config,
     write_json,
 )
-from ppgen.models.cli._training import Training
-from ppgen.models.pictures import draw_history
+from ppgen.models.parts.errors import CommandError
+from ppgen.models.parts.pictures import draw_history
+from ppgen.models.parts.recipe import AbstractRecipe, Report, Split, Stage
+from ppgen.models.parts.training import Training
 
 VALIDATION_ROWS = 1000
 """Most rows to stop early by, all evaluated at once."""
-
-
-def fingerprint(data: PyTree) -> str:
-    """A hash of arrays, to tell whether they have changed."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(data):
-        x = np.ascontiguousarray(leaf)
-        digest.update(f"{x.dtype}{x.shape}".encode() + x.tobytes())
-    return digest.hexdigest()
 
 
 def fit_anew(model: str, options: Any, record: dict[str, Any], workers: Workers) -> None:

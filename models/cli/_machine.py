@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppgen.models.cli._errors import CommandError
-from ppgen.models.cli._training import at_least
+from ppgen.models.parts.errors import CommandError
+from ppgen.models.parts.training import at_least
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh

@@ -11,10 +11,10 @@ from typing import Any
 
 from ppgen.errors import PpgenError
 from ppgen.models.cli import _commands
-from ppgen.models.cli._errors import CommandError
 from ppgen.models.cli._interrupts import Interrupted
 from ppgen.models.cli._options import parse, parse_fit
-from ppgen.models.cli._recipes import RECIPES
+from ppgen.models.cli._rooms import RECIPES
+from ppgen.models.parts.errors import CommandError
 
 USAGE_ERROR = 2
 INTERRUPTED = 130

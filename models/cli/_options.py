@@ -16,10 +16,10 @@ from typing import Any
 
 import tyro
 
-from ppgen.models.cli._errors import CommandError
 from ppgen.models.cli._machine import Compiler, Machine
-from ppgen.models.cli._recipes import RECIPES
-from ppgen.models.cli._training import flag
+from ppgen.models.cli._rooms import RECIPES
+from ppgen.models.parts.errors import CommandError
+from ppgen.models.parts.training import flag
 
 
 @dataclasses.dataclass(frozen=True)

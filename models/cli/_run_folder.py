@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ppgen.models.cli._errors import CommandError
+from ppgen.models.parts.errors import CommandError
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"

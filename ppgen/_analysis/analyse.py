@@ -11,7 +11,8 @@ import jax
 from ppgen import _jax
 from ppgen._analysis.choices import Choice, choices_of_equation
 from ppgen._analysis.discontinuity import WITHOUT_DERIVATIVE, discontinuity
-from ppgen._analysis.influence import NONE, Alignment, Influence, bits, join, mixing, propagate
+from ppgen._analysis.influence import NONE, Alignment, Influence, bits, join
+from ppgen._analysis.propagation import mixing, propagate
 from ppgen._lowering.lower import CUSTOM, REMATS
 from ppgen._lowering.scan_structure import sums_over_points
 from ppgen._staging.primitives import (

@@ -17,7 +17,6 @@ from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 
 from ppgen import _jax
-from ppgen._analysis.influence import RULES, Influence, join
 from ppgen._distributions.pathwise import IMPLICIT
 from ppgen._distributions.rebuild import flatten, rebuilt
 from ppgen._sampling.von_mises import von_mises_cdf, von_mises_log_prob
@@ -56,14 +55,6 @@ def _follow(functions: Sequence[Callable], parameters: list, tangents: list) -> 
 
 
 _implicit_p = _jax.define_follower("implicit", _follow)
-
-
-def _influence(eqn: Any, ins: Sequence[Influence]) -> Influence:
-    # The sample was drawn from the parameters, as far as they matter, but that path is frozen.
-    return join(ins[0], *(Influence(pathwise=i.pathwise) for i in ins[1:]))
-
-
-RULES["implicit"] = _influence
 
 
 def differentiable_sample(key: Array, d: Distribution, *, around: bool = False) -> Array:

@@ -1,0 +1,306 @@
+"""The generative and the variational program of DiffuseVAE, for one image.
+
+Model: z ~ prior, x̂ = Dec(z), x_T ~ N(shift, I), then moves x_s ~ p(x_s | x_t, x̂), and in the end x.
+Guide: z ~ q(z | x), x_T ~ q(x_T | x, x̂), and then backwards, x_s ~ q(x_s | x_t, x, x̂).
+
+In form 1, shift = 0 and the network is told x̂. In form 2 the chain lives around shift = x̂: what it
+is of the image is y_t = x_t − x̂, which is a chain of form 1. So there is one chain, and a shift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Array, Float, Int
+from numpyro.contrib.control_flow import scan
+
+import ppgen
+from ppgen.models.diffuse_vae.autoencoder import Autoencoder, decoded
+from ppgen.models.diffuse_vae.chain import Move, Sampler, ScheduleError
+
+Denoiser = Callable[[Array, Array, Array, Array], Array]
+
+
+class DiffuseVAE(eqx.Module):
+    """The networks of a DiffuseVAE.
+
+    Attributes:
+        vae: The first stage.
+        net: Maps a noisy image, its time in (0, 1], an image x̂ and a vector of features to the
+            noise in it. The features are a one-hot label of length `classes`, and a 1.
+            Without a condition, x̂ and features are zeros.
+        classes: Number of classes of images, 0 if there are no labels.
+        form: 1 for a chain that ends in noise around zero, 2 for noise around x̂.
+    """
+
+    vae: Autoencoder
+    net: Denoiser
+    classes: int = eqx.field(static=True, default=0)
+    form: Literal[1, 2] = eqx.field(static=True, default=1)
+
+    def shift(self, x_hat: Float[Array, " pixels"]) -> Float[Array, " pixels"]:
+        """Where the chain lives: around zero, or around x̂."""
+        return jnp.zeros_like(x_hat) if self.form == 1 else x_hat
+
+    def noise(
+        self,
+        x_t: Float[Array, " pixels"],
+        time: Float[Array, ""],
+        x_hat: Float[Array, " pixels"],
+        label: Int[Array, ""] | None,
+        keep: Any = 1.0,
+    ) -> Float[Array, " pixels"]:
+        """ε_φ: the prediction of the noise in `x_t`, with the condition if `keep` is 1, not 0."""
+        labels = jnp.zeros(0) if label is None else jax.nn.one_hot(label, self.classes)
+        missing = jnp.zeros(self.classes - len(labels))
+        features = jnp.concatenate([labels, missing, jnp.ones(1)])
+        return self.net(x_t, time, keep * x_hat, keep * features)
+
+
+def move_to(
+    model: DiffuseVAE,
+    sampler: Sampler,
+    move: Move,
+    x_t: Float[Array, " pixels"],
+    x_hat: Float[Array, " pixels"],
+    label: Int[Array, ""] | None = None,
+) -> tuple[Float[Array, " pixels"], Float[Array, ""]]:
+    """Mean and scale of the kernel p(x_s | x_t, x̂), for s > 0."""
+    shift = model.shift(x_hat)
+    x = predicted(model, sampler, move, x_t, x_hat, label)
+    mean, scale = sampler.reverse(move, x_t - shift, x)
+    return shift + mean, scale
+
+
+def predicted(
+    model: DiffuseVAE,
+    sampler: Sampler,
+    move: Move,
+    x_t: Float[Array, " pixels"],
+    x_hat: Float[Array, " pixels"],
+    label: Int[Array, ""] | None = None,
+) -> Float[Array, " pixels"]:
+    """The image that the network sees in x_t, guided and clipped: the mean of x given x_1."""
+    w = sampler.guidance
+    noise = jnp.zeros_like(x_t)
+    if w != -1:
+        noise = (1 + w) * model.noise(x_t, move.time, x_hat, label)
+    if w != 0:
+        noise = noise - w * model.noise(x_t, move.time, x_hat, label, keep=0.0)
+    return sampler.clean(move, x_t - model.shift(x_hat), noise)
+
+
+def diffuse_vae_model(
+    model: DiffuseVAE,
+    sampler: Sampler,
+    x: Float[Array, " pixels"] | None = None,
+    *,
+    label: Int[Array, ""] | None = None,
+    prior: dist.Distribution | None = None,
+) -> Float[Array, " pixels"]:
+    """The generative program.
+
+    Its sites are `z`, `x_T`, `x_t` (in a scan: one row for each level from the noisiest to the
+    first; none if the sampler is deterministic) and `x`.
+
+    Args:
+        model: The parameters.
+        sampler: The levels to visit, and how to move.
+        x: What was seen, on the scale of the data, or None to draw an image.
+        label: The class, if the model has classes; None for an unknown one.
+        prior: In place of N(0, I), as `fit_mixture_prior` finds one.
+
+    Returns:
+        The mean of x given the rest: the image without the noise of the last move.
+
+    Examples:
+        >>> import jax, ppgen
+        >>> from ppgen.models.diffuse_vae import Autoencoder, Sampler
+        >>> from ppgen.models.diffuse_vae import linear_schedule, quadratic_times
+        >>> from ppgen.models.parts.networks import DenoisingMLP
+        >>> keys = jax.random.split(jax.random.key(0), 3)
+        >>> model = DiffuseVAE(Autoencoder(pixels=4, key=keys[0]), DenoisingMLP(4, key=keys[1]))
+        >>> sampler = Sampler(linear_schedule(1000), quadratic_times(1000, 10))
+        >>> trace = ppgen.seed(ppgen.simulate(diffuse_vae_model))(keys[2], model, sampler)
+        >>> {name: choice.shape for name, choice in trace.choices.items()}
+        {'x': (4,), 'x_T': (4,), 'x_t': (9, 4), 'z': (8,)}
+    """
+    x_hat = decoded(model.vae, prior)
+    x_t: Any = numpyro.sample("x_T", dist.Normal(model.shift(x_hat), 1.0).to_event(1))
+
+    def step(x_t: Array, move: Move) -> tuple[Any, None]:
+        mean, scale = move_to(model, sampler, move, x_t, x_hat, label)
+        if sampler.deterministic:
+            return mean, None
+        return numpyro.sample("x_t", dist.Normal(mean, scale).to_event(1)), None
+
+    x_t, _ = scan(step, x_t, _downwards(sampler))
+    mean = predicted(model, sampler, sampler.move(0), x_t, x_hat, label)
+    numpyro.sample("x", dist.Normal(mean, sampler.last_scale).to_event(1), obs=x)
+    return mean
+
+
+def diffuse_vae_guide(
+    model: DiffuseVAE,
+    sampler: Sampler,
+    x: Float[Array, " pixels"],
+    *,
+    label: Int[Array, ""] | None = None,
+    prior: dist.Distribution | None = None,
+) -> None:
+    """The variational program: q(z | x), and the forward chain from x, run backwards.
+
+    With it, `ppgen.inference.elbo(diffuse_vae_model, diffuse_vae_guide)` is *a bound* on log p(x)
+    that evaluates the network at every level; `variational_bound` is cheaper.
+
+    Args:
+        model: The parameters.
+        sampler: As for `diffuse_vae_model`.
+        x: An image.
+        label: Not used: it has the arguments of the model.
+        prior: Not used.
+    """
+    x_hat = model.vae.decoder(numpyro.sample("z", model.vae.posterior(x)))  # pyright: ignore
+    shift = model.shift(x_hat)
+    mean, scale = sampler.move(-1).noised(x)
+    x_t: Any = numpyro.sample("x_T", dist.Normal(shift + mean, scale).to_event(1))
+
+    def step(x_t: Array, move: Move) -> tuple[Any, None]:
+        mean, scale = move.posterior(x_t - shift, x, eta=sampler.eta)
+        return numpyro.sample("x_t", dist.Normal(shift + mean, scale).to_event(1)), None
+
+    if not sampler.deterministic:
+        scan(step, x_t, _downwards(sampler))
+
+
+def abduct(
+    model: DiffuseVAE,
+    sampler: Sampler,
+    choices: Mapping[str, Array],
+    x: Float[Array, " pixels"],
+    *,
+    label: Int[Array, ""] | None = None,
+) -> dict[str, Array]:
+    """The standard normal noise that a chain must have drawn, given every one of its states.
+
+    Every kernel is x_s = mean(x_t) + scale · noise, so the noise is known where the states are. For
+    the states that `diffuse_vae_guide` draws for an image this encodes it (DPM-Encoder), and
+    `replay` under another model, or label, translates it (CycleDiffusion).
+
+    Args:
+        model: The parameters.
+        sampler: As for `diffuse_vae_model`, not deterministic.
+        choices: States by site: `z`, `x_T` and `x_t`.
+        x: The image that the chain ended in.
+        label: The class.
+
+    Returns:
+        `z`, and the noise of the sites `x_T`, `x_t` and `x`.
+
+    Raises:
+        ScheduleError: The sampler is deterministic: its moves have no noise.
+
+    References:
+        Wu, De la Torre. A latent space of stochastic diffusion models for zero-shot image editing
+        and guidance. ICCV 2023.
+    """
+    _stochastic(sampler, "has no noise to abduct")
+    x_hat = model.vae.decoder(choices["z"])
+    states = jnp.concatenate([choices["x_T"][None], choices["x_t"]])
+
+    def noise(x_t: Array, x_s: Array, move: Move) -> Array:
+        mean, scale = move_to(model, sampler, move, x_t, x_hat, label)
+        return (x_s - mean) / scale
+
+    last = predicted(model, sampler, sampler.move(0), states[-1], x_hat, label)
+    return {
+        "z": choices["z"],
+        "x_T": choices["x_T"] - model.shift(x_hat),
+        "x_t": jax.vmap(noise)(states[:-1], states[1:], _downwards(sampler)),
+        "x": (x - last) / sampler.last_scale,
+    }
+
+
+def replay(
+    model: DiffuseVAE,
+    sampler: Sampler,
+    noise: Mapping[str, Array],
+    *,
+    label: Int[Array, ""] | None = None,
+) -> Float[Array, " pixels"]:
+    """The image that a chain with a given noise ends in: the inverse of `abduct`.
+
+    Args:
+        model: The parameters.
+        sampler: As for `abduct`.
+        noise: What `abduct` returned.
+        label: The class.
+
+    Returns:
+        The image x.
+
+    Raises:
+        ScheduleError: The sampler is deterministic.
+    """
+    _stochastic(sampler, "has no noise to replay")
+    x_hat = model.vae.decoder(noise["z"])
+
+    def step(x_t: Array, at: tuple[Move, Array]) -> tuple[Array, None]:
+        mean, scale = move_to(model, sampler, at[0], x_t, x_hat, label)
+        return mean + scale * at[1], None
+
+    start = model.shift(x_hat) + noise["x_T"]
+    x_t, _ = jax.lax.scan(step, start, (_downwards(sampler), noise["x_t"]))
+    last = predicted(model, sampler, sampler.move(0), x_t, x_hat, label)
+    return last + sampler.last_scale * noise["x"]
+
+
+def draw_images(
+    key: Array,
+    model: DiffuseVAE,
+    sampler: Sampler,
+    count: int,
+    *,
+    labels: Int[Array, " {count}"] | None = None,
+    prior: dist.Distribution | None = None,
+) -> Float[Array, "{count} pixels"]:
+    """Independent images, without the noise of the last move.
+
+    Args:
+        key: Draws them.
+        model: The parameters.
+        sampler: As for `diffuse_vae_model`.
+        count: How many.
+        labels: A class for each of them.
+        prior: As for `diffuse_vae_model`.
+
+    Returns:
+        What `count` runs of `diffuse_vae_model` return, clipped as its predictions are.
+    """
+    keys = jax.random.split(key, count)
+    return _draw_images(keys, model, sampler, labels, prior)
+
+
+@eqx.filter_jit
+def _draw_images(keys: Array, model: Any, sampler: Any, labels: Any, prior: Any) -> Array:
+    def one(key: Array, label: Array | None) -> Array:
+        program = ppgen.seed(diffuse_vae_model)
+        return program(key, model, sampler, label=label, prior=prior)
+
+    return jax.vmap(one, in_axes=(0, None if labels is None else 0))(keys, labels)
+
+
+def _downwards(sampler: Sampler) -> Move:
+    """The moves but the last, from the noisiest."""
+    return Move(*(leaf[:0:-1] for leaf in sampler.moves))
+
+
+def _stochastic(sampler: Sampler, what: str) -> None:
+    if sampler.deterministic:
+        raise ScheduleError(f"a deterministic chain {what}: make the Sampler with eta > 0")

@@ -1,0 +1,69 @@
+"""A prior that is fitted after the autoencoder is: Ex-PDE, ex-post density estimation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Array, Float, Key
+
+from ppgen.models.diffuse_vae.autoencoder import Autoencoder
+
+
+def fit_mixture_prior(
+    vae: Autoencoder,
+    images: Float[Array | np.ndarray, "n pixels"],
+    *,
+    key: Key[Array, ""],
+    components: int = 20,
+    draws: int = 10,
+    regularization: float = 1e-2,
+) -> dist.Distribution:
+    """Fits a mixture of Gaussians to the aggregate posterior, the mean of q(z | x) over images.
+
+    What a decoder, and a chain that is conditioned on what it decodes, have seen in training are
+    draws of the aggregate posterior. N(0, I) is another distribution, and what it draws where the
+    aggregate posterior has no mass makes bad images. *Heuristic*: the mixture is fitted by
+    expectation maximisation to draws of q(z | x); no bound contains it. With one draw for each
+    image it fits the draws, and no longer their distribution: on digits, latent vectors of other
+    images were less likely under such a mixture than under N(0, I).
+
+    Args:
+        vae: The trained first stage.
+        images: Images, on the scale of the data.
+        key: Draws z, and starts expectation maximisation.
+        components: Gaussians in the mixture, with full covariances.
+        draws: Draws of z for each image.
+        regularization: Added to the variances, which are of order 1.
+
+    Returns:
+        A distribution of z, for the `prior` of a program.
+
+    References:
+        Ghosh, Sajjadi, Vergari, Black, Schölkopf. From variational to deterministic autoencoders.
+        ICLR 2020.
+        Pandey, Mukherjee, Rai, Kumar. DiffuseVAE. TMLR 2022, section 4.3.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    draw_key, start_key = jax.random.split(key)
+    keys = jax.random.split(draw_key, len(images))
+
+    def draw(key: Key[Array, ""], image: Array) -> Any:
+        return vae.posterior(image).sample(key, (draws,))
+
+    z = jnp.concatenate(jax.vmap(draw)(keys, jnp.asarray(images)))
+    seed = int(jax.random.randint(start_key, (), 0, np.iinfo(np.int32).max))
+    mixture: Any = GaussianMixture(components, reg_covar=regularization, random_state=seed)
+    mixture.fit(np.asarray(z, np.float64))
+    dtype = z.dtype
+    return dist.MixtureSameFamily(
+        dist.Categorical(probs=jnp.asarray(mixture.weights_, dtype)),
+        dist.MultivariateNormal(
+            jnp.asarray(mixture.means_, dtype),
+            scale_tril=jnp.asarray(np.linalg.cholesky(mixture.covariances_), dtype),
+        ),
+    )

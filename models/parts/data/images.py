@@ -1,0 +1,79 @@
+"""What every image data set is here: grey levels, a shape, and a fixed split."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Num
+
+from ppgen.errors import PpgenError
+
+
+class DataError(PpgenError, ValueError):
+    """Data that cannot be used. The message says what is wrong with which file or image.
+
+    Example:
+        >>> import numpy as np
+        >>> from ppgen.models.parts.data import split
+        >>> images = np.arange(40).reshape(10, 2, 2) % 4
+        >>> split(images, levels=4, held_out=10)
+        Traceback (most recent call last):
+            ...
+        ppgen.models.parts.data.images.DataError: cannot hold out 10 of 10 images: need 1 to 9
+          See: ppgen.models.parts.data.DataError
+
+        Leave something to fit to:
+
+        >>> split(images, levels=4, held_out=3).train.shape
+        (7, 4)
+    """
+
+
+class Images(NamedTuple):
+    """A data set of images, flattened, as whole numbers 0, ..., `levels - 1` stored as floats.
+
+    Attributes:
+        train: Images to fit to.
+        held_out: Images never fitted to.
+        shape: Height and width.
+        levels: Number of grey levels.
+    """
+
+    train: Float[np.ndarray, "train pixels"]
+    held_out: Float[np.ndarray, "held_out pixels"]
+    shape: tuple[int, int]
+    levels: int
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of one image."""
+        return math.prod(self.shape)
+
+
+def split(
+    images: Num[np.ndarray, "n height width"], *, levels: int, held_out: int, seed: int = 0
+) -> Images:
+    """Splits images into a part to fit to and a held-out part.
+
+    Args:
+        images: Grey levels, whole numbers from 0 to `levels - 1`.
+        levels: Number of grey levels.
+        held_out: Images to hold out, fewer than there are.
+        seed: Chooses which. The same seed and count give the same split on every machine and with
+            every version of NumPy.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: If either part would be empty.
+    """
+    count, height, width = images.shape
+    if not 0 < held_out < count:
+        raise DataError(f"cannot hold out {held_out} of {count} images: need 1 to {count - 1}")
+    # RandomState rather than default_rng: only its stream is promised never to change.
+    order = np.random.RandomState(seed).permutation(count)
+    flat = images.reshape(count, height * width).astype(np.float32)
+    return Images(flat[order[held_out:]], flat[order[:held_out]], (height, width), levels)

@@ -1,0 +1,10 @@
+"""Scores of samples, and of trivial models to compare with."""
+
+from ppgen.models.parts.metrics.baselines import (
+    gaussian_denoising_error as gaussian_denoising_error,
+)
+from ppgen.models.parts.metrics.baselines import (
+    pixel_marginal_log_likelihood as pixel_marginal_log_likelihood,
+)
+from ppgen.models.parts.metrics.distances import frechet_distance as frechet_distance
+from ppgen.models.parts.metrics.distances import neighbour_accuracy as neighbour_accuracy

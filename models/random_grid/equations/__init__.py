@@ -1,0 +1,1 @@
+"""The equations, each as a problem and with a solver that gives its reference."""

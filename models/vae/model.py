@@ -1,0 +1,148 @@
+"""The variational autoencoder, for one image.
+
+Model: z ~ prior, x ~ likelihood(decoder(z)). Guide: z ~ posterior(encoder(x)). What z is, a
+Gaussian vector or anything else, is up to a latent representation (`ppgen.models.parts.latents`).
+
+Model and guide are programs over *one* image. A batch is `jax.vmap` of the objective, so that a
+bound with several particles is a bound on every image, not on the batch.
+
+References:
+    Kingma, Welling. Auto-encoding variational Bayes. ICLR 2014.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Array, Float, Key, Num
+
+import ppgen
+from ppgen.models.parts.latents import LATENTS, AbstractLatent
+from ppgen.models.parts.likelihoods import LIKELIHOODS, AbstractLikelihood
+from ppgen.models.parts.networks import (
+    ConvolutionalDecoder,
+    ConvolutionalEncoder,
+    PixelMLP,
+    VectorMLP,
+)
+
+
+class VAE(eqx.Module):
+    """The networks, the latent representation and the likelihood of a variational autoencoder."""
+
+    encoder: VectorMLP | ConvolutionalEncoder
+    decoder: PixelMLP | ConvolutionalDecoder
+    latent: AbstractLatent
+    likelihood: AbstractLikelihood
+
+    def __init__(
+        self,
+        *,
+        pixels: int,
+        levels: int,
+        likelihood: str = "logistic",
+        latent: AbstractLatent | str = "gaussian",
+        dimensions: int = 16,
+        network: Literal["mlp", "conv"] = "mlp",
+        shape: tuple[int, int] | None = None,
+        hidden: int = 128,
+        depth: int = 1,
+        key: Key[Array, ""],
+    ) -> None:
+        """Makes a VAE with fresh weights.
+
+        Args:
+            pixels: Pixels of an image.
+            levels: Grey levels of a pixel.
+            likelihood: A name in `ppgen.models.parts.likelihoods.LIKELIHOODS`.
+            latent: A latent representation, or a name in `ppgen.models.parts.latents.LATENTS`.
+            dimensions: Of the latent representation, if it is named.
+            network: Perceptrons, or convolutions of `hidden // 8` channels at half of the
+                resolution, twice as many at a quarter.
+            shape: Height and width of an image, for convolutions: multiples of four.
+            hidden: Width of the networks.
+            depth: Hidden layers of the perceptrons.
+            key: Draws the weights.
+
+        Raises:
+            ValueError: Convolutions without a shape, or with one that does not fit.
+        """
+        encoder_key, decoder_key = jax.random.split(key)
+        if isinstance(latent, str):
+            latent = LATENTS[latent](dimensions, hidden, jax.random.fold_in(key, 2))
+        self.latent = latent
+        self.likelihood = LIKELIHOODS[likelihood](levels)
+        outputs, code, numbers = latent.statistics, latent.code, self.likelihood.channels
+        if network == "mlp":
+            self.encoder = VectorMLP(pixels, outputs, hidden, depth, key=encoder_key)
+            self.decoder = PixelMLP(code, pixels, numbers, hidden, depth, key=decoder_key)
+            return
+        if shape is None or shape[0] * shape[1] != pixels:
+            raise ValueError(f"convolutions need the shape of {pixels} pixels, not {shape}")
+        channels = max(hidden // 8, 1)
+        self.encoder = ConvolutionalEncoder(shape, outputs, channels=channels, key=encoder_key)
+        self.decoder = ConvolutionalDecoder(
+            code, shape, numbers, channels=channels, key=decoder_key
+        )
+
+
+def vae_model(vae: VAE, x: Num[Array, " pixels"] | None = None) -> Float[Array, " pixels"]:
+    """The generative program: p(z) p(x | z).
+
+    Args:
+        vae: The parameters.
+        x: What `observed` gives for an image, or None to draw one.
+
+    Returns:
+        The mean of x given z, for pictures.
+    """
+    outputs = vae.decoder(vae.latent.prior())
+    numpyro.sample("x", vae.likelihood(outputs), obs=x)
+    return vae.likelihood.mean(outputs)
+
+
+def vae_guide(vae: VAE, x: Num[Array, " pixels"]) -> Float[Array, " code"]:
+    """The variational program: q(z | x). Returns what the decoder reads."""
+    return vae.latent.posterior(vae.encoder(2 * x / (vae.likelihood.values - 1) - 1))
+
+
+def observed(vae: VAE, image: Float[Array, " pixels"]) -> Num[Array, " pixels"]:
+    """What the likelihood scores in place of the grey levels of an image.
+
+    For a continuous likelihood this draws the dequantisation noise, so it belongs inside the
+    objective, where the expectation over the noise is taken along with all others.
+    """
+    x = vae.likelihood.discretize(image)
+    if vae.likelihood.continuous:
+        x = x + ppgen.draw(dist.Uniform(0, 1).expand(x.shape).to_event(1), name="noise")
+    return x
+
+
+def reconstruct(vae: VAE, x: Num[Array, " pixels"]) -> Float[Array, " pixels"]:
+    """Draws z from the guide and gives the mean of x under the model. Draws, so needs a seed."""
+    return vae.likelihood.mean(vae.decoder(vae_guide(vae, x)))
+
+
+def image_objective(
+    bound: Callable[[VAE, Num[Array, " pixels"]], Float[Array, ""]],
+) -> Callable[[VAE, Float[Array, " pixels"]], Float[Array, ""]]:
+    """Makes a bound on what is scored, such as `elbo(vae_model, vae_guide)`, one on an image.
+
+    Returns:
+        A function of a VAE and an image of grey levels, for `ppgen.expectation`.
+    """
+    return lambda vae, image: bound(vae, observed(vae, image))
+
+
+def batch_objective(
+    bound: Callable[[VAE, Num[Array, " pixels"]], Float[Array, ""]],
+) -> Callable[[VAE, Float[Array, "batch pixels"]], Float[Array, ""]]:
+    """The mean of `image_objective(bound)` over a batch, for `ppgen.inference.fit`."""
+    per_image = jax.vmap(image_objective(bound), in_axes=(None, 0))
+    return lambda vae, images: jnp.mean(per_image(vae, images))
