@@ -40,7 +40,7 @@ napoleon_numpy_docstring = False
 # Fields of named tuples are documented by the class, not once more each.
 napoleon_use_ivar = True
 
-myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
 nb_execution_mode = "auto"
 nb_execution_timeout = 600
@@ -58,7 +58,7 @@ shutil.copytree(HERE.parent / "tutorials", HERE / "tutorials", ignore=shutil.ign
 def _public():
     """Everything of ppgen that its users import: the full name and the object."""
     modules = ["ppgen", "ppgen.inference"]
-    for package in ("ppgen", "ppgen.models"):
+    for package in ("ppgen", "ppgen.models", "ppgen.models.parts"):
         # In a checkout the folder above is on ppgen's path too, with everything in it.
         path = import_module(package).__path__[:1]
         names = [info.name for info in pkgutil.iter_modules(path)]
