@@ -14,15 +14,15 @@ from numpyro.distributions import Distribution
 
 from ppgen import _jax
 from ppgen._distributions.pathwise import has_pathwise_derivative
-from ppgen._distributions.rebuild import (
-    flatten,
+from ppgen._distributions.rebuild import flatten
+from ppgen._distributions.sample_shape import sample_shape
+from ppgen._distributions.wrappers import (
     in_single_precision,
     plain,
     split_event,
     split_mask,
     without_masks,
 )
-from ppgen._distributions.sample_shape import sample_shape
 from ppgen._settings import current
 from ppgen._staging.primitives import (
     SAMPLER_SCOPE,

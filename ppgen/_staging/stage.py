@@ -25,8 +25,9 @@ from numpyro.primitives import Messenger
 
 from ppgen import _jax
 from ppgen._distributions.noninvertible import split_one_way
-from ppgen._distributions.rebuild import flatten, in_single_precision, split_event, split_mask
+from ppgen._distributions.rebuild import flatten
 from ppgen._distributions.supports import support_of
+from ppgen._distributions.wrappers import in_single_precision, split_event, split_mask
 from ppgen._settings import settings
 from ppgen._staging.choice import (
     bind_choice,
