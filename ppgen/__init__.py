@@ -17,7 +17,7 @@ try:
 except _PackageNotFoundError:  # a checkout on sys.path that nobody installed
     __version__ = "0+unknown"
 
-from ppgen._distributions.rebuild import plain as plain
+from ppgen._distributions.wrappers import plain as plain
 from ppgen._expectation import expectation as expectation
 from ppgen._programs.analytic_kl import analytic_kl as analytic_kl
 from ppgen._programs.baseline_loss import baseline_loss as baseline_loss

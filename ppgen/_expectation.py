@@ -21,11 +21,11 @@ from ppgen._evaluation.surrogate import joint_axes, surrogates
 from ppgen._lowering.lower import lower, needs_lowering
 from ppgen._lowering.scan_fusion import fuse
 from ppgen._lowering.scan_structure import asks_for_paths
-from ppgen._sampling.joint_draws import drawn_together
+from ppgen._settings import settings
 from ppgen._staging.stage import Staged, stage
 from ppgen.claims import claims
 from ppgen.errors import BiasedEstimatorError, ControlFlowError, CostError, EstimatorError
-from ppgen.estimators._automatic import EVALUATIONS, Automatic, picking
+from ppgen.estimators._automatic import EVALUATIONS, Automatic
 
 _names = itertools.count()
 
@@ -161,7 +161,7 @@ class Prepared:
             live=self.terms.needed,
             influence=self.analysis.of,
         )
-        with drawn_together(draws):
+        with settings(draws=draws):
             run(self.jaxpr, [])
         return run
 
@@ -214,7 +214,7 @@ def _analysed(
     *,
     first: bool,
 ) -> Prepared:
-    with picking(automatic):
+    with settings(automatic=automatic):
         staged = stage(thunk)
     # What sites begin with that are to be picked for may be unsound: the analysis says where.
     strict = strict and not (first and automatic.facts)

@@ -7,7 +7,6 @@ its constants and carries; from 0.12 on they are one class and a scan holds argu
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import linecache
 import os
 import sys
@@ -18,6 +17,8 @@ import jax
 from jax._src import source_info_util
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
+
+from ppgen._settings import current, settings
 
 _JAX = os.path.dirname(jax.__file__)
 
@@ -171,22 +172,14 @@ def in_loop(boundary: Callable[[Any], bool]) -> bool:
 _LOOPS = frozenset({"scan", "while_loop"})
 
 
-_varying_like: contextvars.ContextVar = contextvars.ContextVar("ppgen_varying", default=None)
-
-
-@contextlib.contextmanager
-def varying_like(key: jax.Array):
+def varying_like(key: jax.Array) -> contextlib.AbstractContextManager[None]:
     """Within, random values vary over the axes of `shard_map` over which `key` does."""
-    token = _varying_like.set(jax.typeof(key))
-    try:
-        yield
-    finally:
-        _varying_like.reset(token)
+    return settings(varying_like=jax.typeof(key))
 
 
 def random_value(shape: tuple[int, ...], dtype: Any) -> Any:
     """The abstract value of something random."""
-    like = _varying_like.get()
+    like = current().varying_like
     if like is None or not _varies(like):
         return jax.core.ShapedArray(shape, dtype)
     sharding = like.sharding.update(spec=jax.sharding.PartitionSpec(*(None for _ in shape)))

@@ -34,7 +34,29 @@ def claims(
     gradient: Literal["unbiased", "biased"] | None = None,
     but: str = "",
 ) -> Callable[[F], F]:
-    """Claim something of a public function. `tests/test_claims.py` holds it to its docstring."""
+    """Claim something of a public function.
+
+    `tests/test_claims.py` holds each claim to the function's docstring, which says the same in
+    words with asterisks, and to what the function computes.
+
+    Args:
+        value: what the expectation of the value is to `of`.
+        of: what is estimated or bounded.
+        gradient: whether derivatives are those of the expectation of the value; `None` where they
+            are not what it is for.
+        but: for what the claim is another one.
+
+    Returns:
+        A decorator that returns the function itself, with the claim.
+
+    Example:
+        >>> from ppgen.claims import claim_of, claims
+        >>> @claims("lower bound", "the log evidence", gradient="unbiased")
+        ... def bound(model, guide):
+        ...     "A bound: *a lower bound*, with *unbiased* value and gradients."
+        >>> claim_of(bound).value, claim_of(bound).gradient
+        ('lower bound', 'unbiased')
+    """
 
     def declare(function: F) -> F:
         function.__claim__ = Claim(value, of, gradient, but)
@@ -44,5 +66,9 @@ def claims(
 
 
 def claim_of(function: Any) -> Claim | None:
-    """What is claimed of a function; `None` where that is nothing."""
+    """What is claimed of a function; `None` where that is nothing.
+
+    Args:
+        function: as decorated by `claims`.
+    """
     return getattr(function, "__claim__", None)

@@ -23,6 +23,7 @@ from numpyro.distributions.util import clamp_probs
 
 from ppgen._derivatives import with_derivative_of
 from ppgen._distributions.rebuild import rebuilt
+from ppgen._distributions.wrappers import unwrapped
 
 
 def log_prob(d: Distribution, value: Any) -> Array:
@@ -47,9 +48,7 @@ def _on_point_mass(d: Distribution, value: Array) -> Array:
     What is computed twice, when a choice is made and when it is scored, need not be equal to the
     last bit once a compiler has seen it.
     """
-    inner: Any = d
-    while isinstance(inner, (dist.ExpandedDistribution, dist.Independent)):
-        inner = inner.base_dist
+    inner = unwrapped(d, masks=False)
     if type(inner) is not dist.Delta or not jnp.issubdtype(value.dtype, jnp.inexact):
         return value
     point = lax.stop_gradient(jnp.asarray(inner.v, value.dtype))

@@ -14,7 +14,9 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.infer.util import log_density
 
-from ppgen._distributions.rebuild import flatten, has_pathwise_derivative, split_event
+from ppgen._distributions.pathwise import has_pathwise_derivative
+from ppgen._distributions.rebuild import flatten
+from ppgen._distributions.wrappers import split_event
 from ppgen.densities import log_prob
 from ppgen.distrax import Distrax, from_distrax
 from ppgen.errors import EstimatorError

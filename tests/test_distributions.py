@@ -14,12 +14,8 @@ import zoo
 from numpyro.distributions import constraints, transforms
 from numpyro.distributions.flows import InverseAutoregressiveTransform
 
-from ppgen._distributions.rebuild import (
-    flatten,
-    split_event,
-    split_mask,
-    without_masks,
-)
+from ppgen._distributions.rebuild import flatten
+from ppgen._distributions.wrappers import split_event, split_mask, without_masks
 
 
 @pytest.mark.parametrize("name", sorted(zoo.ALL))

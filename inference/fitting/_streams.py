@@ -17,7 +17,9 @@ BLOCK_BYTES = 64 * 2**20
 
 
 class DataError(PpgenError, ValueError):
-    """Data that ran out, or a batch unlike the ones before it.
+    """Data that cannot be used, that ran out, or a batch unlike the ones before it.
+
+    The message says what is wrong, and with which file or image.
 
     Example:
         An iterator of four batches is at its end after four steps.

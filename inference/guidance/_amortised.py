@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.inference.objectives import elbo
-
-Program = Callable[..., Any]
 
 
 @claims("upper bound", "−log Z of the tilted law", gradient="unbiased")

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.errors import SiteError
-
-Program = Callable[..., Any]
 
 
 @claims("lower bound", "the log evidence", gradient="unbiased", but="no bound with beta < 1")

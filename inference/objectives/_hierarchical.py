@@ -6,16 +6,14 @@ Each is `elbo` or `iwelbo` of `ppgen.marginal(guide, keep, ...)`, here by the na
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.inference.objectives._elbo import elbo
 from ppgen.inference.objectives._importance_weighted import iwelbo
-
-Program = Callable[..., Any]
 
 
 @claims("lower bound", "the log evidence", gradient="unbiased")

@@ -8,9 +8,8 @@ from typing import Any
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen.annotations import Program
 from ppgen.claims import claims
-
-Program = Callable[..., Any]
 
 
 @claims("unbiased", "the expected reward", gradient="unbiased")

@@ -11,9 +11,8 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen.annotations import Program
 from ppgen.claims import claims
-
-Program = Callable[..., Any]
 
 
 @claims("unbiased", "the squared distance of scores, up to a constant", gradient="unbiased")

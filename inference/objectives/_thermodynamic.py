@@ -10,9 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen.annotations import Program
 from ppgen.claims import claims
-
-Program = Callable[..., Any]
 
 
 @claims(

@@ -14,11 +14,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.inference.particles._kernels import AbstractKernel
 from ppgen.inference.posteriors._unconstrained import Unconstrained
-
-Program = Callable[..., Any]
 
 
 class AnnealedSamples(eqx.Module):

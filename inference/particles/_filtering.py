@@ -11,12 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 import ppgen
+from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.errors import SiteError
 from ppgen.inference.particles._particle_filter import ParticleFilter, Trajectory
 from ppgen.inference.particles._resampling import check_scheme, draw_ancestors
-
-Program = Callable[..., Any]
 
 
 @claims(

@@ -13,11 +13,10 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, PyTree
 
 import ppgen
+from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.errors import SiteError
 from ppgen.inference.posteriors._arviz_data import ParetoSmoothed, pareto_smoothed
-
-Program = Callable[..., Any]
 
 
 class ImportanceSamples(eqx.Module):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen.annotations import Program
 from ppgen.inference.paths._errors import PathError
 from ppgen.inference.paths._structure import (
     Sites,
@@ -22,7 +23,6 @@ from ppgen.inference.paths._structure import (
     probe,
 )
 
-Program = Callable[..., Any]
 Field = Callable[[Array, Array], Array]
 
 PREDICTIONS = ("x1", "x0", "velocity", "score")

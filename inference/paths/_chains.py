@@ -12,11 +12,10 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
+from ppgen.annotations import Program
 from ppgen.inference.paths._algebra import Decoder, coefficients
 from ppgen.inference.paths._errors import PathError
 from ppgen.inference.paths._solve import score_of
-
-Program = Callable[..., Any]
 
 
 class Step(NamedTuple):

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen.annotations import Program
 from ppgen.inference.paths._algebra import coefficients
 from ppgen.inference.paths._structure import fixing
-
-Program = Callable[..., Any]
 
 
 def empirical_denoiser(

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen.annotations import Program
 from ppgen.inference.paths._errors import PathError
 from ppgen.inference.paths._structure import depends, fixing
-
-Program = Callable[..., Any]
 
 _FROZEN = "x = alpha(t) * x1 + sigma(t) * x0 from sites that do not know t"
 

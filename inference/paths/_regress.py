@@ -11,6 +11,7 @@ import numpyro
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.inference.paths._errors import PathError
 from ppgen.inference.paths._points import PathPoint, path_point
@@ -22,8 +23,6 @@ from ppgen.inference.paths._structure import (
     is_unbounded,
     probe,
 )
-
-Program = Callable[..., Any]
 
 
 def squared_error(prediction: Array, target: Array) -> Float[Array, ""]:

@@ -12,9 +12,9 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.primitives import Messenger
 
+from ppgen._distributions.wrappers import unwrapped
+from ppgen.annotations import Program
 from ppgen.inference.paths._errors import PathError
-
-Program = Callable[..., Any]
 
 # Equations that only call another jaxpr, operand by operand.
 _CALLS = ("jit", "pjit", "closed_call")
@@ -71,8 +71,7 @@ def fixing(
 
 def normal_parameters(law: Any) -> tuple[Array, Array] | None:
     """Location and scale of independent normals; `None` of anything else."""
-    while isinstance(law, (dist.Independent, dist.ExpandedDistribution, dist.MaskedDistribution)):
-        law = law.base_dist
+    law = unwrapped(law)
     return (jnp.asarray(law.loc), jnp.asarray(law.scale)) if type(law) is dist.Normal else None
 
 

@@ -11,8 +11,7 @@ from jaxtyping import Array
 from numpyro.infer.elbo import ELBO
 
 import ppgen
-
-Program = Callable[..., Any]
+from ppgen.annotations import Program
 
 
 def as_numpyro_elbo(

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from numpyro.infer import MCMC, NUTS
 
+from ppgen.annotations import Program
 from ppgen.errors import DensityError
 from ppgen.inference.posteriors._unconstrained import Unconstrained
 
-Program = Callable[..., Any]
 _LogDensity = Callable[[Float[Array, " n"]], Float[Array, ""]]
 _Drawn = tuple[Float[Array, "chains draws n"], dict[str, Array]]
 

@@ -17,9 +17,8 @@ from jaxtyping import Array, Float
 from numpyro.distributions import biject_to, constraints
 
 import ppgen
+from ppgen.annotations import Program
 from ppgen.errors import DensityError, SiteError
-
-Program = Callable[..., Any]
 
 
 class Unconstrained:

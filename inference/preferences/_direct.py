@@ -9,10 +9,10 @@ import jax
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.inference.objectives import detached
 
-Program = Callable[..., Any]
 Choices = Mapping[str, Any] | ppgen.Trace
 
 

@@ -13,9 +13,8 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 import ppgen
+from ppgen.annotations import Program
 from ppgen.inference.fitting._fit import fit
-
-Program = Callable[..., Any]
 
 _AT_ONCE = 1024  # Draws that are made at the same time: memory grows with it.
 

@@ -8,6 +8,7 @@ whatever objective the user wrote.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,13 +20,13 @@ from ppgen._analysis.influence import Influence
 from ppgen._lowering.scan_structure import sums_over_points
 from ppgen._staging.primitives import needed
 
-_LINEAR = frozenset(
+LINEAR = frozenset(
     "add sub neg add_any reduce_sum broadcast_in_dim reshape squeeze transpose slice concatenate "
     "convert_element_type copy copy_p rev cumsum split marker pad".split()
 )
-_LINEAR_IN_FIRST = frozenset({"div", "gather", "dynamic_slice"})
+LINEAR_IN_FIRST = frozenset({"div", "gather", "dynamic_slice"})
 _INDEXED = frozenset({"gather", "dynamic_slice"})
-_BILINEAR = frozenset({"mul", "dot_general"})
+BILINEAR = frozenset({"mul", "dot_general"})
 
 
 class Terms:
@@ -115,14 +116,20 @@ class Terms:
             shown = id(eqn) in self._seen or any(v in self._shown for v in involved)
             if not whole or name == "div" or shown:
                 return False
-        if name in _LINEAR:
-            # Not where it rounds.
-            return is_number(eqn.outvars[0].aval.dtype, like=eqn.invars[0].aval.dtype)
-        if name in _LINEAR_IN_FIRST:
-            return not any(flags[1:])
-        if name in _BILINEAR:
-            return sum(flags) == 1
-        return name == "select_n" and not flags[0]
+        if name in LINEAR and not is_number(
+            eqn.outvars[0].aval.dtype, like=eqn.invars[0].aval.dtype
+        ):
+            return False  # it rounds
+        return is_linear(name, flags)
+
+
+def is_linear(name: str, moving: Sequence[bool]) -> bool:
+    """Whether a primitive is linear, jointly, in those of its operands that are `moving`."""
+    if name in LINEAR_IN_FIRST:
+        return not any(moving[1:])
+    if name in BILINEAR:
+        return sum(moving) == 1
+    return name in LINEAR or (name == "select_n" and not moving[0])
 
 
 def is_number(dtype: Any, like: Any = np.int32) -> bool:

@@ -12,13 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from numpyro.distributions import (
-    Delta,
-    Distribution,
-    ExpandedDistribution,
-    TransformedDistribution,
-)
+from numpyro.distributions import Delta, Distribution, TransformedDistribution
 from numpyro.distributions.util import sum_rightmost
+
+from ppgen._distributions.wrappers import plain
 
 
 def split_one_way(dist: Distribution) -> tuple[Distribution, Callable[[Array], Delta]] | None:
@@ -28,8 +25,7 @@ def split_one_way(dist: Distribution) -> tuple[Distribution, Callable[[Array], D
         `None` where every transform has an inverse.
     """
     batch_shape = dist.batch_shape
-    while isinstance(dist, ExpandedDistribution):
-        dist = dist.base_dist
+    dist = plain(dist)
     if not isinstance(dist, TransformedDistribution) or _invertible(dist):
         return None
     if dist.batch_shape != batch_shape:

@@ -7,49 +7,10 @@ at what a distribution is built on.
 
 from __future__ import annotations
 
-import numpyro.distributions as dist
 from numpyro.distributions import Distribution, constraints, transforms
 
-# Sampled by a differentiable function of their parameters, although NumPyro declares them not, or
-# not entirely. Each is tested against the derivative of an expectation.
-_ALSO = (
-    dist.GaussianCopulaBeta,
-    dist.InverseWishartCholesky,
-    dist.Levy,
-    dist.WishartCholesky,
-)
-# A choice between an atom and the rest is discrete, and rejection sampling of angles is not
-# differentiable.
-_NEVER = (
-    dist.HurdleProbs,
-    dist.SineBivariateVonMises,
-    dist.SineSkewed,
-    dist.ZeroInflatedProbs,
-)
-# Sampled without a derivative: their samples follow the distribution function, where it is known.
-# A mixture chooses a component, and von Mises variables are made by rejection.
-IMPLICIT = (dist.MixtureGeneral, dist.MixtureSameFamily, dist.VonMises)
-# Scalar families whose distribution function JAX differentiates by the value and all parameters.
-# (Not Beta and StudentT: JAX has no derivative of the incomplete beta function by its parameters.)
-# Exact types, since a subclass may sample otherwise.
-_KNOWN_CDF = (
-    dist.AsymmetricLaplace,
-    dist.Cauchy,
-    dist.Chi2,
-    dist.Exponential,
-    dist.Gamma,
-    dist.Gompertz,
-    dist.Gumbel,
-    dist.HalfCauchy,
-    dist.HalfNormal,
-    dist.Laplace,
-    dist.Logistic,
-    dist.Normal,
-    dist.SoftLaplace,
-    dist.VonMises,
-    dist.Weibull,
-)
-_TRANSFORMED = (dist.InverseGamma, dist.LogNormal, dist.TransformedDistribution)
+from ppgen._distributions.families import family, sampler
+
 _MONOTONE = (
     transforms.AffineTransform,
     transforms.ExpTransform,
@@ -57,24 +18,6 @@ _MONOTONE = (
     transforms.SigmoidTransform,
     transforms.SoftplusTransform,
 )
-# Sampled through the base distribution (or its parameters), and no less differentiable than it.
-_WRAPPERS = (
-    dist.ExpandedDistribution,
-    dist.Independent,
-    dist.IntervalCensoredDistribution,
-    dist.LeftCensoredDistribution,
-    dist.LeftTruncatedDistribution,
-    dist.LeftTruncatedGamma,
-    dist.MaskedDistribution,
-    dist.RightCensoredDistribution,
-    dist.RightTruncatedDistribution,
-    dist.RightTruncatedGamma,
-    dist.TransformedDistribution,
-    dist.TwoSidedTruncatedDistribution,
-    dist.TwoSidedTruncatedGamma,
-)
-# No randomness, or none that depends on a parameter: the value carries the whole derivative.
-_ALWAYS = (dist.Delta, dist.TruncatedPolyaGamma, dist.Unit)
 
 
 def has_pathwise_derivative(d: Distribution) -> bool:
@@ -83,23 +26,18 @@ def has_pathwise_derivative(d: Distribution) -> bool:
     A user's own distribution has to say so: by `reparametrized_params` that name a parameter and
     cover all of `arg_constraints`, or by its own `has_rsample`.
     """
-    if isinstance(d, _ALWAYS):
+    row = sampler(d)
+    if row.constant:
         return True
     if _is_discrete(d):
         return False
     if not _is_numpyro(_definer(type(d), "sample", "rsample")):
         return _declares(d)
-    if isinstance(d, _NEVER):
-        return False
-    if type(d) in IMPLICIT:
+    if family(d).implicit:
         return has_known_cdf(d)
-    if isinstance(d, _WRAPPERS):
-        return has_pathwise_derivative(d.base_dist)
-    if isinstance(d, dist.EulerMaruyama):
-        return has_pathwise_derivative(d.init_dist)
-    if isinstance(d, dist.GaussianCopula):
-        return has_pathwise_derivative(d.marginal_dist)
-    return isinstance(d, _ALSO) or _covers(d)
+    if isinstance(row.pathwise, str):
+        return has_pathwise_derivative(getattr(d, row.pathwise))
+    return _covers(d) if row.pathwise is None else row.pathwise
 
 
 def has_known_cdf(d: Distribution) -> bool:
@@ -108,17 +46,14 @@ def has_known_cdf(d: Distribution) -> bool:
     A mixture has one if its components do, all of them positive on one and the same support: over
     a gap, or at the end of one component inside of another, samples jump.
     """
-    if type(d) is dist.MixtureSameFamily:
-        return has_known_cdf(d.component_distribution)
-    if type(d) is dist.MixtureGeneral:
-        parts = d.component_distributions
+    of = family(d).cdf
+    if not isinstance(of, str):
+        return of
+    parts = getattr(d, of)
+    if not isinstance(parts, Distribution):
         supports = {_fixed_support(p) for p in parts}
         return all(map(has_known_cdf, parts)) and len(supports) == 1 and None not in supports
-    if isinstance(d, dist.ExpandedDistribution):
-        return has_known_cdf(d.base_dist)
-    if type(d) in _TRANSFORMED:
-        return has_known_cdf(d.base_dist) and all(type(t) in _MONOTONE for t in d.transforms)
-    return type(d) in _KNOWN_CDF
+    return has_known_cdf(parts) and all(type(t) in _MONOTONE for t in getattr(d, "transforms", ()))
 
 
 def _fixed_support(d: Distribution) -> str | None:

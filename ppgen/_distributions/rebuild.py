@@ -11,30 +11,10 @@ from typing import Any, final
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from numpyro.distributions import (
-    Distribution,
-    ExpandedDistribution,
-    Independent,
-    MaskedDistribution,
-)
+from numpyro.distributions import Distribution
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 from numpyro.distributions.util import lazy_property
-
-from ppgen._distributions.pathwise import has_pathwise_derivative
-
-__all__ = [
-    "Structure",
-    "as_single_precision",
-    "flatten",
-    "has_pathwise_derivative",
-    "in_single_precision",
-    "plain",
-    "rebuilt",
-    "split_event",
-    "split_mask",
-    "without_masks",
-]
 
 # Rebuilt attribute by attribute. NumPyro's own pytrees lose what a class did not declare (all of a
 # user's distribution, the networks of a flow, the drift of an SDE).
@@ -248,91 +228,3 @@ def flatten(dist: Distribution) -> tuple[list[jax.Array], Structure]:
         return slots[id(x)]
 
     return leaves, Structure(rebuilt(dist, collect, container=_Tree))
-
-
-def in_single_precision(dist: Distribution) -> Distribution:
-    """`dist` with its parameters in single precision at least.
-
-    A flip with probability .001, drawn in bfloat16, comes out eight times too often: uniform
-    numbers have steps of 1/128 there. And a log density of -5220 nats is returned as -5248.
-    """
-    copies: dict[int, Any] = {}
-
-    def promoted(x: Any) -> Any:
-        single = as_single_precision(x)
-        return x if single is x else copies.setdefault(id(x), single)
-
-    return rebuilt(dist, promoted)
-
-
-def as_single_precision(x: Any) -> Any:
-    """An array of floating-point numbers of less than single precision, in that."""
-    if not (isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)):
-        return x
-    return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
-
-
-def plain(dist: Any) -> Any:
-    """The distribution that holds the parameters: their batch broadcasts to that of `dist`.
-
-    A plate expands a distribution to its size, which gives one of another class. An estimator of
-    one's own that asks for the class, or for parameters, asks this one.
-
-    Example:
-        >>> import numpyro.distributions as dist, ppgen
-        >>> type(ppgen.plain(dist.Normal(0.0, 1.0).expand([3]))).__name__
-        'Normal'
-    """
-    while isinstance(dist, ExpandedDistribution):
-        dist = dist.base_dist
-    return dist
-
-
-def split_mask(dist: Distribution) -> tuple[Distribution, Any]:
-    """Split `dist` in one without masks around it, and their conjunction or None.
-
-    The mask is a bool or an array that broadcasts to the batch shape. A mask within `to_event`
-    cannot be told per batch element and stays where it is (see `without_masks`).
-    """
-    if isinstance(dist, MaskedDistribution):
-        base, mask = split_mask(dist.base_dist)
-        return base, _both(mask, dist._mask)
-    if isinstance(dist, ExpandedDistribution):
-        base, mask = split_mask(dist.base_dist)
-        return (dist, None) if mask is None else (base.expand(dist.batch_shape), mask)
-    if isinstance(dist, Independent):
-        base, mask = split_mask(dist.base_dist)
-        if isinstance(mask, bool):
-            return base.to_event(dist.reinterpreted_batch_ndims), mask
-    return dist, None
-
-
-def _both(a: Any, b: Any) -> Any:
-    if a is None or a is True or b is False:
-        return b
-    return a if b is True or a is False else jnp.logical_and(a, b)
-
-
-def without_masks(dist: Distribution) -> Distribution:
-    """The distribution that `dist` samples from: a mask changes its density only."""
-    if isinstance(dist, MaskedDistribution):
-        return without_masks(dist.base_dist)
-    if isinstance(dist, ExpandedDistribution):
-        base = without_masks(dist.base_dist)
-        return dist if base is dist.base_dist else base.expand(dist.batch_shape)
-    if isinstance(dist, Independent):
-        base = without_masks(dist.base_dist)
-        return dist if base is dist.base_dist else base.to_event(dist.reinterpreted_batch_ndims)
-    return dist
-
-
-def split_event(dist: Distribution) -> tuple[Distribution, int]:
-    """Undo `to_event`: the elementwise distribution, and the number of dimensions it has more."""
-    if isinstance(dist, Independent):
-        base, n = split_event(dist.base_dist)
-        return base, n + dist.reinterpreted_batch_ndims
-    if isinstance(dist, ExpandedDistribution):
-        base, n = split_event(dist.base_dist)
-        if n:
-            return base.expand(dist.batch_shape + dist.event_shape[:n]), n
-    return dist, 0

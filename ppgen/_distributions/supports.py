@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from numpyro.distributions import (
-    Delta,
-    Distribution,
-    ExpandedDistribution,
-    Independent,
-    MaskedDistribution,
-    constraints,
-)
+from numpyro.distributions import Delta, Distribution, constraints
+
+from ppgen._distributions.wrappers import unwrapped
 
 _INDEPENDENT = type(constraints.independent(constraints.real, 1))
 _SHAPED = ("simplex", "cholesky", "definite", "ordered", "sphere", "circular", "corr")
@@ -44,10 +39,7 @@ class Support(NamedTuple):
 
 def support_of(dist: Distribution) -> Support:
     """The support of one element of a distribution's sample."""
-    inner: Any = dist
-    while isinstance(inner, (Independent, ExpandedDistribution, MaskedDistribution)):
-        inner = inner.base_dist
-    if isinstance(inner, Delta):
+    if isinstance(unwrapped(dist), Delta):
         # NumPyro calls the support of a point mass real wherever the point lies.
         return Support("unknown")
     try:

@@ -8,7 +8,6 @@ several points is unrolled where it has to be. Everything else is staged again a
 from __future__ import annotations
 
 import contextlib
-import contextvars
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 
 from ppgen import _jax
 from ppgen._lowering.scan_structure import markov, one_at_a_time
+from ppgen._settings import current, settings
 from ppgen._staging.choice import bind_choice
 from ppgen._staging.primitives import CALLS, ChoiceSpec, equations, is_random, over_lanes
 from ppgen._user_lines import where
@@ -55,16 +55,8 @@ def lower(jaxpr: Any, *, unroll: bool = False, sampling: bool = False) -> Any:
         unroll: unroll every scan over choices that stand for several points.
         sampling: unroll none, because every choice will be a single sample.
     """
-    token = _scans.set("sampling" if sampling else "unroll" if unroll else "top")
-    try:
+    with settings(scans="sampling" if sampling else "unroll" if unroll else "top"):
         return jax.make_jaxpr(lambda: _run(jaxpr, ()))()
-    finally:
-        _scans.reset(token)
-
-
-# How scans over choices that stand for several points are lowered: kept where their structure
-# allows it, at the top level of the program only, or "unroll", or kept as for "sampling".
-_scans: contextvars.ContextVar = contextvars.ContextVar("ppgen_scans", default="unroll")
 
 
 def inlined(fn: Callable[..., Sequence[Any]]) -> Callable[..., list[Any]]:
@@ -72,14 +64,9 @@ def inlined(fn: Callable[..., Sequence[Any]]) -> Callable[..., list[Any]]:
     return lambda *args: _run(jax.make_jaxpr(fn)(*args), args)
 
 
-@contextlib.contextmanager
-def _inside():
+def _inside() -> contextlib.AbstractContextManager[None]:
     """Within a branch or loop, whose evaluation has no place for what such scans return."""
-    token = _scans.set("sampling" if _scans.get() == "sampling" else "unroll")
-    try:
-        yield
-    finally:
-        _scans.reset(token)
+    return settings(scans="sampling" if current().scans == "sampling" else "unroll")
 
 
 def _run(jaxpr: Any, args: Sequence[Any], *, own_lines: bool = True) -> list[Any]:
@@ -134,7 +121,7 @@ def _while(eqn: _jax.Eqn, values: list[Any]) -> list[Any]:
     cond, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
     n, m = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     several = [s for s in choice_specs(body) if s.template.weighted]
-    if several and _scans.get() != "sampling":
+    if several and current().scans != "sampling":
         raise ControlFlowError(
             f"{type(several[0].template).__name__}() stands for several points, each of which may "
             "leave the while_loop at another step",
@@ -184,7 +171,7 @@ def _scan(eqn: _jax.Eqn, values: list[Any]) -> list[Any]:
 
 def _is_kept(eqn: _jax.Eqn, values: list[Any]) -> bool:
     """Whether a scan over choices that stand for several points is evaluated as a loop."""
-    mode = _scans.get()
+    mode = current().scans
     if mode != "top":
         return mode == "sampling"
     num_consts, num_carry = _jax.scan_counts(eqn)

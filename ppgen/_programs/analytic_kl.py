@@ -14,9 +14,8 @@ from ppgen._programs.simulate import matched, staged_program, traced
 from ppgen._staging.mutable_state import keep_state
 from ppgen._staging.primitives import SiteSpec
 from ppgen._staging.sites import Given, site_specs
+from ppgen.annotations import Program
 from ppgen.claims import claims
-
-Program = Callable[..., Any]
 
 
 @claims("unbiased", "the evidence lower bound, by the sum of the terms", gradient="unbiased")

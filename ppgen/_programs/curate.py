@@ -13,10 +13,9 @@ from ppgen._programs.candidates import Candidate, bind_resampled
 from ppgen._programs.estimated import inner, total
 from ppgen._staging.sites import check_determined
 from ppgen._user_lines import user_line
+from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.errors import CostError, SiteError
-
-Program = Callable[..., Any]
 
 
 @claims(

@@ -19,10 +19,11 @@ from numpyro.primitives import apply_stack
 
 from ppgen import _jax
 from ppgen._distributions.supports import agree
+from ppgen._settings import current
 from ppgen._staging.choice import in_loop
 from ppgen._staging.primitives import EstimatedSpec, SiteSpec, estimated_p
 from ppgen._staging.sites import Given, Sites, run_sites, site_specs
-from ppgen._staging.stage import are_densities_asked, stage
+from ppgen._staging.stage import stage
 from ppgen._user_lines import user_line
 from ppgen.errors import ChoiceMismatchError, SiteError
 
@@ -183,7 +184,7 @@ def bind_estimated(
         return evaluate(operands[:count], known)
 
     operands = [*map(jnp.asarray, operands), *given.values()]
-    if not are_densities_asked():
+    if not current().densities_asked:
         outs = results(operands, None)[0]
     else:
         shapes = [program.values[name] for name in sites]

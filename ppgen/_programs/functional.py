@@ -18,9 +18,8 @@ from ppgen import _jax
 from ppgen._programs.seed import seeded
 from ppgen._staging.mutable_state import detached_state, is_state_kept, keep_state
 from ppgen._user_lines import user_line
+from ppgen.annotations import Program
 from ppgen.errors import SiteError
-
-Program = Callable[..., Any]
 
 _LOOKING = AutoGuide._setup_prototype.__code__
 

@@ -16,10 +16,9 @@ from ppgen._staging.mutable_state import collecting_state, keep_state
 from ppgen._staging.primitives import Plate
 from ppgen._staging.sites import Given, run_sites, site_specs
 from ppgen._user_lines import user_line
+from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.errors import SiteError
-
-Program = Callable[..., Any]
 
 
 class Importance(eqx.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,10 +23,9 @@ from ppgen._programs.estimated import (
 from ppgen._staging.primitives import CALLS, SiteSpec
 from ppgen._staging.sites import has_sites, site_specs
 from ppgen._user_lines import user_line
+from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.errors import SiteError
-
-Program = Callable[..., Any]
 
 
 @claims(

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ppgen._programs.candidates import Candidate, bind_resampled
 from ppgen._programs.estimated import check_particles, check_proposal, inner, total
 from ppgen._staging.sites import has_estimate
 from ppgen._user_lines import user_line
+from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.errors import SiteError
-
-Program = Callable[..., Any]
 
 
 @claims(

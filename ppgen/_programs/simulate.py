@@ -14,9 +14,8 @@ from ppgen._staging.mutable_state import is_state_kept, keep_state
 from ppgen._staging.primitives import Plate, SiteSpec, mark
 from ppgen._staging.sites import Given, has_estimate, run_sites, site_specs
 from ppgen._staging.stage import Staged, stage
+from ppgen.annotations import Program
 from ppgen.errors import ChoiceMismatchError
-
-Program = Callable[..., Any]
 
 
 class SiteFacts(NamedTuple):

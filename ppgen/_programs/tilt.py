@@ -11,9 +11,8 @@ import numpyro
 from jax import Array
 
 from ppgen._user_lines import user_line
+from ppgen.annotations import Program
 from ppgen.errors import CostError
-
-Program = Callable[..., Any]
 
 
 def tilt(program: Program, energy: Callable[[Any], Array], *, name: str = "energy") -> Program:

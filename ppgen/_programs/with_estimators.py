@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from ppgen._staging.choice import estimators_by_name
+from ppgen._settings import current, settings
 from ppgen.errors import EstimatorError
 from ppgen.estimators import AbstractEstimator
 
@@ -61,7 +61,7 @@ def with_estimators(
 
     @functools.wraps(program)
     def run(*args: Any, **kwargs: Any) -> Any:
-        with estimators_by_name(rule):
+        with settings(estimators=(rule, *current().estimators)):
             return program(*args, **kwargs)
 
     return run

@@ -1,7 +1,7 @@
 """The additive terms of a cost as a user thinks of them, for reports.
 
-`_costs` splits a cost as far as that separates influences. Here it is split as far as it is a sum:
-down to log densities, which have the name of their site, and to what is not linear.
+`_analysis.cost_terms` splits a cost as far as that separates influences. Here it is split as far as
+it is a sum: down to log densities, which have the name of their site, and to what is not linear.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from ppgen import _jax
 from ppgen._analysis.analyse import Analysis
-from ppgen._analysis.cost_terms import _BILINEAR, _LINEAR, _LINEAR_IN_FIRST
+from ppgen._analysis.cost_terms import BILINEAR, LINEAR_IN_FIRST, is_linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,20 +111,20 @@ def _parts(eqn: _jax.Eqn, reach: Mapping[_jax.Var, int]) -> list[tuple[Any, int]
         return [(v, s) for v, s in zip(eqn.invars, (1, -1), strict=True) if v in variables] or None
     if name == "neg":
         return [(eqn.invars[0], -1)]
-    if name in _LINEAR:
-        return [(v, 1) for v in variables] or None
-    random = [v for v in variables if reach.get(v)]
-    if name in _LINEAR_IN_FIRST:
-        linear = eqn.invars[0] in variables and not any(v in random for v in eqn.invars[1:])
-        return [(eqn.invars[0], _sign(eqn.invars[1:]))] if linear else None
-    if name in _BILINEAR:
-        parts = random if len(random) == 1 else variables if len(variables) == 1 else None
-        if parts is None:
-            return None
-        return [(parts[0], _sign([v for v in eqn.invars if v is not parts[0]]))]
-    if name == "select_n" and eqn.invars[0] not in random:
-        return [(v, 1) for v in variables if v is not eqn.invars[0]] or None
-    return None
+    moving = [v in variables and bool(reach.get(v)) for v in eqn.invars]
+    if name in BILINEAR and not any(moving):
+        # A product of nothing random is one of the only factor that is no constant.
+        moving = [v in variables for v in eqn.invars]
+    if not is_linear(name, moving):
+        return None
+    if name in BILINEAR:
+        part = eqn.invars[moving.index(True)]
+        return [(part, _sign([v for v in eqn.invars if v is not part]))]
+    if name in LINEAR_IN_FIRST:
+        first, *others = eqn.invars
+        return [(first, _sign(others))] if first in variables else None
+    chosen_by = eqn.invars[0] if name == "select_n" else None
+    return [(v, 1) for v in variables if v is not chosen_by] or None
 
 
 def _sign(factors: list[Any]) -> int:

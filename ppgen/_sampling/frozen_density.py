@@ -11,15 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import Distribution
 
 from ppgen._derivatives import without_derivative, without_second_derivative
+from ppgen._distributions.families import family
 from ppgen._distributions.rebuild import flatten, rebuilt
 from ppgen.densities import log_prob
-
-_KINKED = (dist.AsymmetricLaplace, dist.AsymmetricLaplaceQuantile, dist.Laplace)
 
 
 def log_density_for_score(d: Distribution, value: Array) -> Array:
@@ -57,7 +55,7 @@ def _with_fixed_support(d: Distribution) -> Distribution:
 
 def _with_fixed_kink(x: Any) -> Any:
     """What has a kink at its location, which must not be differentiated twice."""
-    if type(x) not in _KINKED or not _is_real(x.loc):
+    if not (family(x).kinked and _is_real(x.loc)):
         return x
     copy = object.__new__(type(x))
     vars(copy).update(vars(x))

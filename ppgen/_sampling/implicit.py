@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 
 from ppgen import _jax
-from ppgen._distributions.pathwise import IMPLICIT
+from ppgen._distributions.families import family
 from ppgen._distributions.rebuild import flatten, rebuilt
 from ppgen._sampling.von_mises import von_mises_cdf, von_mises_log_prob
 from ppgen.claims import claims
@@ -70,13 +70,13 @@ def differentiable_sample(key: Array, d: Distribution, *, around: bool = False) 
         return jnp.asarray(d.sample(key))
 
     def replace(x: Any) -> Any:
-        return _Implicit(x, around) if type(x) in IMPLICIT else x
+        return _Implicit(x, around) if family(x).implicit else x
 
     return jnp.asarray(rebuilt(d, replace).sample(key))
 
 
 def _has_implicit(d: Any) -> bool:
-    if type(d) in IMPLICIT:
+    if family(d).implicit:
         return True
     inner = (getattr(d, name, None) for name in ("base_dist", "init_dist", "marginal_dist"))
     return any(isinstance(b, Distribution) and _has_implicit(b) for b in inner)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 from typing import NamedTuple
 
 import jax
 from jax import Array
 
-_draws: contextvars.ContextVar = contextvars.ContextVar("ppgen_draws", default=None)
+from ppgen._settings import current
 
 
 class Coupling(NamedTuple):
@@ -26,23 +24,13 @@ class Coupling(NamedTuple):
     size: int
 
 
-@contextlib.contextmanager
-def drawn_together(draws: tuple[str, int] | None):
-    """Within, choices may be coupled over the mapped axis of this name and size."""
-    token = _draws.set(draws)
-    try:
-        yield
-    finally:
-        _draws.reset(token)
-
-
 def coupling(key: Array) -> Coupling:
     """The coupling of the draws at a choice, from the choice's own key.
 
     The shared key is that of the first draw, so that no draw needs a second one. Outside of
     `draws=K` there is a single draw.
     """
-    draws = _draws.get()
+    draws = current().draws
     if draws is None:
         return Coupling(key, 0, 1)
     axis, size = draws

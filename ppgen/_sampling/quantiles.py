@@ -10,41 +10,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
-from jax.scipy.special import ndtri
 from numpyro.distributions import Distribution
 
-# Inverses in closed form, which JAX differentiates. Exact types: a subclass may sample otherwise.
-_INVERSE = (
-    dist.AsymmetricLaplace,
-    dist.Cauchy,
-    dist.Exponential,
-    dist.Gompertz,
-    dist.Gumbel,
-    dist.HalfCauchy,
-    dist.HalfNormal,
-    dist.Laplace,
-    dist.Logistic,
-    dist.Normal,
-    dist.SoftLaplace,
-    dist.Uniform,
-)
-_BERNOULLI = (dist.BernoulliLogits, dist.BernoulliProbs)
-_CATEGORICAL = (dist.CategoricalLogits, dist.CategoricalProbs)
-_OTHERS = (dist.Weibull, dist.MultivariateNormal, *_BERNOULLI, *_CATEGORICAL)
-_WRAPPERS = (dist.ExpandedDistribution, dist.Independent)
-# Sampled as a transform of their base distribution.
-_TRANSFORMED = (dist.LogNormal, dist.LogUniform, dist.Pareto, dist.TransformedDistribution)
+from ppgen._distributions.families import family
 
 
 def has_quantiles(d: Distribution) -> bool:
     """Whether `from_uniforms` serves `d`."""
-    if isinstance(d, _WRAPPERS) or type(d) in _TRANSFORMED:
-        return has_quantiles(d.base_dist)
-    return type(d) in (*_INVERSE, *_OTHERS)
+    icdf = family(d).icdf
+    return has_quantiles(getattr(d, icdf)) if isinstance(icdf, str) else icdf is not None
 
 
 def uniforms_needed(d: Distribution) -> tuple[int, ...]:
@@ -52,8 +29,8 @@ def uniforms_needed(d: Distribution) -> tuple[int, ...]:
     if isinstance(d, dist.ExpandedDistribution):
         base = uniforms_needed(d.base_dist)
         return d.batch_shape + base[len(d.base_dist.batch_shape) :]
-    if isinstance(d, dist.Independent) or type(d) in _TRANSFORMED:
-        return uniforms_needed(d.base_dist)
+    if isinstance(base := family(d).icdf, str):
+        return uniforms_needed(getattr(d, base))
     return tuple(d.batch_shape) + tuple(d.event_shape)
 
 
@@ -63,24 +40,14 @@ def from_uniforms(d: Any, u: Array) -> Array:
     It has the distribution `d` if `u` is uniform, increases in `u` where `d` is scalar, and is
     differentiable by the parameters where `d` is continuous.
     """
-    if isinstance(d, _WRAPPERS):
-        # What is expanded is broadcast: all below is elementwise along the batch.
-        return from_uniforms(d.base_dist, u)
-    if type(d) in _TRANSFORMED:
-        x = from_uniforms(d.base_dist, u)
-        for transform in d.transforms:
-            x = transform(x)
-        return x
-    if isinstance(d, dist.MultivariateNormal):
-        return d.loc + jnp.squeeze(jnp.matmul(d.scale_tril, ndtri(u)[..., None]), -1)
-    if isinstance(d, dist.Weibull):
-        return d.scale * (-jnp.log1p(-u)) ** (1 / d.concentration)
-    if isinstance(d, _BERNOULLI):
-        return (u > 1 - jnp.asarray(d.probs)).astype(int)
-    if isinstance(d, _CATEGORICAL):
-        steps = jnp.cumsum(jax.nn.softmax(d.logits), -1)[..., :-1]
-        return jnp.sum(u[..., None] > steps, axis=-1, dtype=int)
-    return d.icdf(u)
+    icdf = family(d).icdf
+    if not isinstance(icdf, str):
+        return icdf(d, u)
+    # What is expanded is broadcast: all inverses are elementwise along the batch.
+    x = from_uniforms(getattr(d, icdf), u)
+    for transform in getattr(d, "transforms", ()):
+        x = transform(x)
+    return x
 
 
 def uniform(bits: Array, dtype: Any) -> Array:

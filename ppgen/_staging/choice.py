@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import functools
 import os
 from typing import Any
@@ -16,15 +14,16 @@ from numpyro.distributions import Distribution
 
 from ppgen import _jax
 from ppgen._distributions.pathwise import has_pathwise_derivative
-from ppgen._distributions.rebuild import (
-    flatten,
+from ppgen._distributions.rebuild import flatten
+from ppgen._distributions.sample_shape import sample_shape
+from ppgen._distributions.wrappers import (
     in_single_precision,
     plain,
     split_event,
     split_mask,
     without_masks,
 )
-from ppgen._distributions.sample_shape import sample_shape
+from ppgen._settings import current
 from ppgen._staging.primitives import (
     SAMPLER_SCOPE,
     SITE_SCOPE,
@@ -47,9 +46,6 @@ staging_frames: set[Any] = set()
 
 _DEFAULTS = (Reparameterize(), ScoreFunction())
 
-_in_place = contextvars.ContextVar("ppgen_in_place", default=True)
-_named_estimators: contextvars.ContextVar = contextvars.ContextVar("ppgen_estimators", default=())
-
 
 def fresh_key(where: str | None = None) -> Array:
     """A typed PRNG key that nothing else in the program gets."""
@@ -68,29 +64,9 @@ def in_loop() -> bool:
     return _jax.in_loop(staging_frames.__contains__)
 
 
-@contextlib.contextmanager
-def choices_in_place(flag: bool):
-    """Whether a pathwise choice is an ordinary JAX computation, or a `random_choice` equation."""
-    token = _in_place.set(flag)
-    try:
-        yield
-    finally:
-        _in_place.reset(token)
-
-
-@contextlib.contextmanager
-def estimators_by_name(rule: Any):
-    """Within, `rule(name)` may give the estimator of a site (or `None`); inner rules go first."""
-    token = _named_estimators.set((rule, *_named_estimators.get()))
-    try:
-        yield
-    finally:
-        _named_estimators.reset(token)
-
-
 def estimator_for(dist: Distribution, asked: Any, *, name: str, where: str) -> AbstractEstimator:
     """The estimator of a site: chosen by name, by the site itself, or by default; checked."""
-    for rule in _named_estimators.get():
+    for rule in current().estimators:
         if (found := rule(name)) is not None:
             asked = found
             break
@@ -162,7 +138,7 @@ def _family(dist: Distribution) -> str:
 
 def bind_choice(spec: ChoiceSpec, lanes: Lanes, mapped: Mapped, operands: list[Any]) -> Array:
     """Make the choice: in place where its estimator is a differentiable sample."""
-    if not (spec.template.in_place and _in_place.get()):
+    if not (spec.template.in_place and current().in_place):
         with jax.named_scope(SITE_SCOPE + spec.name), jax.named_scope(SAMPLER_SCOPE):
             return choice_p.bind(*operands, spec=spec, lanes=lanes, mapped=mapped)
 

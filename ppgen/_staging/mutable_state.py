@@ -7,7 +7,6 @@ the staged program, and `with_state` gathers the outputs of all programs that it
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,33 +14,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ppgen._settings import current, settings
 from ppgen._user_lines import user_line
 from ppgen.errors import SiteError
-
-_collector: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar(
-    "ppgen_state", default=None
-)
 
 
 @contextlib.contextmanager
 def collecting_state(flag: bool = True) -> Iterator[dict[str, Any]]:
     """Within, what programs do to their state is kept by site, or refused if not `flag`."""
     found: dict[str, Any] = {}
-    token = _collector.set(found if flag else None)
-    try:
+    with settings(state=found if flag else None):
         yield found
-    finally:
-        _collector.reset(token)
 
 
 def is_state_kept() -> bool:
     """Whether anybody asked for the state that a program leaves behind."""
-    return _collector.get() is not None
+    return current().state is not None
 
 
 def keep_state(states: dict[str, Any]) -> None:
     """Hand new values of mutable sites to who asked for them."""
-    found = _collector.get()
+    found = current().state
     if found is None:
         return
     for name, value in states.items():

@@ -12,7 +12,7 @@ from jax import Array
 from numpyro.distributions import Distribution
 
 from ppgen import _jax
-from ppgen._distributions.rebuild import as_single_precision
+from ppgen._distributions.wrappers import as_single_precision
 from ppgen._staging.choice import bind_choice
 from ppgen._staging.primitives import (
     DENSITY_SCOPE,

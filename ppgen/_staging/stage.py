@@ -7,7 +7,6 @@ innermost first and everything the user wrote (plates, masks, conditioning) must
 from __future__ import annotations
 
 import contextlib
-import contextvars
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,11 +25,12 @@ from numpyro.primitives import Messenger
 
 from ppgen import _jax
 from ppgen._distributions.noninvertible import split_one_way
-from ppgen._distributions.rebuild import flatten, in_single_precision, split_event, split_mask
+from ppgen._distributions.rebuild import flatten
 from ppgen._distributions.supports import support_of
+from ppgen._distributions.wrappers import in_single_precision, split_event, split_mask
+from ppgen._settings import settings
 from ppgen._staging.choice import (
     bind_choice,
-    choices_in_place,
     describe_choice,
     estimator_for,
     fresh_key,
@@ -84,8 +84,7 @@ def stage(
     def flat(*inputs: Any) -> list[Any]:
         with (
             _binding(params),
-            choices_in_place(in_place),
-            densities_asked(recorded),
+            settings(in_place=in_place, densities_asked=recorded),
             collecting_state(state) as found,
         ):
             out = thunk(*inputs)
@@ -133,24 +132,6 @@ def _check_in_place(jaxpr: Any, loops: int) -> None:
         inner = 0 if name in CALLS else loops + (name in ("scan", "while"))
         for sub in _jax.subjaxprs(eqn):
             _check_in_place(sub, inner)
-
-
-_asked: contextvars.ContextVar = contextvars.ContextVar("ppgen_densities_asked", default=False)
-
-
-@contextlib.contextmanager
-def densities_asked(flag: bool):
-    """Whether the program that is being staged will be asked for the densities of its sites."""
-    token = _asked.set(flag)
-    try:
-        yield
-    finally:
-        _asked.reset(token)
-
-
-def are_densities_asked() -> bool:
-    """See `densities_asked`."""
-    return _asked.get()
 
 
 @contextlib.contextmanager

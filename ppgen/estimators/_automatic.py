@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import dataclasses
 import math
 from typing import Any
@@ -12,6 +10,7 @@ import jax
 from numpyro.distributions import Distribution
 
 from ppgen._distributions.pathwise import has_pathwise_derivative
+from ppgen._settings import current
 from ppgen.estimators import (
     AbstractEstimator,
     DisARM,
@@ -168,22 +167,9 @@ def _pick(facts: _Facts, jumps: bool, elements: int, steps: int, draws: int) -> 
     return Pick(ScoreFunction(), f"{why}the score function, with {with_}")
 
 
-_automatic: contextvars.ContextVar = contextvars.ContextVar("ppgen_automatic", default=None)
-
-
-@contextlib.contextmanager
-def picking(automatic: Automatic | None):
-    """Within, sites that ask for an automatic estimator ask here."""
-    token = _automatic.set(automatic)
-    try:
-        yield
-    finally:
-        _automatic.reset(token)
-
-
 def automatic_estimator(name: str, d: Distribution) -> AbstractEstimator:
     """The estimator of a site that asked for an automatic one."""
-    automatic = _automatic.get()
+    automatic = current().automatic
     if automatic is None:  # a program that is run, not differentiated
         automatic = Automatic()
     return automatic.estimator(name, d)

@@ -13,7 +13,7 @@ from jax import Array
 from numpyro.distributions import Distribution
 
 from ppgen._derivatives import magic_box
-from ppgen._distributions.rebuild import plain
+from ppgen._distributions.wrappers import plain
 from ppgen.estimators._base import AbstractEstimator, Points
 from ppgen.estimators._closure import with_arrays
 

@@ -25,7 +25,8 @@ from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 
 from ppgen._derivatives import attach, freeze_once, without_derivative
-from ppgen._distributions.rebuild import plain, rebuilt
+from ppgen._distributions.rebuild import rebuilt
+from ppgen._distributions.wrappers import plain
 from ppgen.estimators._base import Points
 
 Decomposition = Callable[[Array, Distribution, Any], Points]

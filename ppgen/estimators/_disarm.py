@@ -14,7 +14,7 @@ from jax import Array
 from numpyro.distributions import BernoulliLogits, BernoulliProbs, Distribution
 
 from ppgen._derivatives import attach
-from ppgen._distributions.rebuild import plain
+from ppgen._distributions.wrappers import plain
 from ppgen.estimators._base import AbstractEstimator, Points
 
 

@@ -13,7 +13,7 @@ from numpyro.distributions import (
     Distribution,
 )
 
-from ppgen._distributions.rebuild import plain
+from ppgen._distributions.wrappers import plain
 from ppgen.densities import log_prob
 from ppgen.estimators._base import AbstractEstimator, Points
 

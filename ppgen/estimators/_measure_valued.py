@@ -8,7 +8,7 @@ import equinox as eqx
 from jax import Array
 from numpyro.distributions import Distribution
 
-from ppgen._distributions.rebuild import plain
+from ppgen._distributions.wrappers import plain
 from ppgen.estimators._base import AbstractEstimator, Points
 from ppgen.estimators._decompositions import decomposition
 

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 
 from ppgen._derivatives import with_derivative_of
-from ppgen._distributions.rebuild import plain
+from ppgen._distributions.wrappers import plain
 from ppgen.estimators._base import AbstractEstimator, Points
 
 _BERNOULLI = (dist.BernoulliLogits, dist.BernoulliProbs)

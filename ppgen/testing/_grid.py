@@ -18,7 +18,7 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import Distribution, biject_to
 
-from ppgen._distributions.rebuild import plain
+from ppgen._distributions.wrappers import plain
 from ppgen.errors import DensityError
 from ppgen.testing._quadrature import log_density_of, quadrature
 

@@ -1,8 +1,8 @@
 """Data: images with a fixed held-out part; mixtures, energies, molecules and scenes."""
 
+from ppgen.inference import DataError as DataError
 from ppgen.models.parts.data.digits import load_digits as load_digits
 from ppgen.models.parts.data.files import load_images as load_images
-from ppgen.models.parts.data.images import DataError as DataError
 from ppgen.models.parts.data.images import Images as Images
 from ppgen.models.parts.data.images import split as split
 from ppgen.models.parts.data.ising import Ising as Ising

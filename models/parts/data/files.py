@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
-from ppgen.models.parts.data.images import DataError, Images, split
+from ppgen.inference import DataError
+from ppgen.models.parts.data.images import Images, split
 
 MAX_LEVELS = 256
 

@@ -8,27 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Num
 
-from ppgen.errors import PpgenError
-
-
-class DataError(PpgenError, ValueError):
-    """Data that cannot be used. The message says what is wrong with which file or image.
-
-    Example:
-        >>> import numpy as np
-        >>> from ppgen.models.parts.data import split
-        >>> images = np.arange(40).reshape(10, 2, 2) % 4
-        >>> split(images, levels=4, held_out=10)
-        Traceback (most recent call last):
-            ...
-        ppgen.models.parts.data.images.DataError: cannot hold out 10 of 10 images: need 1 to 9
-          See: ppgen.models.parts.data.DataError
-
-        Leave something to fit to:
-
-        >>> split(images, levels=4, held_out=3).train.shape
-        (7, 4)
-    """
+from ppgen.inference import DataError
 
 
 class Images(NamedTuple):
@@ -69,6 +49,21 @@ def split(
 
     Raises:
         DataError: If either part would be empty.
+
+    Example:
+        >>> import numpy as np
+        >>> from ppgen.models.parts.data import split
+        >>> images = np.arange(40).reshape(10, 2, 2) % 4
+        >>> split(images, levels=4, held_out=10)
+        Traceback (most recent call last):
+            ...
+        ppgen.inference.DataError: cannot hold out 10 of 10 images: need 1 to 9
+          See: ppgen.inference.DataError
+
+        Leave something to fit to:
+
+        >>> split(images, levels=4, held_out=3).train.shape
+        (7, 4)
     """
     count, height, width = images.shape
     if not 0 < held_out < count:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from ppgen.models.parts.data.images import DataError
+from ppgen.inference import DataError
 
 MAX_COLUMNS = 12
 """The widest torus that is summed: its transfer matrix has 4^12 entries, 128 MiB."""

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ppgen.inference import DataError
 from ppgen.models.parts.data.digits import LEVELS, load_digits
-from ppgen.models.parts.data.images import DataError
 
 ATTEMPTS = 1000
 """How often the places of the digits of a scene are drawn before there is no room for them."""

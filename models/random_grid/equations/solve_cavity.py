@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy import sparse
 from scipy.sparse.linalg import spsolve
 
-from ppgen.models.parts.data.images import DataError
+from ppgen.inference import DataError
 
 
 class Flow(NamedTuple):

@@ -8,7 +8,7 @@ from numpy.polynomial import chebyshev
 from scipy.linalg import solve_banded
 from scipy.special import expit
 
-from ppgen.models.parts.data.images import DataError
+from ppgen.inference import DataError
 
 FLOOR = 0.1
 """The least conductivity."""

@@ -1,0 +1,75 @@
+"""Facts that travel beside arguments: what surrounds a program while it is staged and lowered.
+
+They cross the user's own functions, which pass nothing on. One context variable holds all of them,
+so that what was set is seen at a glance and is undone together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, final
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What holds while a program is staged, lowered and evaluated.
+
+    Attributes:
+        in_place: whether a pathwise choice is staged as an ordinary JAX computation; otherwise
+            every choice is a `random_choice` equation.
+        densities_asked: whether the program that is being staged will be asked for the densities
+            of its sites.
+        estimators: rules that may give the estimator of a site by its name, innermost first.
+        automatic: what picks the estimator of a site that asks for "auto"; `None` where a program
+            is run and not differentiated.
+        state: what programs leave in their mutable sites, by site; `None` refuses such sites.
+        scans: how scans over choices that stand for several points are lowered: kept where their
+            structure allows it, at the "top" level of the program only; "unroll"ed; or kept, as
+            for "sampling".
+        draws: the name and the size of the mapped axis of draws that are made together.
+        varying_like: the abstract value of a key: random values vary over the axes of `shard_map`
+            over which it does.
+    """
+
+    in_place: bool = True
+    densities_asked: bool = False
+    estimators: tuple[Callable[[str], Any], ...] = ()
+    automatic: Any = None
+    state: dict[str, Any] | None = None
+    scans: Literal["top", "unroll", "sampling"] = "unroll"
+    draws: tuple[str, int] | None = None
+    varying_like: Any = None
+
+
+_settings: contextvars.ContextVar[Settings] = contextvars.ContextVar(
+    "ppgen_settings",
+    default=Settings(),  # noqa: B039 (frozen)
+)
+
+
+def current() -> Settings:
+    """The settings here."""
+    return _settings.get()
+
+
+@contextlib.contextmanager
+def settings(**changes: Any) -> Iterator[None]:
+    """Within, these settings hold; all others stay as they are around it.
+
+    Example:
+        >>> from ppgen._settings import current, settings
+        >>> with settings(draws=("draws", 4)), settings(in_place=False):
+        ...     current().draws, current().in_place
+        (('draws', 4), False)
+        >>> current().draws is None
+        True
+    """
+    token = _settings.set(dataclasses.replace(_settings.get(), **changes))
+    try:
+        yield
+    finally:
+        _settings.reset(token)
