@@ -7,29 +7,24 @@ user wrote (plates, masks, conditioning) must come before it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from numpyro import primitives as numpyro_primitives
-from numpyro.contrib.control_flow.cond import _subs_wrapper as _cond_substitution
-from numpyro.contrib.control_flow.scan import _subs_wrapper as _scan_substitution
 from numpyro.distributions import Distribution
 from numpyro.distributions.distribution import Unit
-from numpyro.handlers import block, condition, substitute
-from numpyro.ops.pytree import PytreeTrace
 from numpyro.primitives import Messenger
 
 from ppgen._distributions.noninvertible import split_one_way
 from ppgen._distributions.rebuild import flatten, in_single_precision, split_event, split_mask
 from ppgen._distributions.supports import support_of
 from ppgen._staging.choice import bind_choice, describe_choice, estimator_for, fresh_key
+from ppgen._staging.numpyro_control_flow import bind_control_flow, condition_plate, inside
 from ppgen._staging.primitives import ChoiceSpec, Plate, SiteSpec, site_p
-from ppgen._staging.subsample import Exogenous, SubsampleIndices
+from ppgen._staging.subsample import Exogenous, GivenIndices, SubsampleIndices
 from ppgen._user_lines import user_line
-from ppgen.errors import ControlFlowError, SiteError
+from ppgen.errors import SiteError
 
 
 @contextlib.contextmanager
@@ -64,23 +59,22 @@ class _Bind(Messenger):
         if msg.get("ppgen"):
             return
         kind = msg["type"]
-        if kind == "plate":
-            size, subsample_size = msg["args"]
-            self.plate_scales[msg["name"]] = size / subsample_size if subsample_size else 1.0
         if kind == "sample":
             msg["value"] = _bind_hidden(msg) if hidden else _bind_site(msg, self.plate_scales)
         elif kind == "prng_key" and msg["value"] is None:
             msg["value"] = fresh_key()
-        elif kind == "plate" and msg["value"] is None:
-            msg["value"] = _bind_subsample(msg, hidden)
+        elif kind == "plate":
+            self.process_plate(msg, hidden)
         elif kind == "control_flow":
-            msg["value"] = _bind_control_flow(msg)
-        elif kind == "param" and msg["value"] is None and self.params == "error":
+            msg["value"] = bind_control_flow(msg, self)
+        elif kind == "param" and msg["value"] is None and (self.params == "error" or inside(msg)):
             raise SiteError(
                 "numpyro.param has no value here, and would silently keep its initial one",
                 site=msg["name"],
                 where=user_line(),
-                instead="ppgen.functional(program), which takes the parameters as an argument",
+                instead="ppgen.functional(program), which takes the parameters as an argument"
+                if self.params == "error"
+                else "the numpyro.param outside of the scan or cond",
             )
         elif kind == "mutable" and not msg.get("ppgen_state"):
             raise SiteError(
@@ -92,6 +86,18 @@ class _Bind(Messenger):
             )
         # The transformation is closed: handlers further out would see values of an inner staging.
         msg["ppgen"] = msg["stop"] = True
+
+    def process_plate(self, msg: dict, hidden: bool) -> None:
+        """Its indices are drawn, unless they are given, or those of all of it."""
+        size, subsample_size = msg["args"]
+        if not inside(msg):
+            condition_plate(msg, self, hidden)
+        given = msg["value"]
+        drawn = size if subsample_size is None else subsample_size
+        count = drawn if given is None else len(given)
+        self.plate_scales[msg["name"]] = size / count if count else 1.0
+        if given is None or count != size:
+            msg["value"] = _bind_subsample(msg, hidden)
 
 
 def _bind_site(msg: dict, plate_scales: dict[str, float]) -> Array:
@@ -145,6 +151,7 @@ def bind_site(
     asked: Any = None,
     auxiliary: bool = False,
     has_density: bool = True,
+    fixed: bool = False,
     plates: tuple[Plate, ...] = (),
 ) -> Array:
     """Bind one site: its random choice, its density, its observed value, its mask and scale."""
@@ -181,6 +188,7 @@ def bind_site(
         auxiliary=auxiliary and not isinstance(dist, Unit),
         support=support_of(dist),
         plates=plates,
+        fixed=fixed,
     )
     operands = [*leaves, *rest]
     operands += [jnp.asarray(x) for x in (given, mask, scale) if x is not None]
@@ -188,8 +196,12 @@ def bind_site(
 
 
 def _bind_subsample(msg: dict, hidden: bool) -> Array:
+    """The indices of a subsampled plate: drawn, or a minibatch that is given."""
     size, subsample_size = msg["args"]
-    indices = SubsampleIndices(size, subsample_size)
+    given = msg["value"] is not None
+    indices = (
+        GivenIndices(jnp.asarray(msg["value"])) if given else SubsampleIndices(size, subsample_size)
+    )
     if hidden:
         return _choice(indices, Exogenous(), msg["name"], user_line())
     return bind_site(
@@ -199,65 +211,5 @@ def _bind_subsample(msg: dict, hidden: bool) -> Array:
         where=user_line(),
         asked=Exogenous(),
         has_density=False,
-    )
-
-
-def _bind_control_flow(msg: dict) -> Any:
-    """NumPyro's `scan` and `cond` on plain `lax` ones, with the sites left inside."""
-    substitutions = msg["kwargs"].get("substitute_stack") or []
-    name = msg["fn"].__name__
-    if name == "scan_wrapper":
-        f, init, xs, length, reverse = msg["args"]
-        length = jax.tree.leaves(xs)[0].shape[0] if length is None else length
-
-        def body(carry, ix):
-            i, x = ix
-            program = f
-            for how, values in substitutions:
-                program = _substituted(program, how, _at_step(values, i, length))
-            with block(), _Bind("error"):
-                return program(carry, x)
-
-        indices = jnp.arange(length)
-        carry, ys = jax.lax.scan(body, init, (indices, xs), length=length, reverse=reverse)
-        return (length, None, carry), (PytreeTrace({}), ys)
-    if name == "cond_wrapper":
-        predicate, true_fun, false_fun, operand = msg["args"]
-
-        def branch(fun):
-            def run(operand):
-                program = fun
-                for how, values in substitutions:
-                    program = _substituted(program, how, _in_branch(values))
-                with block(), _Bind("error"):
-                    return program(operand)
-
-            return run
-
-        value = jax.lax.cond(predicate, branch(true_fun), branch(false_fun), operand)
-        return value, PytreeTrace({})
-    raise ControlFlowError(
-        f"unknown NumPyro control flow {name!r}",
-        where=user_line(),
-        instead="numpyro.contrib.control_flow.scan or cond, or jax.lax control flow",
-    )
-
-
-def _at_step(values: Any, i: Array, length: int) -> Callable[[dict], Any]:
-    return lambda site: _scan_substitution(values, i, length, site)
-
-
-def _in_branch(values: Any) -> Callable[[dict], Any]:
-    return lambda site: _cond_substitution(values, site)
-
-
-def _substituted(program: Callable, how: str, values: Callable[[dict], Any]) -> Callable:
-    if how == "condition":
-        return condition(program, condition_fn=values)
-    if how == "substitute":
-        return substitute(program, substitute_fn=values)
-    raise ControlFlowError(
-        f"handlers.{how} around NumPyro control flow has no meaning here",
-        where=user_line(),
-        instead="ppgen.log_density(program)(choices, ...), or handlers.condition",
+        fixed=given,
     )

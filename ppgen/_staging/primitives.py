@@ -104,6 +104,7 @@ class SiteSpec:
         auxiliary: whether the model may lack this site of a guide.
         support: the constraint that the values satisfy.
         plates: the plates around it, outermost first.
+        fixed: whether it is the minibatch of a plate whose indices are given.
     """
 
     choice: ChoiceSpec
@@ -117,6 +118,7 @@ class SiteSpec:
     auxiliary: bool
     support: Any
     plates: tuple[Plate, ...] = ()
+    fixed: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -21,8 +21,8 @@ from jax import Array
 
 from ppgen._evaluation import control_flow as _regions
 from ppgen._evaluation import evaluate as _evaluate
-from ppgen._staging import primitives as _primitives
 from ppgen._staging import numpyro_effects as _effects
+from ppgen._staging import primitives as _primitives
 from ppgen.estimators import MeasureValued, ScoreFunction
 
 Patch = tuple[Any, str, Any]
