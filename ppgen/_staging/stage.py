@@ -62,6 +62,7 @@ def stage(
 
     def flat(*inputs: Any) -> list[Any]:
         with (
+            _inside_of_staging(),
             binding(params),
             choices_in_place(in_place),
             densities_asked(recorded),
@@ -115,6 +116,23 @@ def _check_in_place(jaxpr: Any, loops: int) -> None:
 
 
 _asked: contextvars.ContextVar = contextvars.ContextVar("ppgen_densities_asked", default=False)
+
+
+_within: contextvars.ContextVar = contextvars.ContextVar("ppgen_staging", default=False)
+
+
+def is_staging() -> bool:
+    """Whether a program is being staged, in which this runs."""
+    return _within.get()
+
+
+@contextlib.contextmanager
+def _inside_of_staging():
+    token = _within.set(True)
+    try:
+        yield
+    finally:
+        _within.reset(token)
 
 
 @contextlib.contextmanager
