@@ -22,7 +22,8 @@ from ppgen._lowering.lower import lower, needs_lowering
 from ppgen._lowering.scan_fusion import fuse
 from ppgen._lowering.scan_structure import asks_for_paths
 from ppgen._settings import settings
-from ppgen._staging.stage import Staged, stage
+from ppgen._staging.primitives import mark
+from ppgen._staging.stage import Staged, is_staging, stage
 from ppgen.claims import claims
 from ppgen.errors import BiasedEstimatorError, ControlFlowError, CostError, EstimatorError
 from ppgen.estimators._automatic import EVALUATIONS, Automatic
@@ -100,6 +101,9 @@ def expectation(
             prepared = prepare(
                 lambda: f(*args, **kwargs), has_aux=has_aux, allow_biased=allow_biased, draws=draws
             )
+        nested = f"expectation {next(_names)}" if is_staging() and prepared.analysis.choices else ""
+        if nested:
+            key = mark(key, "key of an expectation", nested, "")
         if draws == 1:
             cost, *aux = prepared.run(key, None)
         else:
@@ -111,6 +115,9 @@ def expectation(
                 keys
             )
             cost = jnp.mean(cost)
+        if nested:
+            # Its derivative is right in the mean only: the objective around must be linear in it.
+            cost = mark(cost, "surrogate", nested, "")
         if not has_aux:
             return cost
         return cost, prepared.staged.unflatten([cost, *map(jax.lax.stop_gradient, aux)])[1]

@@ -19,6 +19,7 @@ class Settings:
     """What holds while a program is staged, lowered and evaluated.
 
     Attributes:
+        staging: whether a program is being staged.
         in_place: whether a pathwise choice is staged as an ordinary JAX computation; otherwise
             every choice is a `random_choice` equation.
         densities_asked: whether the program that is being staged will be asked for the densities
@@ -35,6 +36,7 @@ class Settings:
             over which it does.
     """
 
+    staging: bool = False
     in_place: bool = True
     densities_asked: bool = False
     estimators: tuple[Callable[[str], Any], ...] = ()

@@ -11,6 +11,7 @@ import jax
 from ppgen import _jax
 from ppgen._analysis.choices import Choice, choices_of_equation
 from ppgen._analysis.discontinuity import WITHOUT_DERIVATIVE, discontinuity
+from ppgen._analysis.hidden_randomness import check_hidden_randomness
 from ppgen._analysis.influence import NONE, Alignment, Influence, bits, join
 from ppgen._analysis.propagation import mixing, propagate
 from ppgen._lowering.lower import CUSTOM, REMATS
@@ -91,6 +92,8 @@ def analyse(jaxpr: Any, *, allow_biased: bool = False, strict: bool = True) -> A
             walk.analysis.choices += made
     walk.equations(opened, env, walk.counter(0), depth=0, checked=True)
     walk.analysis.influence = env
+    if strict:
+        check_hidden_randomness(jaxpr)
     return walk.analysis
 
 

@@ -14,8 +14,10 @@ _KNOWN: dict[Any, jax.ShapeDtypeStruct] = {}
 _PLAIN = (bool, int, float, str, type(None))
 
 
-def sample_shape(dist: Distribution, leaves: list[Array]) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of `dist.sample(key)`; `leaves` are the arrays that `dist` holds.
+def sample_shape(dist: Distribution, leaves: list[Array]) -> jax.ShapeDtypeStruct | None:
+    """Shape and dtype of `dist.sample(key)`, or `None` if `dist` has a density and no sampler.
+
+    `leaves` are the arrays that `dist` holds.
 
     Asking JAX traces the sampler, which in a program of a thousand sites is most of the work. So
     the answer is remembered where it can depend on nothing but the class of the distribution, plain
@@ -25,8 +27,12 @@ def sample_shape(dist: Distribution, leaves: list[Array]) -> jax.ShapeDtypeStruc
     if key is not None and key in _KNOWN:
         return _KNOWN[key]
     rng_key = jax.eval_shape(lambda: jax.random.key(0))
-    found = jax.eval_shape(dist.sample, rng_key)
-    found = jax.ShapeDtypeStruct(found.shape, found.dtype)
+    try:
+        found = jax.eval_shape(dist.sample, rng_key)
+    except NotImplementedError:
+        found = None  # As of an improper uniform: its values are given.
+    else:
+        found = jax.ShapeDtypeStruct(found.shape, found.dtype)
     if key is not None:
         _KNOWN[key] = found
     return found

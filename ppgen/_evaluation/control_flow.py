@@ -20,6 +20,7 @@ from ppgen._derivatives import magic_box
 from ppgen._evaluation.make_choice import Made
 from ppgen._evaluation.values import Value, lift, union
 from ppgen._lowering.lower import choice_specs
+from ppgen._sampling.joint_draws import common_step
 from ppgen._user_lines import where
 from ppgen.errors import ControlFlowError
 
@@ -89,6 +90,7 @@ def while_region(outer, eqn, values: Sequence[Value], key: Array, index: int) ->
     cond, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
     n, m = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     scored = bool(choice_specs(body))
+    coupled = any(getattr(s.template, "coupled", False) for s in choice_specs(body))
 
     def run(*arrays):
         cond_consts, body_consts, init = arrays[:n], arrays[n : n + m], arrays[n + m :]
@@ -99,7 +101,7 @@ def while_region(outer, eqn, values: Sequence[Value], key: Array, index: int) ->
 
         def step(state):
             carry, i, score, control = state
-            inner = outer.inside(jax.random.fold_in(key, i))
+            inner = outer.inside(jax.random.fold_in(key, common_step(i) if coupled else i))
             outs = inner(body, [Value(a) for a in (*body_consts, *carry)])
             new_score, new_control = _totals(inner.made.values(), score.dtype)
             return [o.array for o in outs], i + 1, score + new_score, control + new_control

@@ -22,7 +22,7 @@ from ppgen._evaluation.perturbed_scan import perturbed_scan
 from ppgen._evaluation.values import Value, at_first_point, lift
 from ppgen._lowering.lower import REMATS, _refuse, inlined
 from ppgen._lowering.scan_structure import own_choices, sums_over_points
-from ppgen._staging.primitives import CALLS, ChoiceSpec, is_random, over_lanes
+from ppgen._staging.primitives import CALLS, ChoiceSpec, is_random, mark, over_lanes
 from ppgen._user_lines import where
 from ppgen.errors import DensityError, EstimatorError
 
@@ -230,11 +230,15 @@ def _fresh_key(key: Array, eqn: _jax.Eqn) -> Array:
 def plain(run: Run, eqn, operands: Sequence[Value], key: Array, index: int, joint: Sequence[int]):
     """Make a choice by sampling it, for running a program without differentiating it."""
     spec: ChoiceSpec = eqn.params["spec"]
+    arrays = [v.array for v in operands]
+    if any(isinstance(x, jax.core.Tracer) for x in arrays):
+        # Inside of an objective a derivative would be missed: its analysis looks for that.
+        arrays = [mark(x, "frozen", spec.name, spec.where) for x in arrays]
     sample = over_lanes(
         lambda key, ops: spec.dist.build(ops[: spec.num_dist]).sample(key),
         eqn.params["lanes"],
         eqn.params["mapped"],
         key,
-        [v.array for v in operands],
+        arrays,
     )
     return Value(jax.lax.stop_gradient(sample).astype(spec.dtype)), Made()

@@ -28,6 +28,7 @@ class SiteFacts(NamedTuple):
         where: the user's file and line.
         plates: the plates around it, outermost first.
         pathwise: whether it is drawn with a pathwise derivative.
+        fixed: whether it is a minibatch whose indices are given.
     """
 
     support: Support
@@ -36,6 +37,7 @@ class SiteFacts(NamedTuple):
     where: str
     plates: tuple[Plate, ...]
     pathwise: bool
+    fixed: bool = False
 
 
 class Trace(eqx.Module):
@@ -155,6 +157,7 @@ def traced(staged: Staged, given: Given) -> Trace:
                 where=s.choice.where,
                 plates=s.plates,
                 pathwise=s.choice.template is not None and s.choice.template.in_place,
+                fixed=s.fixed,
             ),
         )
         for name, s in specs.items()
@@ -231,6 +234,14 @@ def matched(choices: Mapping[str, Any] | Trace, specs: dict[str, SiteSpec]) -> d
                 where=source.where if source is not None else here,
                 instead=f"one of {sorted(latent)}; or, for a site that only a guide has, "
                 "infer={'is_auxiliary': True}",
+            )
+        if source is not None and latent[name].fixed and not source.fixed:
+            raise ChoiceMismatchError(
+                "the program is given a minibatch, and the other one, whose choices it scores, "
+                "draws its own",
+                site=name,
+                where=source.where,
+                instead="the indices given to the program that draws (the guide)",
             )
         if source is not None and not agree(source.support, latent[name].support):
             raise ChoiceMismatchError(

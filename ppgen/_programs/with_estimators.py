@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from ppgen._settings import current, settings
-from ppgen.errors import EstimatorError
+from ppgen._user_lines import user_line
+from ppgen.errors import EstimatorError, SiteError
 from ppgen.estimators import AbstractEstimator
 
 
@@ -34,6 +35,7 @@ def with_estimators(
 
     Raises:
         EstimatorError: what is given is no estimator.
+        SiteError: a name or glob that matches no site of the program.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist, ppgen
@@ -53,15 +55,28 @@ def with_estimators(
                 instead='an instance, such as ppgen.Enumerate(), or "auto"',
             )
 
+    where = user_line()
+    # Of all runs so far: JAX may keep what it traced, and a site is then not heard of again.
+    seen: dict[str, None] = {}
+    matched: set[str] = {"*"}
+
     def rule(name: str) -> AbstractEstimator | str | None:
-        for pattern, estimator in estimators.items():
-            if fnmatch.fnmatchcase(name, pattern):
-                return estimator
-        return None
+        seen[name] = None
+        fitting = [pattern for pattern in estimators if fnmatch.fnmatchcase(name, pattern)]
+        matched.update(fitting)
+        return estimators[fitting[0]] if fitting else None
 
     @functools.wraps(program)
     def run(*args: Any, **kwargs: Any) -> Any:
         with settings(estimators=(rule, *current().estimators)):
-            return program(*args, **kwargs)
+            out = program(*args, **kwargs)
+        if seen and (missing := [pattern for pattern in estimators if pattern not in matched]):
+            raise SiteError(
+                f"an estimator is chosen for {missing[0]!r}, which matches no site that is drawn",
+                site=missing[0],
+                where=where,
+                instead=f"one of {list(seen)}, or a glob that matches some of them",
+            )
+        return out
 
     return run

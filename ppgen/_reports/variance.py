@@ -18,7 +18,7 @@ from ppgen import _jax
 from ppgen._expectation import expectation
 from ppgen._programs.with_estimators import with_estimators
 from ppgen._reports.table import table, wrapped
-from ppgen.errors import EstimatorError, PpgenError
+from ppgen.errors import EstimatorError, PpgenError, SiteError
 from ppgen.estimators import AbstractEstimator
 
 Choice = Any
@@ -152,6 +152,9 @@ def variance(
         repetitions: how many times a gradient is timed.
         allow_biased: as `ppgen.expectation` takes it. The variance says nothing of a bias.
 
+    Raises:
+        SiteError: a name or glob of a candidate that matches no site of the objective.
+
     Returns:
         `(key, *args) -> VarianceReport`: the variance of the gradient by every real array in
         `args`, the time and the operations that a gradient takes, and variance times time.
@@ -181,6 +184,9 @@ def variance(
             try:
                 found[label] = jax.jit(gradient).lower(key, moving).compile()
             except PpgenError as error:
+                if isinstance(choice, Mapping) and error.site in choice:
+                    if isinstance(error, SiteError):
+                        raise  # A misspelt name is a mistake of the caller, no property of it.
                 refused[label] = str(error)
                 continue
             spread = jax.jit(

@@ -38,3 +38,14 @@ def coupling(key: Array) -> Coupling:
     first = jax.lax.all_gather(own, axis)[0]
     shared = jax.random.wrap_key_data(first, impl=jax.random.key_impl(key))
     return Coupling(shared, jax.lax.axis_index(axis), size)
+
+
+def common_step(step: Array) -> Array:
+    """The step of a `while_loop` that the draws still in it are at, from that of each of them.
+
+    Draws leave the loop one by one, and the counter of one that left stands still. What the others
+    share must not be derived from it, or they would get the same randomness in each step from then
+    on.
+    """
+    draws = _draws.get()
+    return step if draws is None else jax.lax.pmax(step, draws[0])

@@ -66,10 +66,9 @@ def in_loop() -> bool:
 
 def estimator_for(dist: Distribution, asked: Any, *, name: str, where: str) -> AbstractEstimator:
     """The estimator of a site: chosen by name, by the site itself, or by default; checked."""
-    for rule in current().estimators:
-        if (found := rule(name)) is not None:
-            asked = found
-            break
+    # Each rule hears of the site, so that it knows in the end which of its names are nowhere.
+    found = [rule(name) for rule in current().estimators]
+    asked = next((each for each in found if each is not None), asked)
     if asked is None:
         return _DEFAULTS[0] if has_pathwise_derivative(dist) else _DEFAULTS[1]
     if asked == "auto":
@@ -111,6 +110,11 @@ def describe_choice(
     leaves, structure = flatten(dist)
     estimator_leaves, rebuild = split_arrays(estimator)
     sample = sample_shape(dist, leaves)
+    has_sampler = sample is not None
+    if sample is None:
+        discrete = getattr(dist.support, "is_discrete", False)
+        dtype = jnp.result_type(int if discrete else float)
+        sample = jax.ShapeDtypeStruct(dist.batch_shape + dist.event_shape, dtype)
     relaxed = estimator.relaxed and not jnp.issubdtype(sample.dtype, jnp.inexact)
     spec = ChoiceSpec(
         name=name,
@@ -126,6 +130,7 @@ def describe_choice(
         event=reinterpreted + dist.event_dim,
         default=any(estimator is default for default in _DEFAULTS),
         looped=in_loop(),
+        has_sampler=has_sampler,
     )
     return spec, leaves, estimator_leaves
 
@@ -138,6 +143,14 @@ def _family(dist: Distribution) -> str:
 
 def bind_choice(spec: ChoiceSpec, lanes: Lanes, mapped: Mapped, operands: list[Any]) -> Array:
     """Make the choice: in place where its estimator is a differentiable sample."""
+    if not spec.has_sampler:
+        raise SiteError(
+            f"{spec.family} has a density and no sampler: nothing can draw this site",
+            site=spec.name,
+            where=spec.where,
+            instead="a value that is given: by a guide (ppgen.inference.elbo), "
+            "ppgen.log_density(program)(choices) or handlers.condition",
+        )
     if not (spec.template.in_place and current().in_place):
         with jax.named_scope(SITE_SCOPE + spec.name), jax.named_scope(SAMPLER_SCOPE):
             return choice_p.bind(*operands, spec=spec, lanes=lanes, mapped=mapped)

@@ -52,6 +52,7 @@ class ChoiceSpec:
         event: how many trailing axes of a sample are event axes of the site, for reports.
         default: whether nobody chose the estimator, for reports.
         looped: whether it was drawn in the body of a loop.
+        has_sampler: false where the distribution has only a density: its values are given.
     """
 
     name: str
@@ -67,6 +68,7 @@ class ChoiceSpec:
     event: int = 0
     default: bool = False
     looped: bool = False
+    has_sampler: bool = True
 
 
 class Plate(NamedTuple):
@@ -104,6 +106,7 @@ class SiteSpec:
         auxiliary: whether the model may lack this site of a guide.
         support: the constraint that the values satisfy.
         plates: the plates around it, outermost first.
+        fixed: whether it is the minibatch of a plate whose indices are given.
     """
 
     choice: ChoiceSpec
@@ -117,6 +120,7 @@ class SiteSpec:
     auxiliary: bool
     support: Any
     plates: tuple[Plate, ...] = ()
+    fixed: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

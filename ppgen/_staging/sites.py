@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from numpyro.distributions import Distribution
 
@@ -176,6 +177,10 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
                 where=where,
                 instead="the value that `simulate` gives for this site, or one of that shape",
             )
+        if spec.fixed:
+            _check_minibatch(value, operands[0], spec)
+    elif spec.fixed:
+        value = over_lanes(lambda _, ops: ops[0], lanes, mapped[:1], None, operands[:1])
     else:
         own = [*spec.order, *range(spec.num_leaves, end)]
         value = bind_choice(
@@ -216,6 +221,19 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
     if given.seen is not None and latent and not lanes:
         given.seen[name] = (spec.density.build(operands[: spec.num_leaves]), spec, operands)
     return [value], Sites(choices, {name: logp})
+
+
+def _check_minibatch(value: Any, given: Any, spec: SiteSpec) -> None:
+    """Refuse another minibatch than the one that the program is given, where both are known."""
+    if isinstance(value, jax.core.Tracer) or isinstance(given, jax.core.Tracer):
+        return
+    if not np.array_equal(value, given):
+        raise SiteError(
+            f"the plate is given the minibatch {given} here, and {value} elsewhere",
+            site=spec.choice.name,
+            where=spec.choice.where,
+            instead="the same indices in model and guide, or in the guide alone",
+        )
 
 
 def _call(eqn: _jax.Eqn, values: list[Any], given: Given):

@@ -46,6 +46,25 @@ class SubsampleIndices(Distribution):
         return jnp.array(list(itertools.permutations(range(self.size), self.subsample_size)))
 
 
+class GivenIndices(Distribution):
+    """The indices of a minibatch that is given: they are what is drawn."""
+
+    support = constraints.independent(constraints.nonnegative_integer, 1)  # pyright: ignore
+    pytree_data_fields = ("indices",)
+
+    def __init__(self, indices: Array) -> None:
+        self.indices = indices
+        super().__init__((), jnp.shape(indices))
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """The indices, `(*sample_shape, subsample_size)`."""
+        return jnp.broadcast_to(self.indices, (*sample_shape, *jnp.shape(self.indices)))
+
+    def log_prob(self, value: Array) -> Array:
+        """Zero: there is nothing to choose."""
+        return jnp.zeros(jnp.shape(value)[:-1])
+
+
 class Exogenous(AbstractEstimator):
     """A choice whose distribution has no parameters: a plain sample is all it needs."""
 

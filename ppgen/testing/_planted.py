@@ -21,8 +21,8 @@ from jax import Array
 
 from ppgen._evaluation import control_flow as _regions
 from ppgen._evaluation import evaluate as _evaluate
+from ppgen._staging import numpyro_effects as _effects
 from ppgen._staging import primitives as _primitives
-from ppgen._staging import stage as _stage
 from ppgen.estimators import MeasureValued, ScoreFunction
 
 Patch = tuple[Any, str, Any]
@@ -62,12 +62,12 @@ def _dropped_phantom() -> list[Patch]:
 
 
 def _doubled_plate_scale() -> list[Patch]:
-    right = _stage.bind_site
+    right = _effects.bind_site
 
     def wrong(*args, scale=None, **kwargs):
         return right(*args, scale=None if scale is None else scale * scale, **kwargs)
 
-    return [(_stage, "bind_site", wrong)]
+    return [(_effects, "bind_site", wrong)]
 
 
 def _shared_key(*modules: types.ModuleType) -> list[Patch]:

@@ -1,0 +1,324 @@
+"""Randomness that no choice stands for: what a program draws from a key with its own hands.
+
+A value that a program computes from a key is random like a choice, but no estimator knows of it.
+Its derivative flows along the path of the computation, so `mu + sigma * jax.random.normal(key)` is
+right. Where such randomness and a moving operand meet a *jump*, it is not: `bernoulli(key, p)`
+compares a uniform variable with `p`, and no derivative passes. Two more things are of this kind:
+sites that `ppgen.seed` draws with a key inside of an objective, frozen; and the value of a nested
+`expectation`, a *surrogate*, whose derivative is right in the mean of what is linear in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ppgen import _jax
+from ppgen._lowering.lower import CUSTOM
+from ppgen._staging.primitives import CALLS, DENSITY_SCOPE, SAMPLER_SCOPE, equations, needed
+from ppgen._user_lines import where
+from ppgen.errors import DerivativeError, DiscontinuityError
+
+
+class Fact(NamedTuple):
+    """What is known of a value.
+
+    Attributes:
+        random: bit set of the keys that it was computed from.
+        moving: whether a derivative flows into it.
+        jumped: of an integer or boolean: the keys in whose randomness it jumps where something
+            moves.
+        linear: the keys of the nested expectations in it, which it must be linear in.
+    """
+
+    random: int = 0
+    moving: bool = False
+    jumped: int = 0
+    linear: int = 0
+
+
+NOTHING = Fact()
+
+_JUMPS = frozenset({"floor", "ceil", "round", "sign", "rem", "nextafter"})
+"""Primitives from floats to floats that jump."""
+
+_LINEAR = frozenset(
+    "neg add add_any sub reduce_sum cumsum reduce_window_sum reshape broadcast_in_dim squeeze "
+    "expand_dims transpose concatenate slice split rev copy copy_p psum pvary pbroadcast "
+    "convert_element_type reduce_precision real imag marker optimization_barrier stack".split()
+)
+"""Primitives that are linear in all of their operands together."""
+
+_LINEAR_IN_FIRST = frozenset({"div", "gather", "dynamic_slice"})
+"""Primitives that are linear in the first operand."""
+
+_BILINEAR = frozenset({"mul", "dot_general", "conv_general_dilated"})
+"""Primitives that are linear in each of two operands."""
+
+_INDEXED = {"gather": 1, "dynamic_slice": 1, "dynamic_update_slice": 2, "scatter": 1}
+_KEYS = frozenset({"random_seed", "random_wrap"})
+
+
+def check_hidden_randomness(jaxpr: Any) -> None:
+    """Refuse a lowered program whose derivative would miss what its own random numbers contribute.
+
+    Args:
+        jaxpr: closed, without inputs; its first output is the cost.
+
+    Raises:
+        DiscontinuityError: randomness that no choice stands for, and what moves, meet a jump.
+        DerivativeError: sites that `seed` draws inside of the program, or a nested expectation that
+            is used other than linearly.
+    """
+    opened, consts = _jax.open_jaxpr(jaxpr)
+    if not _has_keys(jaxpr):
+        return
+    walk = _Walk()
+    env: dict[_jax.Var, Fact] = {}
+    for v, value in zip(opened.constvars, consts, strict=True):
+        if _is_key(v):
+            env[v] = Fact(random=walk.key(v))
+        elif isinstance(value, jax.core.Tracer) and jnp.issubdtype(v.aval.dtype, jnp.inexact):
+            env[v] = Fact(moving=True)
+    walk.equations(opened, env, opened.outvars[:1], checked=True)
+
+
+def _has_keys(jaxpr: Any) -> bool:
+    """Whether a program has keys other than those of its choices."""
+    return any(map(_is_key, _jax.open_jaxpr(jaxpr)[0].constvars)) or any(
+        eqn.primitive.name in _KEYS or _makes_key(eqn) for eqn in equations(jaxpr)
+    )
+
+
+def _makes_key(eqn: _jax.Eqn) -> bool:
+    # Choices have keys of their own, and analyses of their own.
+    return eqn.primitive.name == "fresh_key" and not _jax.in_scope(eqn, SAMPLER_SCOPE)
+
+
+def join(*facts: Fact) -> Fact:
+    """What is known of a value that may be any of these, or depends on all of them."""
+    out = NOTHING
+    for f in facts:
+        out = Fact(
+            out.random | f.random,
+            out.moving or f.moving,
+            out.jumped | f.jumped,
+            out.linear | f.linear,
+        )
+    return out
+
+
+class _Walk:
+    def __init__(self) -> None:
+        self.keys: dict[Any, int] = {}
+        self.nested: dict[str, int] = {}
+        self.line = ""  # of the call of one of JAX's own functions that is being walked through
+        self.known = ""  # the last line that was known: of what JAX keeps, it is not always
+
+    def key(self, origin: Any) -> int:
+        """The bit of a key, by what makes it; a loop body is walked more than once."""
+        return self.keys.setdefault(origin, 1 << len(self.keys))
+
+    def equations(self, jaxpr: Any, env: dict, wanted: Any, *, checked: bool) -> list[Fact]:
+        def read(v: Any) -> Fact:
+            return NOTHING if isinstance(v, _jax.Literal) else env.get(v, NOTHING)
+
+        # What nobody uses harms nobody, and auxiliary results have no derivative.
+        used = needed(jaxpr, wanted)
+        for eqn in jaxpr.eqns:
+            if id(eqn) not in used:
+                continue
+            for v, out in zip(
+                eqn.outvars, self.equation(eqn, [read(v) for v in eqn.invars], checked), strict=True
+            ):
+                env[v] = out
+        return [read(v) for v in jaxpr.outvars]
+
+    def inner(self, jaxpr: Any, ins: Sequence[Fact], checked: bool) -> list[Fact]:
+        jaxpr, _ = _jax.open_jaxpr(jaxpr)
+        env = dict(zip(jaxpr.invars, ins, strict=True))
+        return self.equations(jaxpr, env, jaxpr.outvars, checked=checked)
+
+    def equation(self, eqn: _jax.Eqn, ins: Sequence[Fact], checked: bool) -> list[Fact]:
+        name = eqn.primitive.name
+        if name == "fresh_key":
+            return [Fact(random=self.key(id(eqn)) if _makes_key(eqn) else 0)]
+        if name in _KEYS:
+            return [Fact(random=join(*ins).random or self.key(id(eqn)))]
+        if name == "stop_gradient":
+            return [Fact(f.random, False, f.jumped) for f in ins]
+        if name == "marker":
+            return [self.marked(eqn, ins[0])]
+        every = join(*ins)
+        if checked and every.random and every.moving:
+            # Samplers and densities are checked where they are declared to be differentiable.
+            checked = not _jax.in_scope(eqn, DENSITY_SCOPE, SAMPLER_SCOPE)
+            self.known = where(eqn) or self.known
+        if name in CALLS:
+            outer = self.line
+            self.line = outer or (where(eqn) if _jax.calls_jax(eqn) else "")
+            outs = self.inner(_jax.subjaxprs(eqn)[0], ins, checked)
+            self.line = outer
+            return outs
+        if name == "scan":
+            return self.scan(eqn, ins, checked)
+        if name == "while":
+            return self.while_loop(eqn, ins, checked)
+        if name == "cond":
+            self.refuse_jump(eqn, ins[0].jumped, "the predicate of a cond")
+            self.refuse_nonlinear(eqn, ins[0].linear)
+            branches = [self.inner(b, ins[1:], checked) for b in eqn.params["branches"]]
+            outs = [join(ins[0], *each) for each in zip(*branches, strict=True)]
+            self.refuse_nonlinear(eqn, ins[0].random & join(*outs).linear)
+            return outs
+        jaxprs = _jax.subjaxprs(eqn)
+        if jaxprs and len(_jax.open_jaxpr(jaxprs[0])[0].invars) == len(ins):
+            # A custom derivative is the author's word that the function has one.
+            return self.inner(jaxprs[0], ins, checked and name not in CUSTOM)
+        return self.primitive(eqn, ins, checked)
+
+    def primitive(self, eqn: _jax.Eqn, ins: Sequence[Fact], checked: bool) -> list[Fact]:
+        """An equation without others inside."""
+        name, every = eqn.primitive.name, join(*ins)
+        if every.linear:
+            self.check_linear(eqn, ins)
+        if every.jumped:
+            self.check_jumped(eqn, ins)
+        if name == "random_choice":
+            return [Fact(every.random, every.moving and eqn.params["spec"].template.differentiable)]
+        jumps = 0
+        if checked and every.random and every.moving:
+            jumps = every.random if any(map(_is_float, eqn.invars)) else 0
+        if jumps and name in _JUMPS:
+            self.refuse_jump(eqn, jumps, name)
+        if jumps and name == "sort":
+            self.check_sort(eqn, ins)
+        out = Fact(every.random, every.moving, 0, every.linear)
+        discrete = Fact(every.random, False, every.jumped | jumps)
+        return [out if _is_float(v) else discrete for v in eqn.outvars]
+
+    def marked(self, eqn: _jax.Eqn, fact: Fact) -> Fact:
+        """A value that was named when the program was staged."""
+        kind, name = eqn.params["kind"], eqn.params["name"]
+        if kind == "frozen" and fact.moving:
+            raise DerivativeError(
+                "ppgen.seed draws this site inside of an objective, frozen: the derivative by its "
+                "parameters would silently be missed",
+                site=name,
+                where=eqn.params["where"],
+                instead="the program itself in the objective, without ppgen.seed; or "
+                "jax.lax.stop_gradient around the parameters, if they are to have no derivative "
+                "there",
+            )
+        if kind == "key of an expectation":
+            self.nested[name] = fact.random
+        if kind == "surrogate" and fact.moving:
+            return fact._replace(linear=fact.linear | self.nested.get(name, 0))
+        return fact
+
+    def scan(self, eqn: _jax.Eqn, ins: Sequence[Fact], checked: bool) -> list[Fact]:
+        num_consts, num_carry = _jax.scan_counts(eqn)
+        consts, carry = ins[:num_consts], list(ins[num_consts : num_consts + num_carry])
+        while True:
+            outs = self.inner(
+                eqn.params["jaxpr"], [*consts, *carry, *ins[num_consts + num_carry :]], checked
+            )
+            new = [join(c, o) for c, o in zip(carry, outs, strict=False)]
+            if new == carry:
+                return [*carry, *outs[num_carry:]]
+            carry = new
+
+    def while_loop(self, eqn: _jax.Eqn, ins: Sequence[Fact], checked: bool) -> list[Fact]:
+        n, m = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        carry = list(ins[n + m :])
+        while True:
+            outs = self.inner(eqn.params["body_jaxpr"], [*ins[n : n + m], *carry], checked)
+            new = [join(c, o) for c, o in zip(carry, outs, strict=True)]
+            if new == carry:
+                break
+            carry = new
+        (going,) = self.inner(eqn.params["cond_jaxpr"], [*ins[:n], *carry], checked)
+        self.refuse_jump(eqn, going.jumped, "the predicate of a while_loop")
+        self.refuse_nonlinear(eqn, going.linear)
+        return carry
+
+    def check_sort(self, eqn: _jax.Eqn, ins: Sequence[Fact]) -> None:
+        """What is permuted by a key that jumps, other than the key, jumps."""
+        count = eqn.params["num_keys"]
+        keys = join(*ins[:count])
+        if keys.random and keys.moving and any(map(_is_float, eqn.outvars[count:])):
+            self.refuse_jump(eqn, keys.random, "argsort")
+
+    def check_jumped(self, eqn: _jax.Eqn, ins: Sequence[Fact]) -> None:
+        """An integer that jumped may choose between values that follow it, and nothing else."""
+        name = eqn.primitive.name
+        if name == "select_n":
+            along = join(*(f for f in ins[1:] if f.moving)).random
+            missed = ins[0].jumped & ~along
+            what = "a where() between values that do not depend on it"
+            self.refuse_jump(eqn, missed and ins[0].jumped, what)
+            self.refuse_jump(eqn, join(*ins[1:]).jumped if _is_float(eqn.outvars[0]) else 0, what)
+            return
+        if name in _INDEXED or name.startswith("scatter"):
+            indices = ins[_INDEXED.get(name, 1) :]
+            self.refuse_jump(eqn, join(*indices).jumped, "an index")
+        if any(map(_is_float, eqn.outvars)):
+            self.refuse_jump(eqn, join(*ins).jumped, "an indicator (turned into a number)")
+
+    def check_linear(self, eqn: _jax.Eqn, ins: Sequence[Fact]) -> None:
+        """The value of a nested expectation may be summed, scaled and moved about."""
+        name, linear = eqn.primitive.name, join(*ins).linear
+        if name in _LINEAR and any(map(_is_float, eqn.outvars)):
+            return
+        if name == "pad":
+            return
+        rest = join(*ins[1:])
+        if name in _LINEAR_IN_FIRST and not rest.linear and not rest.random & linear:
+            return
+        if name == "select_n" and not ins[0].random & linear:
+            return
+        if name in _BILINEAR:
+            a, b = ins
+            if not (a.linear & b.random or b.linear & a.random):
+                return
+        self.refuse_nonlinear(eqn, linear)
+
+    def refuse_jump(self, eqn: _jax.Eqn, jumped: int, what: str) -> None:
+        """Raise if randomness that no choice stands for, and something that moves, meet a jump."""
+        if not jumped:
+            return
+        line = self.line or where(eqn) or self.known
+        raise DiscontinuityError(
+            "random numbers that the program draws from a key itself meet a jump together with "
+            f"something that has a derivative, and reach {what} at {line}: that derivative would "
+            "silently miss what the jump contributes",
+            where=line,
+            instead="ppgen.draw(dist.Bernoulli(p)) (or Categorical, Poisson, ...) for "
+            "jax.random.bernoulli(key, p), so that an estimator knows of it; or "
+            "jax.lax.stop_gradient(p), if p is to have no derivative there",
+        )
+
+    def refuse_nonlinear(self, eqn: _jax.Eqn, linear: int) -> None:
+        """Raise if a nested expectation is used other than linearly."""
+        if not linear:
+            return
+        line = self.line or where(eqn) or self.known
+        raise DerivativeError(
+            f"the value of a nested ppgen.expectation is used other than linearly, by "
+            f"{eqn.primitive.name} at {line}: its derivative is right in the mean only, that of a "
+            "function of it is not",
+            where=line,
+            instead="the product of two runs with a numpyro.prng_key() each, for a square; the "
+            "choices of the nested expectation in the outer objective, for a function of them",
+        )
+
+
+def _is_key(v: Any) -> bool:
+    return jnp.issubdtype(v.aval.dtype, jax.dtypes.prng_key)
+
+
+def _is_float(v: Any) -> bool:
+    return jnp.issubdtype(v.aval.dtype, jnp.inexact)
