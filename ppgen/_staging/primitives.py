@@ -1,10 +1,11 @@
-"""The five primitives that a staged program is written in.
+"""The six primitives that a staged program is written in.
 
 - `fresh_key`: a PRNG key that nobody else gets.
 - `random_choice`: a random choice whose estimator needs more than a differentiable sample.
 - `sample_site`: a NumPyro site of a program: latent or observed, with its mask and scale.
 - `estimated_program`: a program within another whose density is estimated.
 - `marker`: an identity that names a value for the soundness pass and the reports.
+- `assume_continuous`: an identity that says that no jump of a value matters.
 
 Under `vmap` each of the first four gains a *lane* axis, mapped operands or not, so that every lane
 has its own randomness. Distributions are not batched themselves (a vmapped NumPyro distribution
@@ -253,6 +254,7 @@ def _all_in_front(outs: list[Array]) -> tuple[list[Array], list[int]]:
 
 
 marker_p = _jax.define_marker("marker")
+assume_continuous_p = _jax.define_marker("assume_continuous")
 
 
 def mark(value: Any, kind: str, name: str, where: str, **details: Any) -> Array:
@@ -275,13 +277,18 @@ def equations(jaxpr: Any):
             yield from equations(inner)
 
 
-def needed(jaxpr: Any, wanted: Iterable[Any]) -> frozenset[int]:
-    """Ids of the top-level equations that the `wanted` variables depend on, themselves included."""
+def needed(jaxpr: Any, wanted: Iterable[Any], *, stop: str = "") -> frozenset[int]:
+    """Ids of the top-level equations that the `wanted` variables depend on, themselves included.
+
+    Dependence through a primitive of the name `stop` does not count.
+    """
     variables = {v for v in wanted if not isinstance(v, _jax.Literal)}
     found = set()
     for eqn in reversed(_jax.open_jaxpr(jaxpr)[0].eqns):
         if any(v in variables for v in eqn.outvars):
             found.add(id(eqn))
+            if eqn.primitive.name == stop:
+                continue
             variables.update(v for v in eqn.invars if not isinstance(v, _jax.Literal))
     return frozenset(found)
 
