@@ -136,7 +136,7 @@ def _by_itself(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | Non
         return (WITHOUT_DERIVATIVE[name], mask << 1 | found.moving) if mask else None
     if name == "convert_element_type" and not is_inexact(eqn.outvars[0]):
         new = eqn.outvars[0].aval.dtype
-        return (f"a cast to {new}", suspicion) if new != bool else None
+        return (f"a cast to {new}", suspicion) if jnp.issubdtype(new, jnp.integer) else None
     if name == "sort" and len(ins) > 1:
         keys = join(*ins[: eqn.params["num_keys"]]).suspicion()
         for i in ins[eqn.params["num_keys"] :]:

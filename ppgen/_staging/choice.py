@@ -15,6 +15,7 @@ from jax import Array
 from numpyro.distributions import Distribution
 
 from ppgen import _jax
+from ppgen._distributions.edges import has_point_mass
 from ppgen._distributions.pathwise import has_pathwise_derivative
 from ppgen._distributions.rebuild import (
     flatten,
@@ -95,7 +96,7 @@ def estimator_for(dist: Distribution, asked: Any, *, name: str, where: str) -> A
             asked = found
             break
     if asked is None:
-        return _DEFAULTS[0] if has_pathwise_derivative(dist) else _DEFAULTS[1]
+        asked = _DEFAULTS[0] if has_pathwise_derivative(dist) else _DEFAULTS[1]
     if asked == "auto":
         from ppgen.estimators._automatic import automatic_estimator
 
@@ -115,6 +116,18 @@ def estimator_for(dist: Distribution, asked: Any, *, name: str, where: str) -> A
             instead="ScoreFunction(), which fits every distribution with a density"
             if not isinstance(asked, ScoreFunction)
             else None,
+        )
+    if not asked.differentiable and has_point_mass(dist):
+        mixture = not has_pathwise_derivative(dist)
+        raise EstimatorError(
+            f"{type(asked).__name__}() does not fit: a point mass has no density, so that nothing "
+            "but its value tells of it" + " and a mixture with it has none either" * mixture,
+            site=name,
+            where=where,
+            instead="the component as a choice of its own: z = ppgen.draw(dist.Categorical(probs)),"
+            " and then jnp.where(z == 0, point, ppgen.draw(other))"
+            if mixture
+            else "Reparameterize(), the default",
         )
     return asked
 
