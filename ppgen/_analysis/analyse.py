@@ -11,14 +11,18 @@ import jax
 from ppgen import _jax
 from ppgen._analysis.choices import Choice, choices_of_equation
 from ppgen._analysis.discontinuity import (
+    FOLLOWED,
     WITHOUT_DERIVATIVE,
     discontinuity,
     is_inexact,
+    known,
+    ranged,
     remedy,
     settled,
 )
 from ppgen._analysis.influence import MOVING, NONE, Alignment, Influence, bits, join
 from ppgen._analysis.propagation import mixing, propagate
+from ppgen._analysis.ranges import inside
 from ppgen._lowering.lower import CUSTOM, REMATS
 from ppgen._lowering.scan_structure import sums_over_points
 from ppgen._staging.primitives import (
@@ -154,6 +158,8 @@ class _Walk:
             used = needed(jaxpr, jaxpr.outvars, stop="assume_continuous")
         for eqn in jaxpr.eqns:
             ins = [read(v) for v in eqn.invars]
+            if eqn.primitive.name in FOLLOWED and any(i is not NONE for i in ins):
+                ins = [known(v) if i is NONE else i for v, i in zip(eqn.invars, ins, strict=True)]
             level = checked if id(eqn) in used else OFF
             reached = any(i is not NONE for i in ins)
             if level == ALL and reached and self.trusted(eqn):
@@ -161,6 +167,7 @@ class _Walk:
             outs = self.equation(eqn, ins, counter, depth, level)
             if reached:
                 outs = settled(eqn, ins, outs, jumps=level == ALL)
+                outs = ranged(eqn, ins, outs)
             for v, out in zip(eqn.outvars, outs, strict=True):
                 if out is not NONE:
                     env[v] = out
@@ -227,13 +234,14 @@ class _Walk:
             details |= {"estimator": type(spec.template).__name__, "exogenous": False}
             number = self.mark(id(eqn), Continuous(spec.name, spec.where, details))
             upstream = upstream._replace(moving=False, suspect=0)
-            return join(own, upstream, Influence(pathwise=1 << number))
+            here = Influence(pathwise=1 << number)
+            return join(own, upstream, here)._replace(within=spec.within)
         # Its derivative is the estimator's business: no path goes through the value.
         own = join(own, Influence(upstream.mixed, upstream.aligned))
         if spec.template.differentiable or not is_inexact(eqn.outvars[0]):
             return own
         number = self.mark(id(eqn), Continuous(spec.name, spec.where))
-        return join(own, Influence(frozen=1 << number))
+        return join(own, Influence(frozen=1 << number))._replace(within=spec.within)
 
     def mark(self, equation: int, choice: Continuous) -> int:
         """The number of a choice with a density; a loop body is walked more than once."""
@@ -253,10 +261,10 @@ class _Walk:
                 instead="ppgen.expectation(f, allow_biased=True), or an unbiased estimator",
             )
         # What moves the value by its parameters moves it through the choice.
-        influence = influence._replace(moving=False, suspect=0)
+        influence = influence._replace(moving=False, suspect=0, within=details["within"])
         if details["exogenous"] or details["smooth"]:
             return influence
-        return join(influence, Influence(pathwise=1 << number))
+        return join(influence, Influence(pathwise=1 << number))._replace(within=details["within"])
 
     def region(self, eqn, jaxprs, ins, counter, depth, checked) -> list[Influence]:
         """A branch or loop that is evaluated as a whole; its choices count as one."""
@@ -372,6 +380,11 @@ class _Walk:
         """Raise where a random and moving value reaches something discontinuous."""
         if reached := discontinuity(eqn, ins, jumps=checked == ALL):
             self.report(eqn, *reached)
+        elif eqn.primitive.name == "marker" and eqn.params["kind"] == "scored":
+            support = dict(eqn.params["details"])["within"]
+            if (suspicion := ins[0].suspicion()) and not inside(ins[0].within, support):
+                edge = "the end of the support of {!r}, whose density jumps there"
+                self.report(eqn, edge.format(eqn.params["name"]), suspicion)
 
     def report(self, eqn, what: str, suspicion: int) -> None:
         """Note what was reached, and raise if the analysis is strict."""

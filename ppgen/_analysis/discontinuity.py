@@ -18,7 +18,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from ppgen import _jax
-from ppgen._analysis.influence import Influence, join
+from ppgen._analysis import ranges
+from ppgen._analysis.influence import NONE, Influence, join
 
 _JUMPS = {
     "floor": "floor",
@@ -167,6 +168,27 @@ def settled(
         else:
             new.append(out)
     return new
+
+
+def ranged(eqn: _jax.Eqn, ins: Sequence[Influence], outs: Sequence[Influence]) -> list[Influence]:
+    """The influences on the results, with the ranges of those that are random and moving."""
+    name = eqn.primitive.name
+    own = name == "random_choice" or (name == "marker" and eqn.params["kind"] == "pathwise")
+    if own or _calls(eqn) or not (name == "ne" or any(o.pathwise or o.frozen for o in outs)):
+        return list(outs)
+    operands = zip(eqn.invars, ins, strict=True)
+    within = [i.within if i is not NONE else known(v).within for v, i in operands]
+    found = ranges.after(eqn, within)
+    return [o if o.within == found else o._replace(within=found) for o in outs]
+
+
+def known(v: Any) -> Influence:
+    """What is known of an operand that nothing influences: a number lies where it lies."""
+    if not isinstance(v, _jax.Literal) or jnp.ndim(v.val) or not is_inexact(v):
+        return NONE
+    if jnp.iscomplexobj(v.val):
+        return NONE
+    return Influence(within=(float(v.val), float(v.val)))
 
 
 def is_inexact(v: Any) -> bool:

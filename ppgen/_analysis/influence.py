@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+from ppgen._analysis.ranges import ANYWHERE, Range, hull
+
 Alignment = tuple[int, str] | None
 
 
@@ -25,6 +27,7 @@ class Influence(NamedTuple):
         pathwise: bit set of the reparameterised choices whose derivative flows into the value.
         frozen: bit set of the other choices with a density that it depends on continuously.
         moving: whether a derivative flows into it that comes through no choice: from an argument.
+        within: between which numbers it lies, as far as known: see `ranges`.
         suspect: of an integer or boolean, the `suspicion` of what it jumps with.
     """
 
@@ -34,6 +37,7 @@ class Influence(NamedTuple):
     frozen: int = 0
     moving: bool = False
     suspect: int = 0
+    within: Range = ANYWHERE
 
     def suspicion(self) -> int:
         """What a jump of the value would miss: zero unless it is both random and moving.
@@ -114,13 +118,14 @@ def join(*influences: Influence) -> Influence:
     if all(i is first for i in influences):
         return first
     mixed = pathwise = frozen = suspect = 0
-    moving = False
+    moving, within = False, first.within
     for i in influences:
         mixed |= i.mixed
         pathwise |= i.pathwise
         frozen |= i.frozen
         moving = moving or i.moving
         suspect |= i.suspect
+        within = within if i.within == within else hull(within, i.within)
     aligned: dict[int, tuple[Alignment, ...]] = {}
     for i in influences:
         for choice, places in i.aligned.items():
@@ -133,7 +138,7 @@ def join(*influences: Influence) -> Influence:
                     del aligned[choice]
                     continue
             aligned[choice] = places
-    return Influence(mixed, aligned, pathwise, frozen, moving, suspect)
+    return Influence(mixed, aligned, pathwise, frozen, moving, suspect, within)
 
 
 def _agree(a: Alignment, b: Alignment) -> Alignment:

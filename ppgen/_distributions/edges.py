@@ -60,6 +60,16 @@ def edges_move_with(d: Distribution) -> frozenset[int]:
     return frozenset(moving)
 
 
+def ends_somewhere(d: Distribution) -> bool:
+    """Whether a transformed distribution has an end of its support that is not infinite."""
+    inner: Any = d
+    while isinstance(inner, _WRAPPERS):
+        inner = inner.base_dist
+    if not isinstance(inner, TransformedDistribution) or inner.event_dim:
+        return False
+    return not all(isinstance(e, (int, float)) and math.isinf(e) for e in _ends(inner))
+
+
 def has_point_mass(d: Distribution) -> bool:
     """Whether `d` is a point mass, or a mixture of one with something that has a density."""
     inner: Any = d
@@ -147,10 +157,8 @@ def _affine(loc: Any, scale: Any, end: Any) -> Any:
 
 
 def _scalar(end: Any, low: float, high: float, value: Callable[[Any], Any]) -> Any:
-    if isinstance(end, (int, float)):
-        if math.isinf(end):
-            return high if end > 0 else low
-        return float(value(float(end)))
+    if isinstance(end, (int, float)) and math.isinf(end):
+        return high if end > 0 else low
     return value(end)
 
 

@@ -26,6 +26,7 @@ from ppgen._distributions.rebuild import (
     without_masks,
 )
 from ppgen._distributions.sample_shape import sample_shape
+from ppgen._distributions.supports import range_of
 from ppgen._staging.primitives import (
     SAMPLER_SCOPE,
     SITE_SCOPE,
@@ -163,6 +164,7 @@ def describe_choice(
         event=reinterpreted + dist.event_dim,
         default=any(estimator is default for default in _DEFAULTS),
         looped=in_loop(),
+        within=range_of(dist),
     )
     return spec, leaves, estimator_leaves
 
@@ -198,6 +200,7 @@ def bind_choice(spec: ChoiceSpec, lanes: Lanes, mapped: Mapped, operands: list[A
         smooth=bool(getattr(spec.template, "assume_smooth", False)),
         exogenous=bool(getattr(spec.template, "exogenous", False)),
         biased=spec.template.biased,
+        within=spec.within,
     )
 
 

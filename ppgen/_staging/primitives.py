@@ -15,6 +15,7 @@ would keep a stale batch shape): the lanes are put back by `jax.vmap` where one 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -53,6 +54,7 @@ class ChoiceSpec:
         event: how many trailing axes of a sample are event axes of the site, for reports.
         default: whether nobody chose the estimator, for reports.
         looped: whether it was drawn in the body of a loop.
+        within: between which numbers its values lie (`None`: one that is not known).
     """
 
     name: str
@@ -68,6 +70,7 @@ class ChoiceSpec:
     event: int = 0
     default: bool = False
     looped: bool = False
+    within: tuple[float | None, float | None] = (-math.inf, math.inf)
 
 
 class Plate(NamedTuple):
@@ -104,6 +107,7 @@ class SiteSpec:
         has_scale: whether the last operand is a scale.
         auxiliary: whether the model may lack this site of a guide.
         support: the constraint that the values satisfy.
+        within: between which numbers the density is positive (`None`: one that is not known).
         plates: the plates around it, outermost first.
     """
 
@@ -118,6 +122,7 @@ class SiteSpec:
     auxiliary: bool
     support: Any
     plates: tuple[Plate, ...] = ()
+    within: tuple[float | None, float | None] = (-math.inf, math.inf)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -258,7 +263,7 @@ assume_continuous_p = _jax.define_marker("assume_continuous")
 
 
 def mark(value: Any, kind: str, name: str, where: str, **details: Any) -> Array:
-    """Name a value: `kind` is "pathwise" or "log_prob"."""
+    """Name a value: `kind` is "pathwise", "log_prob" or "scored"."""
     return marker_p.bind(value, kind=kind, name=name, where=where, details=tuple(details.items()))
 
 

@@ -27,7 +27,7 @@ from numpyro.primitives import Messenger
 from ppgen import _jax
 from ppgen._distributions.noninvertible import split_one_way
 from ppgen._distributions.rebuild import flatten, in_single_precision, split_event, split_mask
-from ppgen._distributions.supports import support_of
+from ppgen._distributions.supports import range_of, support_of
 from ppgen._staging.choice import (
     bind_choice,
     choices_in_place,
@@ -301,6 +301,7 @@ def bind_site(
         has_scale=scale is not None,
         auxiliary=auxiliary and not isinstance(dist, Unit),
         support=support_of(dist),
+        within=range_of(dist),
         plates=plates,
     )
     operands = [*leaves, *rest]
