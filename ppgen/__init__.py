@@ -42,6 +42,7 @@ from ppgen._reports.first_nonfinite import NonFinite as NonFinite
 from ppgen._reports.first_nonfinite import first_nonfinite as first_nonfinite
 from ppgen._reports.variance import variance as variance
 from ppgen._sampling.implicit import implicit as implicit
+from ppgen._staging.assume_continuous import assume_continuous as assume_continuous
 from ppgen._staging.choice import draw as draw
 from ppgen._staging.mutable_state import with_state as with_state
 from ppgen.errors import PpgenError as PpgenError

@@ -74,3 +74,173 @@ def test_jumps_of_either_operand(jump, what):
 
     with pytest.raises(ppgen.PpgenError, match=what):
         ppgen.expectation(f)(jax.random.key(0), 0.3)
+
+
+# --- random and moving ----------------------------------------------------------------------------
+
+KEY = jax.random.key(0)
+
+
+def normal(loc, grad=None, shape=()):
+    return ppgen.draw(dist.Normal(loc * jnp.ones(shape), 1.0), name="x", grad=grad)
+
+
+REFUSED = {
+    "one_hot": lambda t: jax.nn.one_hot((normal(t) > 0).astype(int), 2)[1],
+    "count": lambda t: jnp.where(jnp.sum(normal(t, shape=(2,)) > 0) == 2, 1.0, 0.0),
+    "largest": lambda t: (lambda v: (v == v.max())[1] * 1.0)(normal(t, shape=(2,))),
+    "top_k": lambda t: jax.lax.top_k(normal(t, shape=(2,)), 1)[1][0] * 1.0,
+    "any": lambda t: jnp.any(normal(t, shape=(2,)) > 0) * 1.0,
+    "atom": lambda t: jnp.where(jax.nn.relu(normal(t)) == 0, 1.0, 0.0),
+    "finite": lambda t: jnp.where(jnp.isfinite(jnp.log(normal(t))), 1.0, 0.0),
+    "update": lambda t: jnp.zeros(2).at[(normal(t) > 0).astype(int)].set(1.0)[1],
+    "key": lambda t: jax.random.normal(
+        jax.random.fold_in(jax.random.key(0), (normal(t) > 0).astype(int))
+    ),
+    "parameter": lambda t: jnp.sum(ppgen.draw(dist.Bernoulli((normal(t) > 0) * 0.5))),
+    "unknown_primitive": lambda t: jax.lax.nextafter(normal(t), 1.0),
+    "in_a_density": lambda t: ppgen.log_density(
+        lambda v: numpyro.sample("b", dist.Bernoulli(0.3), obs=v)
+    )({}, normal(t) > 0),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_suspect_numbers(name):
+    with pytest.raises(ppgen.errors.DiscontinuityError):
+        ppgen.expectation(REFUSED[name])(KEY, 0.3)
+
+
+FROZEN = [ppgen.ScoreFunction(), ppgen.MeasureValued()]
+
+
+@pytest.mark.parametrize("grad", FROZEN)
+def test_a_frozen_value_meets_a_parameter(grad):
+    """Freezing the choice is no remedy where the jump moves; the message says what is."""
+
+    def f(theta):
+        return jnp.where(normal(0.0, grad) < theta, 1.0, 0.0)
+
+    with pytest.raises(ppgen.errors.DiscontinuityError, match="probability") as info:
+        jax.grad(ppgen.expectation(f), argnums=1)(KEY, 0.3)
+    assert "assume_continuous" in info.value.instead and ".cdf(theta)" in info.value.instead
+    with pytest.raises(ppgen.errors.DiscontinuityError, match="probability"):
+        jax.grad(ppgen.expectation(lambda t: (normal(t) < 2 * t) * 1.0), argnums=1)(KEY, 0.3)
+
+
+def slope(f, theta, **options):
+    g = jax.grad(ppgen.expectation(f, draws=20_000, **options), argnums=1)
+    return float(g(KEY, theta))
+
+
+@pytest.mark.parametrize("grad", FROZEN)
+def test_the_advice_is_right(grad):
+    """What the messages recommend has the slope of the closed form, the density of a normal."""
+    exact = float(jnp.exp(dist.Normal(0.0, 1.0).log_prob(0.3)))
+    advised = {
+        "at the site": lambda t: jnp.where(normal(t, grad) > 0, 1.0, 0.0),
+        "a count": lambda t: jnp.where(jnp.sum(normal(t, grad, (1,)) > 0) == 1, 1.0, 0.0),
+        "an index": lambda t: jnp.zeros(2).at[(normal(t, grad) > 0).astype(int)].set(1.0)[1],
+        "in the distribution": lambda t: jnp.where(normal(0.0 - t, grad) < 0, 1.0, 0.0),
+        "a probability": lambda t: dist.Normal(0.0, 1.0).cdf(t),
+    }
+    for name, f in advised.items():
+        assert abs(slope(f, 0.3) - exact) < 0.03, name
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda t: jnp.floor(t) + t,
+        lambda t: jnp.where(normal(0.3, ppgen.ScoreFunction()) > 0, t, 2 * t),
+        lambda t: jnp.where(ppgen.draw(dist.Bernoulli(0.3)) == 1, t, 2 * t),
+        lambda t: (ppgen.draw(dist.Poisson(2.0)) < t) * t,
+        lambda t: jnp.maximum(normal(0.0, ppgen.ScoreFunction()), t),
+        lambda t: (lambda x: jnp.where(x > 0, x, 0.0) + jax.nn.softplus(x))(normal(t)),
+        lambda t: jnp.sum(jnp.sort(normal(t, shape=(3,)))[:2]),
+        lambda t: ppgen.assume_continuous(jnp.sign(normal(t))) * normal(t),
+        lambda t: jnp.where(ppgen.assume_continuous(normal(t) > 0), 1.0, 2.0),
+    ],
+)
+def test_what_is_not_random_and_moving_may_jump(f):
+    assert jnp.isfinite(jax.grad(ppgen.expectation(f), argnums=1)(KEY, 0.3))
+
+
+# --- supports -------------------------------------------------------------------------------------
+
+T = dist.transforms
+STANDARD = dist.Normal(0.0, 1.0)
+MOVES = {
+    "shifted": lambda t: dist.TransformedDistribution(
+        dist.Exponential(1.0), T.AffineTransform(t, 1.0)
+    ),
+    "scaled": lambda t: dist.TransformedDistribution(
+        dist.Uniform(0.0, 1.0), T.AffineTransform(0.0, t)
+    ),
+    "squashed": lambda t: dist.TransformedDistribution(
+        STANDARD, [T.SigmoidTransform(), T.AffineTransform(0.0, t)]
+    ),
+    "derived": lambda t: dist.Uniform(0.0, 2 * t).expand([1]).to_event(1),
+}
+STAYS = {
+    "affine": lambda t: dist.TransformedDistribution(STANDARD, T.AffineTransform(t, t)),
+    "lognormal": lambda t: dist.LogNormal(t, 1.0),
+    "scaled": lambda t: dist.TransformedDistribution(
+        dist.Exponential(1.0), T.AffineTransform(0.0, t)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_a_frozen_support_must_not_move(name):
+    def f(t):
+        return jnp.sum(ppgen.draw(MOVES[name](t), grad=ppgen.ScoreFunction()))
+
+    with pytest.raises(ppgen.errors.DerivativeError, match="bound of its support"):
+        jax.grad(ppgen.expectation(f), argnums=1)(KEY, 0.5)
+    mended = ppgen.expectation(lambda t: jnp.sum(ppgen.draw(MOVES[name](t))))
+    assert jnp.isfinite(jax.grad(mended, argnums=1)(KEY, 0.5))
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_a_frozen_support_that_stays(name):
+    def f(t):
+        return ppgen.draw(STAYS[name](t), grad=ppgen.ScoreFunction())
+
+    assert jnp.isfinite(jax.grad(ppgen.expectation(f), argnums=1)(KEY, 0.5))
+
+
+def test_point_masses():
+    with pytest.raises(ppgen.errors.EstimatorError, match="point mass"):
+        ppgen.expectation(lambda t: ppgen.draw(dist.Delta(t), grad=ppgen.ScoreFunction()))(KEY, 0.5)
+    half = dist.Categorical(jnp.array([0.5, 0.5]))
+
+    def mixture(t):
+        parts = [dist.Delta(0.0), dist.Normal(t, 1.0)]
+        return ppgen.draw(dist.MixtureGeneral(half, parts, support=dist.constraints.real)) ** 2
+
+    with pytest.raises(ppgen.errors.EstimatorError, match="component as a choice"):
+        ppgen.expectation(mixture)(KEY, 0.8)
+
+    def advised(t):
+        return jnp.where(ppgen.draw(half) == 0, 0.0, ppgen.draw(dist.Normal(t, 1.0))) ** 2
+
+    assert abs(slope(advised, 0.8) - 0.8) < 0.05
+
+
+def scored(d, value):
+    return ppgen.log_density(lambda v: numpyro.sample("y", d, obs=v))({}, value)
+
+
+def test_a_density_outside_of_its_support():
+    def f(t, grad=None):
+        return jnp.exp(scored(dist.Exponential(1.0), normal(t, grad)))
+
+    with pytest.raises(ppgen.errors.DiscontinuityError, match="end of the support of 'y'"):
+        ppgen.expectation(f)(KEY, 0.3)
+
+
+@pytest.mark.parametrize("inside", [jnp.exp, jnp.square, jnp.abs, jax.nn.softplus, jax.nn.sigmoid])
+def test_a_density_inside_of_its_support(inside):
+    g = ppgen.expectation(lambda t: scored(dist.Exponential(1.0), inside(normal(t))))
+    assert jnp.isfinite(g(KEY, 0.3))

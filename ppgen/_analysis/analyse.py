@@ -10,10 +10,20 @@ import jax
 
 from ppgen import _jax
 from ppgen._analysis.choices import Choice, choices_of_equation
-from ppgen._analysis.discontinuity import WITHOUT_DERIVATIVE, discontinuity
+from ppgen._analysis.discontinuity import (
+    FOLLOWED,
+    WITHOUT_DERIVATIVE,
+    discontinuity,
+    is_inexact,
+    known,
+    ranged,
+    remedy,
+    settled,
+)
 from ppgen._analysis.hidden_randomness import check_hidden_randomness
-from ppgen._analysis.influence import NONE, Alignment, Influence, bits, join
+from ppgen._analysis.influence import MOVING, NONE, Alignment, Influence, bits, join
 from ppgen._analysis.propagation import mixing, propagate
+from ppgen._analysis.ranges import inside
 from ppgen._lowering.lower import CUSTOM, REMATS
 from ppgen._lowering.scan_structure import sums_over_points
 from ppgen._staging.primitives import (
@@ -31,12 +41,15 @@ from ppgen.errors import BiasedEstimatorError, DiscontinuityError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Pathwise:
-    """A reparameterised choice (or a biased one that is differentiated in place)."""
+class Continuous:
+    """A choice with a density; `details` are those of a reparameterised one.
+
+    A biased one that is differentiated in place is reparameterised too.
+    """
 
     name: str
     where: str
-    details: dict[str, Any]
+    details: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass
@@ -45,7 +58,8 @@ class Analysis:
 
     Attributes:
         choices: its random choices that are not in place; influence bit sets index them.
-        pathwise: its reparameterised choices.
+        continuous: its choices with a density, which the bits of `Influence.pathwise` and
+            `Influence.frozen` index.
         first: for each top-level equation that makes choices, the index of its first one.
         upstream: for each choice, what influences its distribution.
         influence: for each top-level variable, what influences it.
@@ -53,16 +67,26 @@ class Analysis:
     """
 
     choices: list[Choice] = dataclasses.field(default_factory=list)
-    pathwise: list[Pathwise] = dataclasses.field(default_factory=list)
+    continuous: list[Continuous] = dataclasses.field(default_factory=list)
     first: dict[int, int] = dataclasses.field(default_factory=dict)
     upstream: dict[int, Influence] = dataclasses.field(default_factory=dict)
     influence: dict[_jax.Var, Influence] = dataclasses.field(default_factory=dict)
-    discontinuities: list[tuple[str, str, list[Pathwise]]] = dataclasses.field(default_factory=list)
+    discontinuities: list[tuple[str, str, list[Continuous]]] = dataclasses.field(
+        default_factory=list
+    )
+
+    @property
+    def pathwise(self) -> list[Any]:
+        """The reparameterised choices."""
+        return [c for c in self.continuous if c.details is not None]
 
     def of(self, v: Any) -> Influence:
         """The influence on a top-level variable or literal."""
         return NONE if isinstance(v, _jax.Literal) else self.influence.get(v, NONE)
 
+
+# What is looked for: nothing; where suspect integers go; and where they come from.
+OFF, SUSPECTS, ALL = range(3)
 
 # Densities in NumPyro's potential energy, which maps its argument into the supports.
 _POTENTIAL = (
@@ -85,16 +109,26 @@ def analyse(jaxpr: Any, *, allow_biased: bool = False, strict: bool = True) -> A
     """
     walk = _Walk(Analysis(), allow_biased, strict)
     opened, _ = _jax.open_jaxpr(jaxpr)
-    env: dict[_jax.Var, Influence] = {}
+    env = _constants(jaxpr)
     for eqn in opened.eqns:
         if made := choices_of_equation(eqn):
             walk.analysis.first[id(eqn)] = len(walk.analysis.choices)
             walk.analysis.choices += made
-    walk.equations(opened, env, walk.counter(0), depth=0, checked=True)
+    walk.equations(opened, env, walk.counter(0), depth=0, checked=ALL)
     walk.analysis.influence = env
     if strict:
         check_hidden_randomness(jaxpr)
     return walk.analysis
+
+
+def _constants(jaxpr: Any) -> dict[_jax.Var, Influence]:
+    """What is traced may be differentiated; nobody can know before it is."""
+    opened, consts = _jax.open_jaxpr(jaxpr)
+    return {
+        v: MOVING
+        for v, value in zip(opened.constvars, consts, strict=False)
+        if isinstance(value, jax.core.Tracer) and is_inexact(v)
+    }
 
 
 class _Counter:
@@ -116,40 +150,54 @@ class _Walk:
         self.reported: set[int] = set()
         self.line = ""  # of the call of one of JAX's own functions that is being walked through
 
-    def equations(self, jaxpr, env, counter, *, depth: int, checked: bool) -> list[Influence]:
+    def equations(self, jaxpr, env, counter, *, depth: int, checked: int) -> list[Influence]:
         def read(v):
             return NONE if isinstance(v, _jax.Literal) else env.get(v, NONE)
 
         # What nobody uses harms nobody: `logsumexp` computes a sign in passing.
-        used = needed(jaxpr, jaxpr.outvars) if checked else frozenset()
+        # What goes through `assume_continuous` only is its author's word.
+        used = frozenset()
+        if checked:
+            used = needed(jaxpr, jaxpr.outvars, stop="assume_continuous")
         for eqn in jaxpr.eqns:
             ins = [read(v) for v in eqn.invars]
-            outs = self.equation(eqn, ins, counter, depth, id(eqn) in used)
+            if eqn.primitive.name in FOLLOWED and any(i is not NONE for i in ins):
+                ins = [known(v) if i is NONE else i for v, i in zip(eqn.invars, ins, strict=True)]
+            level = checked if id(eqn) in used else OFF
+            reached = any(i is not NONE for i in ins)
+            if level == ALL and reached and self.trusted(eqn):
+                level = SUSPECTS
+            outs = self.equation(eqn, ins, counter, depth, level)
+            if reached:
+                outs = settled(eqn, ins, outs, jumps=level == ALL)
+                outs = ranged(eqn, ins, outs)
             for v, out in zip(eqn.outvars, outs, strict=True):
                 if out is not NONE:
                     env[v] = out
         return [read(v) for v in jaxpr.outvars]
 
-    def inner(self, jaxpr, ins, counter, *, depth: int, checked: bool) -> list[Influence]:
+    def inner(self, jaxpr, ins, counter, *, depth: int, checked: int) -> list[Influence]:
+        env = _constants(jaxpr)
         jaxpr, _ = _jax.open_jaxpr(jaxpr)
-        env = {v: i for v, i in zip(jaxpr.invars, ins, strict=True) if i is not NONE}
+        env.update((v, i) for v, i in zip(jaxpr.invars, ins, strict=True) if i is not NONE)
         return self.equations(jaxpr, env, counter, depth=depth, checked=checked)
 
-    def equation(self, eqn, ins: Sequence[Influence], counter, depth: int, checked: bool):
+    def equation(self, eqn, ins: Sequence[Influence], counter, depth: int, checked: int):
         name = eqn.primitive.name
         if name == "random_choice":
+            if checked:
+                self.check(eqn, ins, SUSPECTS)
             return [self.choice(eqn, ins, counter.take(), depth)]
         if name == "marker" and eqn.params["kind"] == "pathwise":
             return [self.marked(eqn, ins[0])]
-        # Densities are continuous on their support, which the sample never leaves, and samplers are
-        # checked where they are declared to have a pathwise derivative.
-        if checked and any(i.pathwise for i in ins):
-            checked = not _jax.in_scope(eqn, DENSITY_SCOPE, SAMPLER_SCOPE)
-            checked = checked and not _jax.staged_in(eqn, *_POTENTIAL)
-        if checked:
-            self.check(eqn, ins)
-        if name == "stop_gradient":
+        if name == "assume_continuous":
             return [Influence(i.mixed, i.aligned) for i in ins]
+        if checked and any(i is not NONE for i in ins):
+            self.check(eqn, ins, checked)
+        if name == "stop_gradient":
+            return [_still(i) for i in ins]
+        if name == "optimization_barrier":
+            return list(ins)
         if name == "scan":
             return self.scan(eqn, ins, counter, depth, checked)
         if name in CALLS:
@@ -161,13 +209,19 @@ class _Walk:
         if name in CUSTOM and not is_random(eqn):
             # A custom derivative is the author's word that the function has one.
             jaxpr = _jax.subjaxprs(eqn)[0]
-            return self.inner(jaxpr, ins, counter, depth=depth, checked=False)
+            return self.inner(jaxpr, ins, counter, depth=depth, checked=min(checked, SUSPECTS))
         if jaxprs := _jax.subjaxprs(eqn):
             return self.region(eqn, jaxprs, ins, counter, depth, checked)
-        if name in ("eq", "ne", "is_finite"):
-            # A continuous value meets a number with probability zero.
-            ins = [Influence(i.mixed, i.aligned) if i.pathwise else i for i in ins]
         return propagate(eqn, ins)
+
+    def trusted(self, eqn) -> bool:
+        """Whether an equation's own jumps do not count.
+
+        Densities are continuous on their support, and samplers are checked where they are declared
+        to have a pathwise derivative.
+        """
+        scopes = _jax.in_scope(eqn, DENSITY_SCOPE, SAMPLER_SCOPE)
+        return scopes or _jax.staged_in(eqn, *_POTENTIAL)
 
     def choice(self, eqn, ins: Sequence[Influence], index: int, depth: int) -> Influence:
         spec: ChoiceSpec = eqn.params["spec"]
@@ -181,21 +235,27 @@ class _Walk:
         if spec.template.differentiable and not getattr(spec.template, "assume_smooth", False):
             details = {"batch": lanes + spec.batch, "dist": spec.family, "smooth": False}
             details |= {"estimator": type(spec.template).__name__, "exogenous": False}
-            number = self.mark(id(eqn), Pathwise(spec.name, spec.where, details))
-            return join(own, upstream, Influence(pathwise=1 << number))
+            number = self.mark(id(eqn), Continuous(spec.name, spec.where, details))
+            upstream = upstream._replace(moving=False, suspect=0)
+            here = Influence(pathwise=1 << number)
+            return join(own, upstream, here)._replace(within=spec.within)
         # Its derivative is the estimator's business: no path goes through the value.
-        return join(own, Influence(upstream.mixed, upstream.aligned))
+        own = join(own, Influence(upstream.mixed, upstream.aligned))
+        if spec.template.differentiable or not is_inexact(eqn.outvars[0]):
+            return own
+        number = self.mark(id(eqn), Continuous(spec.name, spec.where))
+        return join(own, Influence(frozen=1 << number))._replace(within=spec.within)
 
-    def mark(self, equation: int, pathwise: Pathwise) -> int:
-        """The number of a pathwise choice; a loop body is walked more than once."""
+    def mark(self, equation: int, choice: Continuous) -> int:
+        """The number of a choice with a density; a loop body is walked more than once."""
         if equation not in self.marks:
-            self.marks[equation] = len(self.analysis.pathwise)
-            self.analysis.pathwise.append(pathwise)
+            self.marks[equation] = len(self.analysis.continuous)
+            self.analysis.continuous.append(choice)
         return self.marks[equation]
 
     def marked(self, eqn, influence: Influence) -> Influence:
         details = dict(eqn.params["details"])
-        number = self.mark(id(eqn), Pathwise(eqn.params["name"], eqn.params["where"], details))
+        number = self.mark(id(eqn), Continuous(eqn.params["name"], eqn.params["where"], details))
         if details["biased"] and not self.allow_biased:
             raise BiasedEstimatorError(
                 f"{details['estimator']} is biased: its gradient is not that of the expectation",
@@ -203,9 +263,11 @@ class _Walk:
                 where=eqn.params["where"],
                 instead="ppgen.expectation(f, allow_biased=True), or an unbiased estimator",
             )
+        # What moves the value by its parameters moves it through the choice.
+        influence = influence._replace(moving=False, suspect=0, within=details["within"])
         if details["exogenous"] or details["smooth"]:
             return influence
-        return join(influence, Influence(pathwise=1 << number))
+        return join(influence, Influence(pathwise=1 << number))._replace(within=details["within"])
 
     def region(self, eqn, jaxprs, ins, counter, depth, checked) -> list[Influence]:
         """A branch or loop that is evaluated as a whole; its choices count as one."""
@@ -232,7 +294,8 @@ class _Walk:
             everything = join(*(i.all_mixed() for i in ins))
             for jaxpr in jaxprs:
                 inside = [everything] * len(_jax.open_jaxpr(jaxpr)[0].invars)
-                got = self.inner(jaxpr, inside, _Scratch(count), depth=depth, checked=False)
+                level = checked if name == "shard_map" else OFF
+                got = self.inner(jaxpr, inside, _Scratch(count), depth=depth, checked=level)
                 outs = [join(o, *(_known(g, count) for g in got)) for o in outs]
         if made:
             index = counter.take()
@@ -243,7 +306,7 @@ class _Walk:
             outs = [join(own, o) for o in outs]
         return outs
 
-    def followed(self, eqn, ins, depth: int, checked: bool) -> list[Influence]:
+    def followed(self, eqn, ins, depth: int, checked: int) -> list[Influence]:
         """The influence on the results of a region, from within; alignments do not come out."""
         name, count = eqn.primitive.name, len(self.analysis.choices)
 
@@ -266,10 +329,12 @@ class _Walk:
                 break
             carry = new
         if checked:
-            self.check(eqn, [*ins[: n + m], *carry])
+            (decision,) = through(eqn.params["cond_jaxpr"], [*ins[:n], *carry])
+            if decision.suspect:
+                self.report(eqn, "the predicate of a while_loop", decision.suspect)
         return carry
 
-    def scan(self, eqn, ins, counter, depth: int, checked: bool) -> list[Influence]:
+    def scan(self, eqn, ins, counter, depth: int, checked: int) -> list[Influence]:
         """Influence through a loop: a fixed point over what is carried."""
         num_consts, num_carry = _jax.scan_counts(eqn)
         time, toward = -1 - depth, ">" if eqn.params["reverse"] else "<"
@@ -314,33 +379,42 @@ class _Walk:
         out = [join(c, o).move(final) for c, o in zip(carry, outs[:num_carry], strict=True)]
         return out + [o.move(leave) for o in outs[num_carry:]]
 
-    def check(self, eqn, ins: Sequence[Influence]) -> None:
-        """Raise where a pathwise value reaches something discontinuous."""
-        reached = discontinuity(eqn, ins)
-        if reached is None or id(eqn) in self.reported:
+    def check(self, eqn, ins: Sequence[Influence], checked: int) -> None:
+        """Raise where a random and moving value reaches something discontinuous."""
+        if reached := discontinuity(eqn, ins, jumps=checked == ALL):
+            self.report(eqn, *reached)
+        elif eqn.primitive.name == "marker" and eqn.params["kind"] == "scored":
+            support = dict(eqn.params["details"])["within"]
+            if (suspicion := ins[0].suspicion()) and not inside(ins[0].within, support):
+                edge = "the end of the support of {!r}, whose density jumps there"
+                self.report(eqn, edge.format(eqn.params["name"]), suspicion)
+
+    def report(self, eqn, what: str, suspicion: int) -> None:
+        """Note what was reached, and raise if the analysis is strict."""
+        if id(eqn) in self.reported:
             return
-        what, mask = reached
         self.reported.add(id(eqn))
-        sites = [self.analysis.pathwise[i] for i in bits(mask)]
+        sites = [self.analysis.continuous[i] for i in bits(suspicion >> 1)]
         known = eqn.params["error"].where if eqn.primitive.name == "undifferentiable" else None
         line = known or self.line or where(eqn)
         self.analysis.discontinuities.append((what, line, sites))
         if self.strict:
-            names = ", ".join(repr(s.name) for s in sites)
             jumps = eqn.primitive.name not in WITHOUT_DERIVATIVE
-            why = (
-                "would silently miss what its jumps contribute"
-                if jumps
-                else "needs a derivative that is not there"
-            )
-            smooth = ", or Reparameterize(assume_smooth=True) if the jumps do not matter"
+            why, instead = remedy(suspicion, sites, jumps=jumps)
             raise DiscontinuityError(
-                f"the reparameterised value of {names} reaches {what} at {line}: the pathwise "
-                f"gradient {why}",
+                why.format(f"{what} at {line}"),
                 site=sites[0].name,
                 where=sites[0].where,
-                instead="ScoreFunction() or MeasureValued() at the site" + smooth * jumps,
+                instead=instead,
             )
+
+
+def _still(influence: Influence) -> Influence:
+    """The influence on a value without its derivative."""
+    frozen = influence.frozen | influence.pathwise
+    if not (frozen or influence.moving):
+        return influence
+    return influence._replace(pathwise=0, frozen=frozen, moving=False)
 
 
 class _Scratch(_Counter):
@@ -350,7 +424,7 @@ class _Scratch(_Counter):
 def _known(influence: Influence, count: int) -> Influence:
     mask = (1 << count) - 1
     mixed = influence.all_mixed()
-    return Influence(mixed.mixed & mask, {}, mixed.pathwise)
+    return mixed._replace(mixed=mixed.mixed & mask, aligned={})
 
 
 def _of_distribution(eqn: _jax.Eqn, ins: Sequence[Influence]) -> Influence:
@@ -384,5 +458,5 @@ def _of_distribution(eqn: _jax.Eqn, ins: Sequence[Influence]) -> Influence:
 
     jaxpr = jax.make_jaxpr(density)(shape, *avals)
     walk = _Walk(Analysis(), True, False)
-    (out,) = walk.inner(jaxpr, [NONE, *ins[:n]], _Counter(0), depth=0, checked=False)
+    (out,) = walk.inner(jaxpr, [NONE, *ins[:n]], _Counter(0), depth=0, checked=OFF)
     return join(out, *rest)

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+from ppgen._analysis.ranges import ANYWHERE, Range, hull
+
 Alignment = tuple[int, str] | None
 
 
@@ -23,11 +25,28 @@ class Influence(NamedTuple):
         mixed: bit set of choices all of whose axes are mixed.
         aligned: for the other choices, the alignment of each of their axes.
         pathwise: bit set of the reparameterised choices whose derivative flows into the value.
+        frozen: bit set of the other choices with a density that it depends on continuously.
+        moving: whether a derivative flows into it that comes through no choice: from an argument.
+        within: between which numbers it lies, as far as known: see `ranges`.
+        suspect: of an integer or boolean, the `suspicion` of what it jumps with.
     """
 
     mixed: int = 0
     aligned: dict[int, tuple[Alignment, ...]] = {}
     pathwise: int = 0
+    frozen: int = 0
+    moving: bool = False
+    suspect: int = 0
+    within: Range = ANYWHERE
+
+    def suspicion(self) -> int:
+        """What a jump of the value would miss: zero unless it is both random and moving.
+
+        Bit zero says whether it moves with more than its choices, those above are the choices.
+        """
+        if not (self.pathwise or (self.frozen and self.moving)):
+            return 0
+        return (self.pathwise | self.frozen) << 1 | self.moving
 
     def choices(self) -> set[int]:
         """Every choice that influences the value."""
@@ -37,7 +56,7 @@ class Influence(NamedTuple):
         """The same choices, with nothing known of the axes."""
         if not self.aligned:
             return self
-        return Influence(self.mixed | _set_of(self.aligned), {}, self.pathwise)
+        return self._replace(mixed=self.mixed | _set_of(self.aligned), aligned={})
 
     def jumbled(self) -> Influence:
         """The influence on what may depend on any element; the steps of loops around stay apart."""
@@ -66,7 +85,7 @@ class Influence(NamedTuple):
                 aligned[choice] = new
             else:
                 mixed |= 1 << choice
-        return Influence(mixed, aligned, self.pathwise)
+        return self._replace(mixed=mixed, aligned=aligned)
 
 
 def bits(mask: int) -> list[int]:
@@ -87,6 +106,7 @@ def _set_of(elements: Any) -> int:
 
 
 NONE = Influence()
+MOVING = Influence(moving=True)
 
 
 def join(*influences: Influence) -> Influence:
@@ -94,12 +114,18 @@ def join(*influences: Influence) -> Influence:
     influences = tuple(i for i in influences if i is not NONE)
     if not influences:
         return NONE
-    if len(influences) == 1:
-        return influences[0]
-    mixed = pathwise = 0
+    first = influences[0]
+    if all(i is first for i in influences):
+        return first
+    mixed = pathwise = frozen = suspect = 0
+    moving, within = False, first.within
     for i in influences:
         mixed |= i.mixed
         pathwise |= i.pathwise
+        frozen |= i.frozen
+        moving = moving or i.moving
+        suspect |= i.suspect
+        within = within if i.within == within else hull(within, i.within)
     aligned: dict[int, tuple[Alignment, ...]] = {}
     for i in influences:
         for choice, places in i.aligned.items():
@@ -112,7 +138,7 @@ def join(*influences: Influence) -> Influence:
                     del aligned[choice]
                     continue
             aligned[choice] = places
-    return Influence(mixed, aligned, pathwise)
+    return Influence(mixed, aligned, pathwise, frozen, moving, suspect, within)
 
 
 def _agree(a: Alignment, b: Alignment) -> Alignment:

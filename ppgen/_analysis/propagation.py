@@ -206,7 +206,7 @@ def _matrix(eqn, ins):
 
 def _implicit(eqn, ins):
     """A sample that moves implicitly: it was drawn from the parameters, but that path is frozen."""
-    return join(ins[0], *(Influence(pathwise=i.pathwise) for i in ins[1:]))
+    return join(ins[0], *(i._replace(mixed=0, aligned={}) for i in ins[1:]))
 
 
 def mixing(eqn: _jax.Eqn, ins: Sequence[Influence]) -> list[Influence]:

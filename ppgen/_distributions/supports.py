@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from numpyro.distributions import Delta, Distribution, constraints
 
+from ppgen._distributions.edges import ends_somewhere
 from ppgen._distributions.wrappers import unwrapped
 
 _INDEPENDENT = type(constraints.independent(constraints.real, 1))
@@ -58,6 +60,26 @@ def support_of(dist: Distribution) -> Support:
         lower, upper = 0, 1
     kind = "integer" if constraint.is_discrete else "real"
     return Support(kind, _number(lower), _number(upper), (lower is not None, upper is not None))
+
+
+def range_of(dist: Distribution) -> tuple[float | None, float | None]:
+    """Between which numbers the elements of a sample lie; None for an end that is not known.
+
+    Vectors and matrices of a shape of their own (a simplex) have no ends here.
+    """
+    support = support_of(dist)
+    if support.kind != "real":
+        return -math.inf, math.inf
+    low, high = (
+        (bound if given else infinite)
+        for bound, given, infinite in zip(
+            (support.lower, support.upper), support.bounded, (-math.inf, math.inf), strict=True
+        )
+    )
+    if not any(support.bounded) and ends_somewhere(dist):
+        # NumPyro calls the support of a shifted exponential real.
+        return None, None
+    return low, high
 
 
 def _number(bound: object) -> float | None:

@@ -15,6 +15,7 @@ from jax import Array
 from numpyro.distributions import Distribution
 
 from ppgen._derivatives import without_derivative, without_second_derivative
+from ppgen._distributions.edges import edges_move_with
 from ppgen._distributions.families import family
 from ppgen._distributions.rebuild import flatten, rebuilt
 from ppgen.densities import log_prob
@@ -32,14 +33,10 @@ def log_density_for_score(d: Distribution, value: Array) -> Array:
 
 def _with_fixed_support(d: Distribution) -> Distribution:
     """`d`, whose parameters that bound its support must not be differentiated."""
-    try:
-        bounds = [x for x in jax.tree.leaves(d.support) if _is_real(x)]
-    except NotImplementedError:  # a user's distribution that does not say
-        return d
-    leaves, structure = flatten(d)
-    moving = {i for i, x in enumerate(leaves) if any(x is bound for bound in bounds)}
+    moving = edges_move_with(d)
     if not moving:
         return d
+    leaves, structure = flatten(d)
     name = type(d).__name__
 
     def fixed(x: Any) -> Any:

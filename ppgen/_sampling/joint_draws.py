@@ -47,5 +47,5 @@ def common_step(step: Array) -> Array:
     share must not be derived from it, or they would get the same randomness in each step from then
     on.
     """
-    draws = _draws.get()
+    draws = current().draws
     return step if draws is None else jax.lax.pmax(step, draws[0])

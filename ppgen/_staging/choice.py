@@ -13,9 +13,11 @@ from jax import Array
 from numpyro.distributions import Distribution
 
 from ppgen import _jax
+from ppgen._distributions.edges import has_point_mass
 from ppgen._distributions.pathwise import has_pathwise_derivative
 from ppgen._distributions.rebuild import flatten
 from ppgen._distributions.sample_shape import sample_shape
+from ppgen._distributions.supports import range_of
 from ppgen._distributions.wrappers import (
     in_single_precision,
     plain,
@@ -70,7 +72,7 @@ def estimator_for(dist: Distribution, asked: Any, *, name: str, where: str) -> A
     found = [rule(name) for rule in current().estimators]
     asked = next((each for each in found if each is not None), asked)
     if asked is None:
-        return _DEFAULTS[0] if has_pathwise_derivative(dist) else _DEFAULTS[1]
+        asked = _DEFAULTS[0] if has_pathwise_derivative(dist) else _DEFAULTS[1]
     if asked == "auto":
         from ppgen.estimators._automatic import automatic_estimator
 
@@ -90,6 +92,18 @@ def estimator_for(dist: Distribution, asked: Any, *, name: str, where: str) -> A
             instead="ScoreFunction(), which fits every distribution with a density"
             if not isinstance(asked, ScoreFunction)
             else None,
+        )
+    if not asked.differentiable and has_point_mass(dist):
+        mixture = not has_pathwise_derivative(dist)
+        raise EstimatorError(
+            f"{type(asked).__name__}() does not fit: a point mass has no density, so that nothing "
+            "but its value tells of it" + " and a mixture with it has none either" * mixture,
+            site=name,
+            where=where,
+            instead="the component as a choice of its own: z = ppgen.draw(dist.Categorical(probs)),"
+            " and then jnp.where(z == 0, point, ppgen.draw(other))"
+            if mixture
+            else "Reparameterize(), the default",
         )
     return asked
 
@@ -131,6 +145,7 @@ def describe_choice(
         default=any(estimator is default for default in _DEFAULTS),
         looped=in_loop(),
         has_sampler=has_sampler,
+        within=range_of(dist),
     )
     return spec, leaves, estimator_leaves
 
@@ -174,6 +189,7 @@ def bind_choice(spec: ChoiceSpec, lanes: Lanes, mapped: Mapped, operands: list[A
         smooth=bool(getattr(spec.template, "assume_smooth", False)),
         exogenous=bool(getattr(spec.template, "exogenous", False)),
         biased=spec.template.biased,
+        within=spec.within,
     )
 
 

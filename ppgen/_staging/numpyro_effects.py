@@ -18,7 +18,7 @@ from numpyro.primitives import Messenger
 
 from ppgen._distributions.noninvertible import split_one_way
 from ppgen._distributions.rebuild import flatten
-from ppgen._distributions.supports import support_of
+from ppgen._distributions.supports import range_of, support_of
 from ppgen._distributions.wrappers import in_single_precision, split_event, split_mask
 from ppgen._staging.choice import bind_choice, describe_choice, estimator_for, fresh_key
 from ppgen._staging.numpyro_control_flow import bind_control_flow, condition_plate, inside
@@ -188,6 +188,7 @@ def bind_site(
         has_scale=scale is not None,
         auxiliary=auxiliary and not isinstance(dist, Unit),
         support=support_of(dist),
+        within=range_of(dist),
         plates=plates,
         fixed=fixed,
     )

@@ -1,10 +1,11 @@
-"""The five primitives that a staged program is written in.
+"""The six primitives that a staged program is written in.
 
 - `fresh_key`: a PRNG key that nobody else gets.
 - `random_choice`: a random choice whose estimator needs more than a differentiable sample.
 - `sample_site`: a NumPyro site of a program: latent or observed, with its mask and scale.
 - `estimated_program`: a program within another whose density is estimated.
 - `marker`: an identity that names a value for the soundness pass and the reports.
+- `assume_continuous`: an identity that says that no jump of a value matters.
 
 Under `vmap` each of the first four gains a *lane* axis, mapped operands or not, so that every lane
 has its own randomness. Distributions are not batched themselves (a vmapped NumPyro distribution
@@ -14,6 +15,7 @@ would keep a stale batch shape): the lanes are put back by `jax.vmap` where one 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -53,6 +55,7 @@ class ChoiceSpec:
         default: whether nobody chose the estimator, for reports.
         looped: whether it was drawn in the body of a loop.
         has_sampler: false where the distribution has only a density: its values are given.
+        within: between which numbers its values lie (`None`: one that is not known).
     """
 
     name: str
@@ -69,6 +72,7 @@ class ChoiceSpec:
     default: bool = False
     looped: bool = False
     has_sampler: bool = True
+    within: tuple[float | None, float | None] = (-math.inf, math.inf)
 
 
 class Plate(NamedTuple):
@@ -105,6 +109,7 @@ class SiteSpec:
         has_scale: whether the last operand is a scale.
         auxiliary: whether the model may lack this site of a guide.
         support: the constraint that the values satisfy.
+        within: between which numbers the density is positive (`None`: one that is not known).
         plates: the plates around it, outermost first.
         fixed: whether it is the minibatch of a plate whose indices are given.
     """
@@ -121,6 +126,7 @@ class SiteSpec:
     support: Any
     plates: tuple[Plate, ...] = ()
     fixed: bool = False
+    within: tuple[float | None, float | None] = (-math.inf, math.inf)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -257,10 +263,11 @@ def _all_in_front(outs: list[Array]) -> tuple[list[Array], list[int]]:
 
 
 marker_p = _jax.define_marker("marker")
+assume_continuous_p = _jax.define_marker("assume_continuous")
 
 
 def mark(value: Any, kind: str, name: str, where: str, **details: Any) -> Array:
-    """Name a value: `kind` is "pathwise" or "log_prob"."""
+    """Name a value: `kind` is "pathwise", "log_prob" or "scored"."""
     return marker_p.bind(value, kind=kind, name=name, where=where, details=tuple(details.items()))
 
 
@@ -279,13 +286,18 @@ def equations(jaxpr: Any):
             yield from equations(inner)
 
 
-def needed(jaxpr: Any, wanted: Iterable[Any]) -> frozenset[int]:
-    """Ids of the top-level equations that the `wanted` variables depend on, themselves included."""
+def needed(jaxpr: Any, wanted: Iterable[Any], *, stop: str = "") -> frozenset[int]:
+    """Ids of the top-level equations that the `wanted` variables depend on, themselves included.
+
+    Dependence through a primitive of the name `stop` does not count.
+    """
     variables = {v for v in wanted if not isinstance(v, _jax.Literal)}
     found = set()
     for eqn in reversed(_jax.open_jaxpr(jaxpr)[0].eqns):
         if any(v in variables for v in eqn.outvars):
             found.add(id(eqn))
+            if eqn.primitive.name == stop:
+                continue
             variables.update(v for v in eqn.invars if not isinstance(v, _jax.Literal))
     return frozenset(found)
 

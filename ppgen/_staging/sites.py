@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,11 +23,14 @@ from ppgen._staging.primitives import (
     EstimatedSpec,
     SiteSpec,
     equations,
+    mark,
     needed,
     over_lanes,
 )
 from ppgen.densities import log_prob
 from ppgen.errors import ControlFlowError, SiteError
+
+ANYWHERE = (-math.inf, math.inf)
 
 
 class Sites(NamedTuple):
@@ -208,6 +212,10 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
             own = log_prob(spec.density.build(operands[: spec.num_leaves]), value)
             return scaled(_, operands, value) - own
 
+    scored = value
+    if spec.within != ANYWHERE and jnp.issubdtype(value.dtype, jnp.inexact):
+        # The density jumps to zero at the end of its support.
+        scored = mark(value, "scored", name, where, within=spec.within)
     own = [*range(spec.num_leaves), *range(end, len(operands))]
     with jax.named_scope(SITE_SCOPE + name), jax.named_scope(DENSITY_SCOPE):
         logp = over_lanes(
@@ -216,7 +224,7 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
             tuple(mapped[i] for i in own),
             None,
             [operands[i] for i in own],
-            value,
+            scored,
         )
     if given.seen is not None and latent and not lanes:
         given.seen[name] = (spec.density.build(operands[: spec.num_leaves]), spec, operands)

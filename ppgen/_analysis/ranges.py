@@ -1,0 +1,105 @@
+"""Between which numbers a value lies, as far as the operations that made it tell.
+
+A range is a pair of bounds: a number (perhaps infinite), or None for a bound that there is, but
+whose number is not known, as of a choice with an array for a bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ppgen import _jax
+
+Range = tuple[float | None, float | None]
+
+ANYWHERE: Range = (-math.inf, math.inf)
+NEVER: Range = (0.0, 0.0)
+"""Of a boolean that is false."""
+
+_KEEPING = frozenset(
+    "marker assume_continuous stop_gradient copy copy_p reshape broadcast_in_dim transpose squeeze "
+    "slice dynamic_slice rev split sort reduce_max reduce_min cummax cummin reduce_precision "
+    "optimization_barrier implicit top_k freeze_once once device_put".split()
+)
+_JOINING = frozenset("concatenate dynamic_update_slice".split())
+_MONOTONE: dict[str, Any] = {
+    "exp": lambda x: math.exp(min(x, 700.0)) if x < math.inf else math.inf,
+    "logistic": lambda x: 1 / (1 + math.exp(min(-x, 700.0))) if x > -math.inf else 0.0,
+    "tanh": math.tanh,
+    "erf": math.erf,
+    "log1p": lambda x: math.log1p(x) if x > -1 else -math.inf,
+    "sqrt": lambda x: math.sqrt(max(x, 0.0)),
+}
+_CLOSED = frozenset("reduce_sum cumsum reduce_prod cumprod pow dot_general".split())
+"""What makes something positive of positive numbers."""
+_INTO: dict[str, Range] = {"abs": (0.0, math.inf), "square": (0.0, math.inf), "erfc": (0.0, 2.0)}
+
+
+def hull(*ranges: Range) -> Range:
+    """The smallest range around several."""
+    lows, highs = zip(*ranges, strict=True)
+    low = -math.inf if -math.inf in lows else None if None in lows else min(lows)
+    high = math.inf if math.inf in highs else None if None in highs else max(highs)
+    return low, high
+
+
+def after(eqn: _jax.Eqn, ins: Sequence[Range]) -> Range:
+    """The range of the first result of an equation that calls nothing."""
+    name = eqn.primitive.name
+    if name in _KEEPING:
+        return ins[0]
+    if name == "convert_element_type":
+        return ins[0]
+    if name in _JOINING:
+        return hull(*ins[: 2 if name == "dynamic_update_slice" else None])
+    if name == "ne" and eqn.invars[0] is eqn.invars[1]:
+        return NEVER  # whether something is not a number, as `softplus` asks
+    if name == "select_n":
+        return ins[1] if ins[0] == NEVER else hull(*ins[1:])
+    if name in ("gather", "pad"):
+        # Outside of an array a gather gives what is not a number.
+        return hull(*ins) if name == "pad" else ins[0]
+    if name in _INTO:
+        return _INTO[name]
+    if name == "integer_pow" and eqn.params["y"] % 2 == 0:
+        return 0.0, math.inf
+    # From here on with numbers: a bound that is not known may lie anywhere.
+    low = [-math.inf if i[0] is None else i[0] for i in ins]
+    high = [math.inf if i[1] is None else i[1] for i in ins]
+    if name in _MONOTONE:
+        f = _MONOTONE[name]
+        return f(low[0]), f(high[0])
+    if name in ("add", "add_any"):
+        return sum(low), sum(high)
+    if name == "sub":
+        return low[0] - high[1], high[0] - low[1]
+    if name == "neg":
+        return -high[0], -low[0]
+    if name == "max":
+        return max(low), max(high)
+    if name == "min":
+        return min(low), min(high)
+    if name == "clamp":
+        return max(low[0], min(low[1], low[2])), min(high[2], max(high[1], high[0]))
+    positive = all(x >= 0 for x in low)
+    if name == "mul" and positive:
+        return low[0] * low[1] if math.inf not in low else 0.0, _times(*high)
+    if name == "div" and positive:
+        return 0.0, high[0] / low[1] if low[1] > 0 else math.inf
+    if name in _CLOSED and positive:
+        return 0.0, math.inf
+    return ANYWHERE
+
+
+def _times(a: float, b: float) -> float:
+    return math.inf if math.inf in (a, b) else a * b
+
+
+def inside(value: Range, support: Range) -> bool:
+    """Whether what lies in one range lies in another; two unknown bounds are taken to agree."""
+    (low, high), (least, most) = value, support
+    below = low != -math.inf and (low is None or least is None or low >= least)
+    above = high != math.inf and (high is None or most is None or high <= most)
+    return (least == -math.inf or below) and (most == math.inf or above)
