@@ -110,9 +110,7 @@ def add_up(jaxpr: Any, terms: Terms, run: Run, of: Callable[[Any], Influence], w
     return [weighed(read(v)) for v in jaxpr.outvars]
 
 
-def _later(
-    eqn: _jax.Eqn, operands: Sequence[Any], zeros: Sequence[bool]
-) -> list[_Sum] | None:
+def _later(eqn: _jax.Eqn, operands: Sequence[Any], zeros: Sequence[bool]) -> list[_Sum] | None:
     """An equation of sums that are still to be weighed, where it can wait as well."""
     name, sums = eqn.primitive.name, [k for k, x in enumerate(operands) if isinstance(x, _Sum)]
     if name in _ADDITIONS and len(sums) == 2:
