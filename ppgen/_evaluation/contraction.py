@@ -72,7 +72,12 @@ def contract(factors: Sequence[Value], shape: Sequence[int]) -> Array:
     else:
         weight = jnp.transpose(weights[0], [weights[1].index(n) for n in left])
     absent = [k for k, n in enumerate(names) if n not in left]
-    product = weighed(term, jnp.expand_dims(weight, absent))
+    weight = jnp.expand_dims(weight, absent)
+    if not slots:
+        # Nor does the weight's derivative count where the cost is infinite. (In slots, all weights
+        # but the sample's are zero, of which only the derivatives count.)
+        term = jnp.where((weight == 0) & ~jnp.isfinite(term), jnp.zeros_like(term), term)
+    product = weighed(term, weight)
     total = jnp.sum(product, axis=tuple(k for k, n in enumerate(names) if n not in out))
     kept = [n for n in names if n in out]
     return jnp.transpose(total, [kept.index(n) for n in out])
