@@ -26,6 +26,15 @@ def magic_box(score: Array) -> Array:
     return _magic_box_p.bind(score)
 
 
+def weighed(x: Array, weight: Array) -> Array:
+    """`x * weight`, zero where the weight is, whatever `x` is there; so with its derivatives.
+
+    An impossible value contributes nothing to an expectation even where its cost is infinite, and
+    nothing flows back to a weight from a cost that nobody looks at (behind a `where`).
+    """
+    return _weighed(x, weight)
+
+
 def attach(theta: Array, coefficient: Array | float = 1.0) -> Array:
     """Zero, whose derivative is `coefficient * d theta`, once.
 
@@ -67,6 +76,7 @@ def _refuse(primals, tangents):
     )
 
 
+_weighed = _jax.define_product("weighed", lambda x, w: jnp.where(w == 0, jnp.zeros_like(x), x * w))
 _magic_box_p = _jax.define_elementwise("magic_box", jnp.ones_like, _magic_box_jvp)
 _deviation_p = _jax.define_elementwise("deviation", jnp.zeros_like, _deviation_jvp)
 _freeze_once_p = _jax.define_elementwise("freeze_once", lambda x: x, _freeze_once_jvp)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax._src import core as core_src
 from jax._src import source_info_util
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
@@ -280,6 +281,38 @@ def define_elementwise(name: str, value: Callable, derivative: Callable) -> Prim
     ad.primitive_jvps[primitive] = derivative
     mlir.register_lowering(primitive, mlir.lower_fun(value, multiple_results=False))
     return primitive
+
+
+def define_product(name: str, value: Callable) -> Callable:
+    """A product of two real arrays whose derivatives are products of its kind.
+
+    Unlike with `mul`, what `value` makes of a factor of zero holds for derivatives too, in forward
+    and in reverse mode and to any order: tangents and cotangents take the place of the operands.
+
+    Args:
+        name: how jaxprs print it.
+        value: its value; linear in each operand.
+    """
+    primitive = core.Primitive(name)
+    primitive.def_abstract_eval(lambda x, y: jax.lax.mul_p.abstract_eval(x, y)[0])
+    primitive.def_impl(value)
+    mlir.register_lowering(primitive, mlir.lower_fun(value, multiple_results=False))
+
+    def bind(x, y):
+        dtype = jax.numpy.result_type(x, y)
+        x, y = jax.numpy.broadcast_arrays(jax.numpy.asarray(x, dtype), jax.numpy.asarray(y, dtype))
+        return primitive.bind(*core_src.auto_insert_reshard(x, y))
+
+    def batch(values, dims):
+        moved = [
+            v if d is None else jax.numpy.moveaxis(v, d, 0)
+            for v, d in zip(values, dims, strict=True)
+        ]
+        return bind(*moved), 0
+
+    ad.defbilinear(primitive, lambda ct, x, y: bind(ct, y), lambda ct, x, y: bind(x, ct))
+    batching.primitive_batchers[primitive] = batch
+    return bind
 
 
 def define_follower(name: str, derivative: Callable) -> Primitive:

@@ -4,7 +4,8 @@ The same numbers as NumPyro's ``log_prob``, with the right derivative where NumP
 kink that the density does not have: at logits of exactly zero (where networks start), and at the
 ends of the range of a probability, a rate or a Beta variable (where ``float32`` rounds to); and
 where NumPyro's own derivative rule is wrong (the bounds of ``DoublyTruncatedPowerLaw``), or JAX's
-(the second derivative of ``betaln`` at equal arguments).
+(the second derivative of ``betaln`` at equal arguments). Truncated normal distributions keep their
+digits in the tails, where NumPyro takes the difference of two numbers close to one.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from numpyro.distributions.util import clamp_probs
 
 from ppgen._derivatives import with_derivative_of
 from ppgen._distributions.rebuild import rebuilt
+from ppgen._distributions.truncated import TRUNCATED, truncated_normal_log_prob
 from ppgen._distributions.wrappers import unwrapped
 
 
@@ -64,6 +66,8 @@ def corrected(d: Distribution) -> Distribution:
 def _correct(x: Any) -> Any:
     # A subclass may have a density of its own: exact types, and those known to inherit it.
     rule = _RULES.get(type(x))
+    if type(x) in TRUNCATED and type(x.base_dist) is dist.Normal:
+        rule = truncated_normal_log_prob
     return x if rule is None else _Corrected(x, rule)
 
 

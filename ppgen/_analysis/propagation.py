@@ -132,7 +132,7 @@ def _sort(eqn, ins):
 
 
 def _top_k(eqn, ins):
-    axis = _without([len(_shape(eqn)) - 1], keep_rank=True)
+    axis = _without([eqn.params["axis"] % len(_shape(eqn))], keep_rank=True)
     return [_kept(axis, ins[0])] * len(eqn.outvars)
 
 

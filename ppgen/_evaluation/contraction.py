@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ppgen._derivatives import weighed
 from ppgen._evaluation.values import Value
 
 
@@ -38,7 +39,10 @@ def place(x: Any, places: Sequence[Any], shape: Sequence[int]) -> Array:
 
 
 def contract(factors: Sequence[Value], shape: Sequence[int]) -> Array:
-    """Multiply the factors and sum over all point axes and slots, in a good order."""
+    """Multiply a term (the first factor) by weights and sum over all point axes and slots.
+
+    A weight of zero takes its point out, whatever the term is there.
+    """
     labels: dict[Any, int] = {}
 
     def label(name: Any) -> int:
@@ -59,20 +63,21 @@ def contract(factors: Sequence[Value], shape: Sequence[int]) -> Array:
         ]
         squeezed = tuple(f.leading + k for k in range(len(own)) if k not in used)
         operands += [jnp.squeeze(array, squeezed), names + [out[k] for k in used]]
-    names = operands[1::2]
-    if len(factors) == 2 and set(out) <= set(names[0]) == set(names[1]):
-        (a, b), (one, other) = operands[::2], names
-        return _dot(a, one, b, other, out)
-    return jnp.einsum(*operands, out, optimize="greedy", precision=jax.lax.Precision.HIGHEST)
-
-
-def _dot(a: Array, names: list[int], b: Array, same: list[int], out: list[int]) -> Array:
-    """Contract two arrays with the same axes.
-
-    Nothing is there for a matrix product to gain, and XLA fuses a product and a sum, unlike one
-    of those, with what they are made of.
-    """
-    product = a * jnp.transpose(b, [same.index(n) for n in names])
-    left = [n for n in names if n in out]
+    (term, names), weights = operands[:2], operands[2:]
+    # The points of the weights alone are summed over first: what is left has no more than the term.
+    left = [n for n in names if any(n in own for own in weights[1::2])]
+    if len(weights) > 2 or not set(weights[1]) <= set(names):
+        precision = jax.lax.Precision.HIGHEST
+        weight = jnp.einsum(*weights, left, optimize="greedy", precision=precision)
+    else:
+        weight = jnp.transpose(weights[0], [weights[1].index(n) for n in left])
+    absent = [k for k, n in enumerate(names) if n not in left]
+    weight = jnp.expand_dims(weight, absent)
+    if not slots:
+        # Nor does the weight's derivative count where the cost is infinite. (In slots, all weights
+        # but the sample's are zero, of which only the derivatives count.)
+        term = jnp.where((weight == 0) & ~jnp.isfinite(term), jnp.zeros_like(term), term)
+    product = weighed(term, weight)
     total = jnp.sum(product, axis=tuple(k for k, n in enumerate(names) if n not in out))
-    return jnp.transpose(total, [left.index(n) for n in out])
+    kept = [n for n in names if n in out]
+    return jnp.transpose(total, [kept.index(n) for n in out])

@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from ppgen import _jax
 from ppgen._analysis.cost_terms import Terms, real_bind
 from ppgen._analysis.influence import Influence
+from ppgen._evaluation.constants import core
 from ppgen._evaluation.evaluate import Run, checked
 from ppgen._evaluation.values import Value, lift
 
@@ -86,12 +88,19 @@ def add_up(jaxpr: Any, terms: Terms, run: Run, of: Callable[[Any], Influence], w
     def read(v: Any) -> Any:
         return env[v] if not isinstance(v, _jax.Literal) and v in env else run.read(v).array
 
+    def zero(v: Any) -> bool:
+        """Whether it is known to be nothing but zeros."""
+        if not isinstance(v, _jax.Literal) and v in env:
+            return False
+        known = run.read(v).known
+        return known is not None and not np.any(core(known))
+
     for v in terms.leaves:
         term = _Sum(run.env[v], of(v), v in terms.summed)
         inexact = jnp.issubdtype(term.value.array.dtype, jnp.inexact)
         put(v, term if inexact else weighed(term))
     for eqn in terms.equations:
-        outs = _later(eqn, [read(v) for v in eqn.invars])
+        outs = _later(eqn, [read(v) for v in eqn.invars], [zero(v) for v in eqn.invars])
         if outs is None:
             operands = [weighed(read(v)) for v in eqn.invars]
             marker = eqn.primitive.name == "marker"
@@ -101,7 +110,7 @@ def add_up(jaxpr: Any, terms: Terms, run: Run, of: Callable[[Any], Influence], w
     return [weighed(read(v)) for v in jaxpr.outvars]
 
 
-def _later(eqn: _jax.Eqn, operands: Sequence[Any]) -> list[_Sum] | None:
+def _later(eqn: _jax.Eqn, operands: Sequence[Any], zeros: Sequence[bool]) -> list[_Sum] | None:
     """An equation of sums that are still to be weighed, where it can wait as well."""
     name, sums = eqn.primitive.name, [k for k, x in enumerate(operands) if isinstance(x, _Sum)]
     if name in _ADDITIONS and len(sums) == 2:
@@ -110,9 +119,43 @@ def _later(eqn: _jax.Eqn, operands: Sequence[Any]) -> list[_Sum] | None:
             return None
         (total,) = lift(lambda a, b: [_ADDITIONS[name](a, b)], [a.value, b.value])
         return [_Sum(total, a.influence, a.real, a.steps)]
-    if name in _ADDITIONS or name == "marker" or len(sums) != 1 or len(eqn.outvars) != 1:
+    if len(sums) != 1 or len(eqn.outvars) != 1 or not is_linear_step(eqn, sums[0], zeros):
         return None
     return [operands[sums[0]].then(eqn, sums[0], list(operands))]
 
 
+def is_linear_step(eqn: _jax.Eqn, position: int, zeros: Sequence[bool]) -> bool:
+    """Whether an equation is linear in one of its operands, the others being what they are.
+
+    Done to a sum it is then the sum of what is done to each. An affine one is not: a constant that
+    it adds would be there once instead of once for each. What is not known to be linear is not.
+
+    Args:
+        eqn: the equation.
+        position: the operand in question.
+        zeros: which operands are known to be nothing but zeros.
+    """
+    name = eqn.primitive.name
+    if name in _LINEAR_ALONE:
+        return position == 0
+    if name in _BILINEAR:
+        return True
+    if name in _JOINED:
+        first = _JOINED[name]
+        return position >= first and all(
+            z for k, z in enumerate(zeros) if k >= first and k != position
+        )
+    # What lies outside is filled in; a NaN there is one in the sum and in each part alike.
+    return name == "gather" and position == 0 and eqn.params["fill_value"] in (None, 0)
+
+
+_LINEAR_ALONE = frozenset(
+    "neg reduce_sum broadcast_in_dim reshape squeeze transpose slice convert_element_type copy "
+    "copy_p rev cumsum div dynamic_slice".split()
+)
+"""Linear in the first operand, whatever the others."""
+_BILINEAR = frozenset({"mul", "dot_general"})
+"""Linear in each operand, the other one given."""
+_JOINED = {"concatenate": 0, "pad": 0, "select_n": 1}
+"""Put operands side by side, from this one on: linear in one where all others are zero."""
 _ADDITIONS = {"add": jnp.add, "add_any": jnp.add, "sub": jnp.subtract}

@@ -15,7 +15,7 @@ from ppgen import _jax
 from ppgen._analysis.analyse import Analysis
 from ppgen._analysis.cost_terms import Terms
 from ppgen._analysis.influence import Influence, bits
-from ppgen._derivatives import magic_box
+from ppgen._derivatives import magic_box, weighed
 from ppgen._evaluation.contraction import contract, place
 from ppgen._evaluation.deferred_sums import add_up
 from ppgen._evaluation.evaluate import Run
@@ -116,9 +116,9 @@ class _Weigher:
         def weigh(cost, *scores):
             box = magic_box(functools.reduce(operator.add, scores)).astype(cost.dtype)
             if draws is None or not leave_one_out:
-                return [cost * box]
+                return [weighed(cost, box)]
             baseline = self.others(cost, *draws)
-            return [(cost - baseline) * box + baseline]
+            return [weighed(cost - baseline, box) + baseline]
 
         return lift(weigh, [value, *scores])[0]
 

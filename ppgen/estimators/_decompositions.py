@@ -79,7 +79,11 @@ def _categorical(key: Array, d: Distribution, base: Any) -> Points:
     x = d.sample(key)
     shift = jnp.arange(k, dtype=x.dtype).reshape((k,) + (1,) * x.ndim)
     value = (x + shift) % k
-    a = attach(jnp.moveaxis(_floating(probs, (*d.batch_shape, k)), -1, 0))
+    p = jnp.moveaxis(_floating(probs, (*d.batch_shape, k)), -1, 0)
+    a = attach(p)
+    if isinstance(base, dist.CategoricalLogits):
+        # A probability of zero has a derivative of zero then, which an infinite cost would hide.
+        a = jnp.where(p > 0, a, 0)
     weight = jnp.take_along_axis(a, value, axis=0)
     return Points(value, weight=weight.at[0].add(1))
 
