@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,7 @@ import ppgen
 from ppgen import draw
 from ppgen._reports.audit_report import compared
 from ppgen.errors import DerivativeError, DiscontinuityError
-from ppgen.testing import planted
+from ppgen.testing import assert_unbiased, planted
 
 KEY = jax.random.key(0)
 
@@ -335,3 +337,35 @@ def test_refusals():
         ppgen.audit(SOUND["a flip"], effect=0.0)
     with pytest.raises(ValueError, match="directions"):
         ppgen.audit(SOUND["a flip"], directions=0)
+
+
+# --- the page on tests ----------------------------------------------------------------------------
+
+
+def test_the_page_on_tests_runs(capsys):
+    """Every block of it, as a reader would; what Hypothesis is given there fails with a fault."""
+    page = Path(__file__).parent.parent / "docs" / "testing.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    scope: dict = {}
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), scope)
+    assert "verdict  disagrees" in capsys.readouterr().out
+    scope["test_second_moment"]()
+    scope["test_the_test"]()
+    right = scope["second_moment"]
+    scope["second_moment"] = lambda loc, estimator: right(loc, estimator) + 0.5 * loc
+    with pytest.raises(AssertionError, match="biased"):
+        scope["test_second_moment"]()
+
+
+def test_the_exact_sum_does_not_see_what_an_audit_does():
+    """What `assert_unbiased` says that it cannot see, without `exact=`."""
+
+    def f(t):
+        return draw(dist.Normal(jax.lax.stop_gradient(t), 1.0)) * t
+
+    assert_unbiased(f, 0.8, order=1)
+    with pytest.raises(AssertionError, match="biased"):
+        assert_unbiased(f, 0.8, order=1, exact=jnp.square)
+    assert verdict(f, 0.8) == "disagrees"
