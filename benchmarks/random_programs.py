@@ -7,7 +7,7 @@ Each program is drawn by `ppgen.testing.programs(whole=True)` and gets a verdict
 and gradient agree with a sum over all choices by an interpreter that shares nothing with estimators
 and analysis; *wrong*, if they do not, at two keys; *refused*, if ppgen raises an error of its own;
 *crashed*, with any other error; *unknown*, where the sum has no grid. What is done is kept, in
-pieces, in `--folder`; the table goes to random_programs.md.
+pieces, in `--folder` (by default runs/random_programs); the table goes to random_programs.md.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--programs", type=int, default=1000, help="of each seed")
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
-    parser.add_argument("--folder", type=Path, default=Path("random_programs"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/random_programs"))
     parser.add_argument("--out", type=Path, default=HERE.with_suffix(".md"))
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
