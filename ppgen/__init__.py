@@ -37,6 +37,8 @@ from ppgen._programs.simulate import log_density as log_density
 from ppgen._programs.simulate import simulate as simulate
 from ppgen._programs.tilt import tilt as tilt
 from ppgen._programs.with_estimators import with_estimators as with_estimators
+from ppgen._reports.audit import audit as audit
+from ppgen._reports.audit_report import AuditReport as AuditReport
 from ppgen._reports.check import check as check
 from ppgen._reports.first_nonfinite import NonFinite as NonFinite
 from ppgen._reports.first_nonfinite import first_nonfinite as first_nonfinite

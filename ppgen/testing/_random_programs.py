@@ -21,6 +21,7 @@ from numpyro.distributions import Distribution
 
 from ppgen.estimators import AbstractEstimator
 from ppgen.testing._oracle import exact
+from ppgen.testing._random_parts import FAMILIES, FLOWS, FUNCTIONS
 from ppgen.testing._strategies import sound_estimators
 
 _NODES, _TERMS = 24, 32
@@ -51,6 +52,10 @@ _FLOWS = {
     "none": 1, "jit": 1, "remat": 1, "site": 1, "cond": 1, "switch": 1,
     "scan": 2, "fori": 2, "vmap": 2, "map": 2, "plate": 2, "custom": 1,
 }  # fmt: skip
+
+_ALL_FAMILIES = _FAMILIES | FAMILIES
+_ALL_FUNCTIONS = _FUNCTIONS | FUNCTIONS
+_ALL_FLOWS = _FLOWS | {name: repeats for name, (_, repeats) in FLOWS.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,19 +114,21 @@ class RandomProgram:
         env = [theta[0], theta[1]]
         for i, choice in enumerate(self.choices):
             env.append(_run(choice, env, f"z{i}"))
-        return sum(_FUNCTIONS[name](env[i], env[j]) for name, i, j in self.costs)
+        return sum(_ALL_FUNCTIONS[name](env[i], env[j]) for name, i, j in self.costs)
 
 
 def _run(choice: Choice, env: list[Array], name: str) -> Array:
     from ppgen import draw
 
-    make, _ = _FAMILIES[choice.family]
+    make, _ = _ALL_FAMILIES[choice.family]
     x, infer = env[choice.parent], {"grad": choice.estimator}
 
     def once(x: Array) -> Array:
         value = draw(make(x), name=name, grad=choice.estimator)
         return value.astype(x.dtype)
 
+    if choice.flow in FLOWS:
+        return FLOWS[choice.flow][0](once, x, name)
     match choice.flow:
         case "none":
             return once(x)
@@ -159,7 +166,9 @@ def _run(choice: Choice, env: list[Array], name: str) -> Array:
 
 
 @st.composite
-def programs(draw: Any, *, max_choices: int = 3, max_points: int = 10_000) -> RandomProgram:
+def programs(
+    draw: Any, *, max_choices: int = 3, max_points: int = 10_000, whole: bool = False
+) -> RandomProgram:
     """A random objective of two numbers, small enough for `ppgen.testing.exact`.
 
     It chains two to `max_choices` choices (discrete and continuous, with any sound estimator each)
@@ -170,6 +179,9 @@ def programs(draw: Any, *, max_choices: int = 3, max_points: int = 10_000) -> Ra
         draw: given by Hypothesis.
         max_choices: the largest number of statements.
         max_points: the largest number of points at which the oracle evaluates it.
+        whole: from the whole language, also what `expectation` refuses for some estimators: costs
+            along axes (reductions, sorts, `top_k`, `argsort`), `concatenate`, `pad`, updates,
+            `where` with constants and indicators, impossible values, control flow in control flow.
 
     Returns:
         A strategy for objectives; see `RandomProgram` for their `args`, `order` and `exact`.
@@ -181,20 +193,23 @@ def programs(draw: Any, *, max_choices: int = 3, max_points: int = 10_000) -> Ra
         ... def test_it(p):
         ...     assert_unbiased(p, *p.args, order=p.order, exact=p.exact, detect=1.0)
     """
+    families = _ALL_FAMILIES if whole else _FAMILIES
+    functions = _ALL_FUNCTIONS if whole else _FUNCTIONS
+    known = _ALL_FLOWS if whole else _FLOWS
     tenths = st.integers(-10, 10).map(lambda i: i / 10)
     theta = (draw(tenths), draw(tenths))
     choices: list[Choice] = []
     discrete: list[int] = []
     points = 1
     for _ in range(draw(st.integers(min(2, max_choices), max_choices))):
-        flows = [f for f in _FLOWS if discrete or f not in ("cond", "switch")]
+        flows = [f for f in known if discrete or f not in ("cond", "switch")]
         flow = draw(st.sampled_from(flows))
-        repeats = 2 if flow == "switch" else _FLOWS[flow]
-        fitting = [f for f, (_, n) in _FAMILIES.items() if points * n**repeats <= max_points]
+        repeats = 2 if flow == "switch" else known[flow]
+        fitting = [f for f, (_, n) in families.items() if points * n**repeats <= max_points]
         if not fitting:
             break
         family = draw(st.sampled_from(fitting))
-        make, size = _FAMILIES[family]
+        make, size = families[family]
         points *= size**repeats
         index = 2 + len(choices)
         fit = sound_estimators(make(jnp.zeros(()))).values()
@@ -211,8 +226,8 @@ def programs(draw: Any, *, max_choices: int = 3, max_points: int = 10_000) -> Ra
         if flow in ("none", "jit", "remat", "site") and size != _NODES:
             discrete.append(index)
     variables = st.integers(0, 1 + len(choices))
-    cost = st.tuples(st.sampled_from(sorted(_FUNCTIONS)), variables, variables)
+    cost = st.tuples(st.sampled_from(sorted(functions)), variables, variables)
     costs = draw(st.lists(cost, min_size=1, max_size=3))
     # Whatever else there is, the last variable is paid for.
-    last = (draw(st.sampled_from(sorted(_FUNCTIONS))), 1 + len(choices), draw(variables))
+    last = (draw(st.sampled_from(sorted(functions))), 1 + len(choices), draw(variables))
     return RandomProgram(theta, tuple(choices), (*costs, last))

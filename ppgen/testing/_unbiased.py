@@ -108,6 +108,14 @@ def assert_unbiased(
     to show a bias of `detect` times the largest exact entry of the same order (with probability
     0.95), or if a single one of them makes up most of the standard error.
 
+    *Without* `exact=`, the estimator is compared with a sum over all choices of the same staged
+    program, which JAX differentiates. That sum shares nothing with estimators and analysis, but it
+    shares the program's own derivatives, and so cannot see what is wrong with them: a
+    `stop_gradient` of an argument, a wrong `custom_jvp` in `f` or in a density. Nor does it see
+    what staging takes for a constant, such as arrays that `f` closes over and draws of `jax.random`
+    with a key that `f` has made. Where a formula is known, give it as `exact=`; where none is,
+    `ppgen.audit` compares with slopes of values.
+
     Args:
         f: an objective, as for `ppgen.expectation`.
         *args: its arguments.
