@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PyTree
 import ppgen
 from ppgen.claims import claims
 from ppgen.errors import SiteError
+from ppgen.inference.objectives._log_mean_exp import normalized
 from ppgen.inference.particles._particle_filter import ParticleFilter, Trajectory
 from ppgen.inference.particles._resampling import check_scheme, draw_ancestors
 
@@ -70,8 +71,8 @@ def smc(
     Raises:
         ValueError: fewer than one particle, a threshold outside of [0, 1], no such scheme.
         ChoiceMismatchError: step and proposal do not match.
-        SiteError: the proposal observes something; or there is none, and what `step` observes
-            cannot be told from what it draws.
+        SiteError: a plate is subsampled; the proposal observes something; or there is none, and
+            what `step` observes cannot be told from what it draws.
         DiscontinuityError: on `ppgen.expectation`, where the particles are reparameterised and
             `threshold` is neither 0 nor 1: the decision to resample jumps.
 
@@ -211,7 +212,7 @@ def _filter(
     states, initial, log_weights = first
     states = jax.tree.map(jnp.asarray, states)
     particles = log_weights.shape[0]
-    log_weights, log_first = _normalized(log_weights - math.log(particles))
+    log_weights, log_first = normalized(log_weights - math.log(particles))
     own = jnp.arange(particles)
 
     def advance(carry: tuple[Any, Array], inputs: tuple[Array, Any]):
@@ -228,7 +229,7 @@ def _filter(
             states, log_weights = jax.tree.map(lambda s: s[parents], (states, log_weights))
             log_weights = _after_resampling(log_weights, flag)
         states, choices, increments = move(states, x)
-        log_weights, log_increment = _normalized(log_weights + increments)
+        log_weights, log_increment = normalized(log_weights + increments)
         out = (choices, parents, log_increment, _ess(log_weights))
         return (states, log_weights), out
 
@@ -258,9 +259,11 @@ def _propagate(
     """Propose for one particle: its new state, its choices, and its log weight."""
     drawn = ppgen.simulate(program if proposal is None else proposal)(*args)
     if proposal is None:
+        _whole(drawn)
         return drawn.value, drawn.choices, _observed(drawn)
     _check_proposal(drawn)
     scored = ppgen.assess(program)(drawn, *args)
+    _whole(drawn, scored)
     return scored.value, scored.choices, scored.log_density - drawn.log_density
 
 
@@ -269,11 +272,20 @@ def _revisit(
 ) -> tuple[Any, dict[str, Array], Array]:
     """As `_propagate`, for given choices."""
     scored = ppgen.assess(program)(choices, *args)
+    _whole(scored)
     if proposal is None:
         return scored.value, scored.choices, _observed(scored)
     proposed = ppgen.assess(proposal)(choices, *args)
+    _whole(proposed)
     _check_proposal(proposed)
     return scored.value, scored.choices, scored.log_density - proposed.log_density
+
+
+def _whole(*traces: ppgen.Trace) -> None:
+    for trace in traces:
+        trace.refuse_subsampled(
+            "its exponential is no unbiased weight of a particle", instead="the whole plate"
+        )
 
 
 def _with_first(kept: Any, fresh: Callable[[Any], Any], over: Any) -> Any:
@@ -316,15 +328,6 @@ def _check_proposal(trace: ppgen.Trace) -> None:
                 site=name,
                 instead="ppgen.normalize(proposal, ...)",
             )
-
-
-def _normalized(log_weights: Float[Array, " k"]) -> tuple[Float[Array, " k"], Float[Array, ""]]:
-    """Normalised log weights, and the logarithm of their sum."""
-    total = jax.nn.logsumexp(log_weights)
-    dead = total == -jnp.inf
-    equal = jnp.full_like(log_weights, -math.log(log_weights.shape[0]))
-    # Where no particle can be, the estimate is zero for good, and the weights only have to be some.
-    return jnp.where(dead, equal, log_weights - jnp.where(dead, 0.0, total)), total
 
 
 def _ess(log_weights: Float[Array, " k"]) -> Float[Array, ""]:
