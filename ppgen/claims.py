@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -34,11 +36,25 @@ def claims(
     gradient: Literal["unbiased", "biased"] | None = None,
     but: str = "",
 ) -> Callable[[F], F]:
-    """Claim something of a public function. `tests/test_claims.py` holds it to its docstring."""
+    """Claim something of a public function, and so of the functions that it returns.
+
+    `tests/test_claims.py` holds it to its docstring.
+    """
+    claim = Claim(value, of, gradient, but)
 
     def declare(function: F) -> F:
-        function.__claim__ = Claim(value, of, gradient, but)
-        return function
+        made: Any = function
+        if inspect.isfunction(function):
+
+            @functools.wraps(function)
+            def made(*args: Any, **kwargs: Any) -> Any:
+                result = function(*args, **kwargs)
+                if inspect.isfunction(result) and claim_of(result) is None:
+                    vars(result)["__claim__"] = claim
+                return result
+
+        made.__claim__ = claim
+        return made
 
     return declare
 

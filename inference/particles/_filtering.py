@@ -267,6 +267,14 @@ def _propagate(
     return scored.value, scored.choices, scored.log_density - drawn.log_density
 
 
+def propagate(
+    program: Program, proposal: Program | None, args: tuple[Any, ...]
+) -> tuple[Any, Array]:
+    """One particle, without the choices that it makes: its new state and its log weight."""
+    state, _, log_weight = _propagate(program, proposal, args)
+    return state, log_weight
+
+
 def _revisit(
     program: Program, proposal: Program | None, choices: dict[str, Array], args: tuple[Any, ...]
 ) -> tuple[Any, dict[str, Array], Array]:

@@ -79,7 +79,7 @@ def curated_law(
     return curated / curated.sum()
 
 
-def _log_times(below: Float[np.ndarray, " n"], choices: float) -> Float[np.ndarray, " times"]:
+def _log_times(below: Float[np.ndarray, " n"], choices: float | int) -> Float[np.ndarray, " times"]:
     """Where the integrand counts for any of the rewards, by how far they are below the highest."""
     reach = -_TAIL - math.log(choices), math.log(_TAIL)
     starts = np.unique(below)
