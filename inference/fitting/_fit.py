@@ -128,8 +128,8 @@ def fit(
         batch_size: Rows in a batch (in each process, where it reads its own). By default all rows
             of arrays, and as many as an iterable gives first.
         draws: Draws of the objective to average in each step.
-        maximize: Climb rather than descend. What claims to be a lower bound is not descended, nor an
-            upper bound climbed.
+        maximize: Climb rather than descend. What claims to be a lower bound is not descended, nor
+            an upper bound climbed.
         state: Mutable state of the model, as of batch normalisation: a pytree of arrays. The
             objective gets it after the parameters and returns `(value, new_state)`, as
             `ppgen.with_state(bound)(params | state, batch)` does. Of several draws the first leaves

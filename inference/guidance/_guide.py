@@ -17,7 +17,6 @@ from ppgen.inference.particles._filtering import propagate, smc
 from ppgen.inference.paths import Chain, PathError, Step
 from ppgen.inference.paths._chains import is_silent, noise_law
 
-
 Program = Callable[..., Any]
 
 

@@ -168,8 +168,9 @@ def fit_rewards(
     *heuristic*. The maximum is found by Newton's method in double precision.
 
     Args:
-        votes: Numbers of items, whole and of any type, those of each vote in a row, the one that was chosen first; −1 at
-            the end of a row of fewer items. Pairs make the model of Bradley and Terry.
+        votes: Numbers of items, whole and of any type, those of each vote in a row, the one that
+            was chosen first; −1 at the end of a row of fewer items. Pairs make the model of Bradley
+            and Terry.
         ranked: Whether each row is in order, best first (Plackett and Luce).
         features: Of each item, for rewards that are linear in them. By default every item has a
             reward of its own; items are numbered up to the largest one in `votes`.
