@@ -10,9 +10,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, Shaped
+from jaxtyping import Array, Float, Key, PyTree, Shaped
 
 import ppgen
+from ppgen.inference.fitting._batches import leading_axis
 
 
 class Estimate(NamedTuple):
@@ -50,7 +51,7 @@ def bits_per_dimension(nats: Estimate, dimensions: int) -> Estimate:
 def per_datum(
     objective: Callable[..., Float[Array, ""]],
     params: Any,
-    data: Shaped[Array | np.ndarray, " n *datum"],
+    data: PyTree[Shaped[Array | np.ndarray, "..."]],
     *,
     key: Key[Array, ""],
     draws: int = 1,
@@ -61,21 +62,28 @@ def per_datum(
     Args:
         objective: A function of parameters and one datum that `ppgen.expectation` takes.
         params: The parameters.
-        data: Data along the leading axis.
+        data: An array, or any pytree of arrays with one leading axis in common.
         key: Every datum gets a key of its own from it.
         draws: Independent draws to average at each datum.
         batch_size: Data computed at the same time: memory grows with it and with `draws`.
 
     Returns:
         One estimate for each datum.
+
+    Raises:
+        ValueError: The arrays do not share a leading axis, or there are none; or draws or
+            batch_size are below one.
     """
+    if draws < 1 or batch_size < 1:
+        raise ValueError(f"draws and batch_size must be positive, not {draws} and {batch_size}")
+    rows = leading_axis(data)
     estimate = ppgen.expectation(objective, draws=draws)
-    keys = jax.random.split(key, len(data))
+    keys = jax.random.split(key, rows)
 
     @eqx.filter_jit
-    def all_data(params: Any, keys: Key[Array, " n"], data: Shaped[Array, " n *datum"]) -> Array:
+    def all_data(params: Any, keys: Key[Array, " n"], data: Any) -> Array:
         return jax.lax.map(
             lambda pair: estimate(pair[0], params, pair[1]), (keys, data), batch_size=batch_size
         )
 
-    return np.asarray(all_data(params, keys, jnp.asarray(data)))
+    return np.asarray(all_data(params, keys, jax.tree.map(jnp.asarray, data)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -34,7 +36,7 @@ def claims(
     gradient: Literal["unbiased", "biased"] | None = None,
     but: str = "",
 ) -> Callable[[F], F]:
-    """Claim something of a public function.
+    """Claim something of a public function, and so of the functions that it returns.
 
     `tests/test_claims.py` holds each claim to the function's docstring, which says the same in
     words with asterisks, and to what the function computes.
@@ -57,10 +59,21 @@ def claims(
         >>> claim_of(bound).value, claim_of(bound).gradient
         ('lower bound', 'unbiased')
     """
+    claim = Claim(value, of, gradient, but)
 
     def declare(function: F) -> F:
-        function.__claim__ = Claim(value, of, gradient, but)
-        return function
+        made: Any = function
+        if inspect.isfunction(function):
+
+            @functools.wraps(function)
+            def made(*args: Any, **kwargs: Any) -> Any:
+                result = function(*args, **kwargs)
+                if inspect.isfunction(result) and claim_of(result) is None:
+                    vars(result)["__claim__"] = claim
+                return result
+
+        made.__claim__ = claim
+        return made
 
     return declare
 

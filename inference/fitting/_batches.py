@@ -22,6 +22,19 @@ class Order(NamedTuple):
     rows: Int[Array, " rows"]
 
 
+def leading_axis(data: PyTree) -> int:
+    """How many rows data have: the length of the leading axis that all their arrays share.
+
+    Raises:
+        ValueError: they do not, or there are none.
+    """
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
+    if not shapes or any(not s for s in shapes) or len({s[0] for s in shapes}) > 1:
+        shown = ", ".join(map(str, shapes)) or "of nothing"
+        raise ValueError(f"data must share one leading axis; their shapes are {shown}")
+    return shapes[0][0]
+
+
 class Batches:
     """Random batches: every epoch visits the rows in a new order and drops the remainder.
 
@@ -29,12 +42,7 @@ class Batches:
     """
 
     def __init__(self, data: PyTree, batch_size: int | None) -> None:
-        leaves = jax.tree.leaves(data)
-        shapes = [jnp.shape(leaf) for leaf in leaves]
-        if not leaves or any(not s for s in shapes) or len({s[0] for s in shapes}) > 1:
-            shown = ", ".join(map(str, shapes))
-            raise ValueError(f"data must share one leading axis; their shapes are {shown}")
-        rows = shapes[0][0]
+        rows = leading_axis(data)
         if batch_size is not None and not 1 <= batch_size <= rows:
             raise ValueError(
                 f"batch_size must be from 1 to {rows}, the rows of the data, not {batch_size}"

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Key, PyTree, UInt32
 from tqdm import tqdm
 
 import ppgen
+from ppgen.inference.fitting._arguments import check_arguments, check_direction, warn_of_flight
 from ppgen.inference.fitting._checkpoint_store import Checkpoints, Store
 from ppgen.inference.fitting._early_stopping import EarlyStopping, Validation
 from ppgen.inference.fitting._loop import FitError, Loop
@@ -127,7 +128,8 @@ def fit(
         batch_size: Rows in a batch (in each process, where it reads its own). By default all rows
             of arrays, and as many as an iterable gives first.
         draws: Draws of the objective to average in each step.
-        maximize: For bounds: climb rather than descend.
+        maximize: Climb rather than descend. What claims to be a lower bound is not descended, nor
+            an upper bound climbed.
         state: Mutable state of the model, as of batch normalisation: a pytree of arrays. The
             objective gets it after the parameters and returns `(value, new_state)`, as
             `ppgen.with_state(bound)(params | state, batch)` does. Of several draws the first leaves
@@ -169,8 +171,12 @@ def fit(
     Raises:
         FitError: If the objective or its gradient is not finite at some step.
         DataError: If the data ran out, or a batch is unlike the first.
-        CheckpointError: If a checkpoint cannot be written, or those there are of another fit.
-        ValueError: If an argument makes no sense.
+        CheckpointError: If a checkpoint cannot be written, or those there are of another fit, or of
+            more steps.
+        ValueError: If an argument makes no sense, the direction for the objective included.
+
+    Warns:
+        UserWarning: If the objective ran off to huge numbers, as what has no bound does.
 
     References:
         Kingma and Ba, *Adam*, ICLR 2015, for the debiased moving average. Micikevicius et al.,
@@ -186,8 +192,11 @@ def fit(
         >>> print(f"{fitted.params:.0f}")
         3
     """
-    if steps < 1 or chunk < 1:
-        raise ValueError(f"steps and chunk must be positive, not {steps} and {chunk}")
+    check_arguments(
+        steps=steps, chunk=chunk, draws=draws, batch_size=batch_size, ema=ema,
+        on_nonfinite=on_nonfinite, compute_dtype=compute_dtype,
+    )  # fmt: skip
+    check_direction(objective, maximize=maximize)
     began = time.perf_counter()
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
@@ -230,7 +239,7 @@ def fit(
             store = stack.enter_context(Store(checkpoints, maximize=maximize))
             recovery = Recovery(store, loop, optimization.source, validation, key)
             boundaries.append(recovery.every)
-            notes = recovery.restore()
+            notes = recovery.restore(steps=steps, batch_size=batch_size)
         if notes is None:
             loop.begin()
             optimization.source.start(0, None)
@@ -279,6 +288,7 @@ def fit(
                 error.fitted = _fitted(loop, validation, "failure")
                 raise error
     loop.check()
+    warn_of_flight(objective, loop.values())
     return _fitted(loop, validation, stopped or "steps")
 
 

@@ -46,13 +46,19 @@ class Recovery:
         self.every = store.every
         self._key = np.asarray(jax.random.key_data(key))
         self._saved = 0
+        self._batch_size: int | None = None
 
-    def restore(self) -> dict[str, Any] | None:
+    def restore(self, *, steps: int, batch_size: int | None) -> dict[str, Any] | None:
         """Go on from the last checkpoint, if there is one; the notes that were saved with it.
 
+        Args:
+            steps: where the fit is to end.
+            batch_size: what it was told to take at a time.
+
         Raises:
-            CheckpointError: it is of another fit, or all are damaged.
+            CheckpointError: it is of another fit, or of a later step, or all are damaged.
         """
+        self._batch_size = None if batch_size is None else int(batch_size)
         like: Any = {"carry": _lasting(self._loop.like)}
         if self._validation is not None:
             like["best"] = _best(self._loop.like)
@@ -65,6 +71,19 @@ class Recovery:
             raise CheckpointError(
                 f"the checkpoint of step {step} is of a fit with another key",
                 instead="its key, or another folder",
+            )
+        if step > steps:
+            raise CheckpointError(
+                f"the last checkpoint is of step {step}, and the fit is to end at step {steps}",
+                instead=f"steps={step} or more, or another folder",
+            )
+        # Checkpoints of before this was noted do not say.
+        before = notes.get("batch_size", self._batch_size)
+        if before != self._batch_size:
+            raise CheckpointError(
+                f"the checkpoint of step {step} is of a fit with batch_size={before}, not "
+                f"{self._batch_size}: it would go on with other data",
+                instead=f"batch_size={before}, or another folder",
             )
         tree = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in names])
         self._loop.go_on(**tree["carry"], history=np.asarray(arrays["history"]))
@@ -83,7 +102,10 @@ class Recovery:
         """
         loop, history = self._loop, self._loop.values()
         tree: Any = {"carry": _lasting(loop.carry)}
-        notes = notes | {"source": self._source.position(loop.step)}
+        notes = notes | {
+            "source": self._source.position(loop.step),
+            "batch_size": self._batch_size,
+        }
         if self._validation is None:
             metric = mean_of_finite(history[self._saved :])
         else:

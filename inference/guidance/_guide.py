@@ -13,9 +13,11 @@ from jaxtyping import Array, Float
 
 from ppgen.claims import claims
 from ppgen.inference.guidance._lookaheads import AbstractLookahead, Energy
-from ppgen.inference.particles._filtering import smc
+from ppgen.inference.particles._filtering import propagate, smc
 from ppgen.inference.paths import Chain, PathError, Step
 from ppgen.inference.paths._chains import is_silent, noise_law
+
+Program = Callable[..., Any]
 
 
 class GuidedSamples(eqx.Module):
@@ -64,8 +66,16 @@ class Guided(eqx.Module):
         The mean of weight times f(x) over runs is *unbiased* for :math:`E_p[e^{-E(x)} f(x)]`, p the
         law of the chain without guidance. `jax.vmap` it for many.
         """
-        found = self._filter(1, 0.0, "systematic")()
-        return found.states.x[0], found.log_evidence
+        initial, step, proposal, xs = self._programs()
+        state, log_weight = propagate(initial, None, ())
+
+        def move(carry: tuple[_State, Array], x: Any) -> tuple[tuple[_State, Array], None]:
+            state, log_weight = propagate(step, proposal, (carry[0], x))
+            return (state, carry[1] + log_weight), None
+
+        # Not a filter of one particle: the draws are those of the chain, key by key.
+        (state, log_weight), _ = jax.lax.scan(move, (state, log_weight), xs)
+        return state.x, log_weight
 
     def smc(
         self, *, particles: int, threshold: float = 0.5, resampling: str = "systematic"
@@ -87,15 +97,23 @@ class Guided(eqx.Module):
             Wu, Trippe, Naesseth, Blei, Cunningham. Practical and asymptotically exact conditional
             sampling in diffusion models. NeurIPS 2023.
         """
-        run = self._filter(particles, threshold, resampling)
+        initial, step, proposal, xs = self._programs()
+        run = smc(
+            step,
+            particles=particles,
+            proposal=proposal,
+            threshold=threshold,
+            resampling=resampling,
+        )
 
         def samples() -> GuidedSamples:
-            found = run()
+            found = run(initial, xs)
             return GuidedSamples(found.states.x, found.log_weights, found.log_evidence, found.ess)
 
         return samples
 
-    def _filter(self, particles: int, threshold: float, resampling: str) -> Callable[[], Any]:
+    def _programs(self) -> tuple[Program, Program, Program, Any]:
+        """Where a run begins, a step of it, how its noise is proposed, and the times."""
         begin, end = self.chain.intervals()
         last = jnp.arange(len(end)) == len(end) - 1
 
@@ -113,14 +131,7 @@ class Guided(eqx.Module):
             shift = _shift(_stochastic(self.chain.stepper(state.x, t, after)), state.push)
             numpyro.sample("noise", noise_law(state.x, shift))
 
-        run = smc(
-            step,
-            particles=particles,
-            proposal=proposal,
-            threshold=threshold,
-            resampling=resampling,
-        )
-        return lambda: run(initial, (begin, end, last))
+        return initial, step, proposal, (begin, end, last)
 
     def _enter(self, x: Array, t: Array, last: Any, before: Any) -> _State:
         """At a new point: what is expected of it now, less what was expected before."""

@@ -134,6 +134,9 @@ def f_divergence(
     Returns:
         A function of the common arguments: one draw of the loss.
 
+    Raises:
+        SiteError: A subsampled plate.
+
     References:
         Wan, Li, Hovakimyan. f-divergence variational inference. NeurIPS 2020.
     """
@@ -142,6 +145,11 @@ def f_divergence(
     def loss(*args: Any) -> Float[Array, ""]:
         # One ratio for all that a call draws: a function of it is not a sum over a plate.
         runs = draw(*args)
+        for trace in (runs.model, runs.guide):
+            trace.refuse_subsampled(
+                "a function of it that is not linear is not that of all, on average",
+                instead="the whole plate; or elbo, if f is the negative of its argument",
+            )
         return jnp.sum(f(runs.total(runs.log_weights) - log_scale))
 
     return loss

@@ -15,7 +15,7 @@ from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.errors import EstimatorError, SiteError
 from ppgen.inference.objectives._detached import detached
-from ppgen.inference.objectives._log_mean_exp import log_mean_exp
+from ppgen.inference.objectives._log_mean_exp import log_mean_exp, self_normalized, weighted
 
 
 @claims("lower bound", "the log evidence", gradient="unbiased")
@@ -103,13 +103,21 @@ def vimco(model: Program, guide: Program, *, particles: int) -> Callable[..., Fl
         runs = draw(*args)
         whole = log_mean_exp(runs.log_weights)
         log_weights = stop_gradient(runs.log_weights)
-        others = (jnp.sum(log_weights, axis=0) - log_weights) / (particles - 1)
+        # A baseline may be any function of the other draws: the mean is over their weights above
+        # zero, and the bound without draw k is left out where it is not finite.
+        possible = log_weights > -jnp.inf
+        finite = jnp.where(possible, log_weights, 0.0)
+        count = jnp.sum(possible, axis=0) - possible
+        others = (jnp.sum(finite, axis=0) - finite) / jnp.maximum(count, 1)
+        others = jnp.where(count > 0, others, -jnp.inf)
         # Row k holds the weights of all, its own replaced by the mean of the others.
         own = jnp.eye(particles, dtype=bool).reshape(
             particles, particles, *(1,) * (log_weights.ndim - 1)
         )
         without = log_mean_exp(jnp.where(own, others[:, None], log_weights[None]), axis=1)
-        signal = stop_gradient(whole) - without
+        alive = jnp.isfinite(stop_gradient(whole))
+        signal = jnp.where(alive, stop_gradient(whole), 0.0)
+        signal = signal - jnp.where(alive & (without > -jnp.inf), without, 0.0)
         score = runs.log_q - stop_gradient(runs.log_q)
         return runs.total(whole + jnp.sum(signal * score, axis=0))
 
@@ -165,13 +173,13 @@ def dreg(model: Program, guide: Program, *, particles: int) -> Callable[..., Flo
                 "gradient, apart from the weights",
                 instead="iwelbo, which estimates it once",
             )
-        weights = jax.nn.softmax(stop_gradient(runs.log_weights), axis=0)
+        weights = self_normalized(stop_gradient(runs.log_weights))
         fixed = jax.tree.map(stop_gradient, runs.guide.choices)
         scored = jax.vmap(lambda choices: ppgen.assess(model)(choices, *args))(fixed)
         log_p = runs.by_element(scored)
         value = stop_gradient(log_mean_exp(runs.log_weights))
-        path = _slope(jnp.sum(weights**2 * runs.log_weights, axis=0))
-        direct = _slope(jnp.sum(weights * log_p, axis=0))
+        path = _slope(jnp.sum(weighted(weights**2, runs.log_weights), axis=0))
+        direct = _slope(jnp.sum(weighted(weights, log_p), axis=0))
         return runs.total(value + path + direct)
 
     return bound

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import ppgen
 from ppgen.annotations import Program
 from ppgen.claims import claims
+from ppgen.inference.objectives._log_mean_exp import self_normalized, weighted
 
 
 @claims(
@@ -60,8 +60,9 @@ def tvo(
         runs = draw(*args)
         log_weights = runs.log_weights
         starts = jnp.asarray(edges[:-1]).reshape(-1, *(1,) * log_weights.ndim)
-        weights = jax.nn.softmax(starts * log_weights, axis=1)
-        means = jnp.sum(weights * log_weights, axis=1)
+        # At the temperature zero all weights are equal, those of zero included.
+        weights = self_normalized(weighted(starts, log_weights[None]), axis=1)
+        means = jnp.sum(weighted(weights, log_weights[None]), axis=1)
         widths = jnp.diff(jnp.asarray(edges))
         return runs.total(jnp.tensordot(widths, means, axes=1))
 

@@ -14,7 +14,7 @@ import ppgen
 from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.inference.objectives._detached import detached
-from ppgen.inference.objectives._log_mean_exp import log_mean_exp
+from ppgen.inference.objectives._log_mean_exp import log_mean_exp, self_normalized
 
 
 @claims(
@@ -54,7 +54,7 @@ def forward_kl(
 
     def loss(*args: Any) -> Float[Array, ""]:
         runs = draw(*args)
-        weights = jax.nn.softmax(stop_gradient(runs.log_weights), axis=0)
+        weights = self_normalized(stop_gradient(runs.log_weights))
         return -runs.total(jnp.sum(weights * runs.log_q, axis=0))
 
     return loss
@@ -102,7 +102,7 @@ def reweighted_wake_sleep(
         log_q = runs.log_q
         # The weights as a function of the model only.
         log_weights = runs.log_weights + log_q - stop_gradient(log_q)
-        weights = jax.nn.softmax(stop_gradient(log_weights), axis=0)
+        weights = self_normalized(stop_gradient(log_weights))
         wake = jnp.sum(weights * (log_q - stop_gradient(log_q)), axis=0)
         return runs.total(log_mean_exp(log_weights) + wake)
 

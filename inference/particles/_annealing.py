@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 import ppgen
 from ppgen.annotations import Program
 from ppgen.claims import claims
+from ppgen.inference.objectives._log_mean_exp import normalized
 from ppgen.inference.particles._kernels import AbstractKernel
 from ppgen.inference.posteriors._unconstrained import Unconstrained
 
@@ -122,7 +123,7 @@ def ais(
             def anneal(carry: tuple[Array, Array], inputs: tuple[Array, Array]):
                 (u, log_weight), (beta, rise) = carry, inputs
                 log_weight = log_weight + rise * (log_p(u) - log_q(u))
-                path = lambda u: (1 - beta) * log_q(u) + beta * log_p(u)  # noqa: E731
+                path = lambda u: _tempered(log_q(u), 1 - beta) + beta * log_p(u)  # noqa: E731
                 u, accepted = kernel(path, u)
                 return (u, log_weight), accepted
 
@@ -134,12 +135,17 @@ def ais(
             return u, log_weight, accepted
 
         u, log_weights, accepted = jax.vmap(one)(jnp.arange(particles))
-        total = jax.nn.logsumexp(log_weights)
+        log_weights, total = normalized(log_weights)
         return AnnealedSamples(
             choices=jax.vmap(space.constrain)(u),
-            log_weights=log_weights - total,
+            log_weights=log_weights,
             log_evidence=total - math.log(particles),
             acceptance=jnp.mean(accepted, axis=0),
         )
 
     return run
+
+
+def _tempered(log_q: Array, power: Array) -> Array:
+    """`power * log_q`, zero at the power zero: where the guide cannot be, the program may."""
+    return jnp.where(power > 0, power * jnp.where(power > 0, log_q, 0.0), 0.0)

@@ -14,6 +14,7 @@ import ppgen
 from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.errors import SiteError
+from ppgen.inference.objectives._log_mean_exp import normalized
 from ppgen.inference.particles._particle_filter import ParticleFilter, Trajectory
 from ppgen.inference.particles._resampling import check_scheme, draw_ancestors
 
@@ -69,8 +70,8 @@ def smc(
     Raises:
         ValueError: fewer than one particle, a threshold outside of [0, 1], no such scheme.
         ChoiceMismatchError: step and proposal do not match.
-        SiteError: the proposal observes something; or there is none, and what `step` observes
-            cannot be told from what it draws.
+        SiteError: a plate is subsampled; the proposal observes something; or there is none, and
+            what `step` observes cannot be told from what it draws.
         DiscontinuityError: on `ppgen.expectation`, where the particles are reparameterised and
             `threshold` is neither 0 nor 1: the decision to resample jumps.
 
@@ -210,7 +211,7 @@ def _filter(
     states, initial, log_weights = first
     states = jax.tree.map(jnp.asarray, states)
     particles = log_weights.shape[0]
-    log_weights, log_first = _normalized(log_weights - math.log(particles))
+    log_weights, log_first = normalized(log_weights - math.log(particles))
     own = jnp.arange(particles)
 
     def advance(carry: tuple[Any, Array], inputs: tuple[Array, Any]):
@@ -227,7 +228,7 @@ def _filter(
             states, log_weights = jax.tree.map(lambda s: s[parents], (states, log_weights))
             log_weights = _after_resampling(log_weights, flag)
         states, choices, increments = move(states, x)
-        log_weights, log_increment = _normalized(log_weights + increments)
+        log_weights, log_increment = normalized(log_weights + increments)
         out = (choices, parents, log_increment, _ess(log_weights))
         return (states, log_weights), out
 
@@ -257,10 +258,20 @@ def _propagate(
     """Propose for one particle: its new state, its choices, and its log weight."""
     drawn = ppgen.simulate(program if proposal is None else proposal)(*args)
     if proposal is None:
+        _whole(drawn)
         return drawn.value, drawn.choices, _observed(drawn)
     _check_proposal(drawn)
     scored = ppgen.assess(program)(drawn, *args)
+    _whole(drawn, scored)
     return scored.value, scored.choices, scored.log_density - drawn.log_density
+
+
+def propagate(
+    program: Program, proposal: Program | None, args: tuple[Any, ...]
+) -> tuple[Any, Array]:
+    """One particle, without the choices that it makes: its new state and its log weight."""
+    state, _, log_weight = _propagate(program, proposal, args)
+    return state, log_weight
 
 
 def _revisit(
@@ -268,11 +279,20 @@ def _revisit(
 ) -> tuple[Any, dict[str, Array], Array]:
     """As `_propagate`, for given choices."""
     scored = ppgen.assess(program)(choices, *args)
+    _whole(scored)
     if proposal is None:
         return scored.value, scored.choices, _observed(scored)
     proposed = ppgen.assess(proposal)(choices, *args)
+    _whole(proposed)
     _check_proposal(proposed)
     return scored.value, scored.choices, scored.log_density - proposed.log_density
+
+
+def _whole(*traces: ppgen.Trace) -> None:
+    for trace in traces:
+        trace.refuse_subsampled(
+            "its exponential is no unbiased weight of a particle", instead="the whole plate"
+        )
 
 
 def _with_first(kept: Any, fresh: Callable[[Any], Any], over: Any) -> Any:
@@ -315,15 +335,6 @@ def _check_proposal(trace: ppgen.Trace) -> None:
                 site=name,
                 instead="ppgen.normalize(proposal, ...)",
             )
-
-
-def _normalized(log_weights: Float[Array, " k"]) -> tuple[Float[Array, " k"], Float[Array, ""]]:
-    """Normalised log weights, and the logarithm of their sum."""
-    total = jax.nn.logsumexp(log_weights)
-    dead = total == -jnp.inf
-    equal = jnp.full_like(log_weights, -math.log(log_weights.shape[0]))
-    # Where no particle can be, the estimate is zero for good, and the weights only have to be some.
-    return jnp.where(dead, equal, log_weights - jnp.where(dead, 0.0, total)), total
 
 
 def _ess(log_weights: Float[Array, " k"]) -> Float[Array, ""]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PyTree
 import ppgen
 from ppgen.annotations import Program
 from ppgen.claims import claims
-from ppgen.errors import SiteError
+from ppgen.inference.objectives._log_mean_exp import normalized
 from ppgen.inference.posteriors._arviz_data import ParetoSmoothed, pareto_smoothed
 
 
@@ -113,18 +113,15 @@ def importance_sampling(
 
     def run(*args: Any) -> ImportanceSamples:
         found = runs(*args)
-        if found.scale != 1.0:
-            raise SiteError(
-                "a subsampled plate scales the log density of its minibatch: the exponential of "
-                "that is no unbiased weight",
-                instead="the whole plate",
+        for trace in (found.model, found.guide):
+            trace.refuse_subsampled(
+                "its exponential is no unbiased weight", instead="the whole plate"
             )
         # Where all sites share plates there is a weight for each element of them.
         each = found.log_weights.reshape(particles, -1)
         log_weights = jnp.sum(each, axis=1)
-        total = jax.nn.logsumexp(log_weights)
-        log_evidence = total - math.log(particles)
-        return ImportanceSamples(found.model.choices, log_weights - total, log_evidence)
+        log_weights, total = normalized(log_weights)
+        return ImportanceSamples(found.model.choices, log_weights, total - math.log(particles))
 
     return run
 

@@ -58,7 +58,7 @@ class Coefficients(NamedTuple):
         """
         _, scale = self.normal()
         a, s, a_dot, s_dot = self.alpha, self.sigma, self.alpha_dot, self.sigma_dot
-        return scale**2 * s * (s * a_dot - a * s_dot) / a
+        return scale**2 * s * (s * ratio(s * a_dot, a) - s_dot)
 
     def normal(self) -> tuple[Array, Array]:
         """Location and scale of the noise.
@@ -75,6 +75,15 @@ class Coefficients(NamedTuple):
                 'score of its own, by regress(model, bridge, predict="score")',
             )
         return self.noise
+
+
+def ratio(numerator: Array, alpha: Array) -> Array:
+    """`numerator / alpha`, which is only ever multiplied by how expected data move with a point.
+
+    At pure noise, where alpha is zero, they do not move: nothing is left of the product.
+    """
+    none = alpha == 0
+    return jnp.where(none, 0.0, numerator / jnp.where(none, 1.0, alpha))
 
 
 def coefficients(bridge: Program) -> Callable[..., Coefficients]:

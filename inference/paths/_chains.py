@@ -13,7 +13,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from ppgen.annotations import Program
-from ppgen.inference.paths._algebra import Decoder, coefficients
+from ppgen.inference.paths._algebra import Decoder, coefficients, ratio
 from ppgen.inference.paths._errors import PathError
 from ppgen.inference.paths._solve import score_of
 
@@ -214,7 +214,7 @@ def ancestral(decoder: Decoder, eta: float = 1.0) -> Stepper:
         if at.noise is not None:
             # Expected data and noise move with the score by Tweedie's formula.
             variance = at.noise[1] ** 2
-            pull = variance * at.sigma * (to.alpha * at.sigma / at.alpha - kept)
+            pull = variance * at.sigma * (to.alpha * ratio(at.sigma, at.alpha) - kept)
         return Step(mean, 0.0 if ode else kappa * spread, pull)
 
     return step

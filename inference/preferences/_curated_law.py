@@ -65,14 +65,29 @@ def curated_law(
     if math.isinf(choices):
         weighted = p * rates
         return weighted / weighted.sum()
-    low, high = -_TAIL - math.log(choices), math.log(_TAIL) + np.ptp(r)
-    times = np.exp(np.arange(low, high + _STEP, _STEP))
     total = np.zeros_like(p)
-    for s in times:
-        survival = np.exp(-s * rates)
+    for log_s in _log_times(r.max() - r, choices):
+        # Rewards far apart: s alone may be out of range, beyond 700 nothing survives.
+        clock = np.exp(np.minimum(log_s + (r - r.max()), 700.0))
+        survival = np.exp(-clock)
         # log M(s), without cancellation at either end.
-        below_one = p @ np.expm1(-s * rates)
-        log_m = math.log1p(below_one) if below_one > -0.5 else math.log(p @ survival)
-        total += s * rates * survival * math.exp((choices - 1) * log_m)
+        below_one, left = p @ np.expm1(-clock), p @ survival
+        if left > 0:
+            log_m = math.log1p(below_one) if below_one > -0.5 else math.log(left)
+            total += clock * survival * math.exp((choices - 1) * log_m)
     curated = p * total
     return curated / curated.sum()
+
+
+def _log_times(below: Float[np.ndarray, " n"], choices: float | int) -> Float[np.ndarray, " times"]:
+    """Where the integrand counts for any of the rewards, by how far they are below the highest."""
+    reach = -_TAIL - math.log(choices), math.log(_TAIL)
+    starts = np.unique(below)
+    gaps = np.flatnonzero(np.diff(starts) > reach[1] - reach[0])
+    firsts = starts[np.concatenate([[0], gaps + 1])]
+    lasts = starts[np.concatenate([gaps, [len(starts) - 1]])]
+    windows = [
+        np.arange(first + reach[0], last + reach[1] + _STEP, _STEP)
+        for first, last in zip(firsts, lasts, strict=True)
+    ]
+    return np.concatenate(windows)

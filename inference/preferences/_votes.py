@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Shaped
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
@@ -82,6 +83,9 @@ class FittedRewards(NamedTuple):
         Returns:
             The difference of their rewards, with Wald's interval.
         """
+        for item in (one, other):
+            if not 0 <= item < len(self.rewards):
+                raise VotesError(f"there is no item {item} among {len(self.rewards)}")
         contrast = np.zeros(len(self.rewards))
         contrast[one] += 1.0
         contrast[other] -= 1.0
@@ -126,7 +130,8 @@ def vote_log_likelihood(
         ranked: Whether the voter put all of them in order, best first.
 
     Returns:
-        One number for each vote, in nats.
+        One number for each vote, in nats: −∞ if a candidate that was not there was chosen, or put
+        before one that was.
 
     References:
         Bradley, Terry. Rank analysis of incomplete block designs. Biometrika 39, 1952. Luce.
@@ -144,11 +149,14 @@ def vote_log_likelihood(
     # Infinities have no derivatives.
     rewards = jnp.where(there, rewards, jnp.finfo(rewards.dtype).min / 2)
     terms = rewards - jax.lax.cumlogsumexp(rewards, axis=rewards.ndim - 1, reverse=True)
-    return jnp.sum(jnp.where(there, terms, 0.0), axis=-1) if ranked else terms[..., 0]
+    if not ranked:
+        return jnp.where(there[..., 0], terms[..., 0], -jnp.inf)
+    possible = jnp.all(there[..., :-1] | ~there[..., 1:], axis=-1)
+    return jnp.where(possible, jnp.sum(jnp.where(there, terms, 0.0), axis=-1), -jnp.inf)
 
 
 def fit_rewards(
-    votes: Int[Array | np.ndarray, "votes choices"],
+    votes: Shaped[Array | np.ndarray, "votes choices"] | Sequence[Sequence[int]],
     *,
     ranked: bool = False,
     features: Float[Array | np.ndarray, "items features"] | None = None,
@@ -160,8 +168,9 @@ def fit_rewards(
     *heuristic*. The maximum is found by Newton's method in double precision.
 
     Args:
-        votes: Numbers of items, those of each vote in a row, the one that was chosen first; −1 at
-            the end of a row of fewer items. Pairs make the model of Bradley and Terry.
+        votes: Numbers of items, whole and of any type, those of each vote in a row, the one that
+            was chosen first; −1 at the end of a row of fewer items. Pairs make the model of Bradley
+            and Terry.
         ranked: Whether each row is in order, best first (Plackett and Luce).
         features: Of each item, for rewards that are linear in them. By default every item has a
             reward of its own; items are numbered up to the largest one in `votes`.
@@ -188,7 +197,7 @@ def fit_rewards(
         >>> print("{:.3f} ({:.3f}, {:.3f})".format(*fitted.difference(0, 1)))
         1.099 (0.383, 1.814)
     """
-    votes = np.asarray(votes)
+    votes = _whole_numbers(votes)
     _check(votes)
     items = int(votes.max()) + 1 if features is None else len(features)
     if votes.max() >= items:
@@ -258,6 +267,21 @@ def _derivatives(
     np.add.at(slope, votes, scores)
     np.add.at(spread, pairs, scores[:, :, None] * scores[:, None, :])
     return value, slope, information, spread
+
+
+def _whole_numbers(votes: Any) -> np.ndarray:
+    """Votes of any type as integers that hold their products."""
+    votes = np.asarray(votes)
+    if votes.dtype.kind not in "iuf" or not np.all(np.isfinite(votes) & (votes == np.round(votes))):
+        raise VotesError(
+            f"votes are numbers of items, and these are not whole numbers, but {votes.dtype}"
+        )
+    if votes.size and not -1 <= votes.min() <= votes.max() < 2**31:
+        raise VotesError(
+            "items are numbered from 0 on, with -1 where there is none; there is "
+            f"{votes.min() if votes.min() < -1 else votes.max()}"
+        )
+    return votes.astype(np.int64)
 
 
 def _check(votes: np.ndarray) -> None:

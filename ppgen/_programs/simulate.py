@@ -15,7 +15,7 @@ from ppgen._staging.primitives import Plate, SiteSpec, mark
 from ppgen._staging.sites import Given, has_estimate, run_sites, site_specs
 from ppgen._staging.stage import Staged, stage
 from ppgen.annotations import Program
-from ppgen.errors import ChoiceMismatchError
+from ppgen.errors import ChoiceMismatchError, SiteError
 
 
 class SiteFacts(NamedTuple):
@@ -71,6 +71,31 @@ class Trace(eqx.Module):
     def __getitem__(self, name: str) -> Array:
         """The value of the site `name`."""
         return self.choices[name]
+
+    def refuse_subsampled(self, what: str, *, instead: str) -> None:
+        """Refuse a log density that is an estimate because a plate is subsampled.
+
+        Its mean over minibatches is the log density of all. So what is linear in it is right on
+        average, and what is not (a weight, its exponential; the loss of a classifier) is wrong.
+
+        Args:
+            what: what would be wrong, as a clause.
+            instead: what to write.
+
+        Raises:
+            SiteError: some term of the log density is scaled by a plate that is subsampled.
+        """
+        places = {name: facts.where for name, facts in self.sites}
+        for name, plates in self.plates:
+            for plate in plates:
+                if plate.scale != 1.0:
+                    raise SiteError(
+                        f"the plate {plate.name!r} is subsampled, so that the log density is that "
+                        f"of a minibatch, scaled: {what}",
+                        site=name,
+                        where=places.get(name),
+                        instead=instead,
+                    )
 
 
 def simulate(program: Program) -> Callable[..., Trace]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import math
 import struct
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
@@ -16,6 +18,24 @@ from ppgen.inference import DataError
 from ppgen.models.parts.data.images import Images, split
 
 MAX_LEVELS = 256
+_FEWEST = 2
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    SyntaxError,  # of a header that is no Python literal
+    TypeError,
+    NotImplementedError,  # of an unknown compression
+    RuntimeError,  # of encryption
+    MemoryError,
+    OverflowError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+"""What readers of files raise at files that are damaged or of another kind."""
 
 
 def load_images(path: str | Path, *, held_out: float = 1 / 6, seed: int = 0) -> Images:
@@ -41,24 +61,75 @@ def load_images(path: str | Path, *, held_out: float = 1 / 6, seed: int = 0) -> 
         images = _read(path)
     except DataError:
         raise
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read as images: {error}") from error
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: cannot be read as images: {first_line(error)}") from error
     levels = _check(images, path)
-    return split(images, levels=levels, held_out=max(1, round(held_out * len(images))), seed=seed)
+    count = max(1, round(held_out * len(images)))
+    if min(count, len(images) - count) < _FEWEST:
+        raise DataError(
+            f"{path}: of its {len(images)} images, {count} would be held out and "
+            f"{len(images) - count} fitted to; a standard error needs {_FEWEST} or more of each"
+        )
+    return split(images, levels=levels, held_out=count, seed=seed)
 
 
 def _read(path: Path) -> Shaped[np.ndarray, "..."]:
-    if path.suffix == ".npz":
-        # allow_pickle=False: an object array would run code while it loads.
-        with np.load(path, allow_pickle=False) as arrays:
-            names = list(arrays)
-            if "images" not in names and len(names) != 1:
-                found = ", ".join(names) or "none"
-                raise DataError(f"{path}: needs an array 'images', or one array; it has: {found}")
-            return arrays["images" if "images" in names else names[0]]
-    if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False)
-    return _read_idx(path)
+    """Reads what the name says that it is, if the first bytes say so too."""
+    with path.open("rb") as file:
+        start = file.read(6)
+        found = ".npz" if start[:2] == b"PK" else ".npy" if start == b"\x93NUMPY" else ""
+        named = path.suffix if path.suffix in (".npz", ".npy") else ""
+        if found != named:
+            what = f"it is of the kind {found}" if found else f"it is no {named}"
+            raise DataError(f"{path}: cannot be read as images: by its first bytes {what}")
+        if named == ".npy":
+            return _read_npy(file, path, path.stat().st_size)
+    return _read_npz(path) if named == ".npz" else _read_idx(path)
+
+
+def _read_npz(path: Path) -> Shaped[np.ndarray, "..."]:
+    with zipfile.ZipFile(path) as archive:
+        members = {Path(info.filename).stem: info for info in archive.infolist()}
+        if "images" not in members and len(members) != 1:
+            found = ", ".join(members) or "none"
+            raise DataError(f"{path}: needs an array 'images', or one array; it has: {found}")
+        name = "images" if "images" in members else next(iter(members))
+        info = members[name]
+        if info.flag_bits & 1:
+            raise DataError(f"{path}: the array {name!r} is encrypted")
+        with archive.open(info) as file:
+            if file.read(6) != b"\x93NUMPY":
+                raise DataError(f"{path}: {info.filename!r} in it is no NumPy array")
+            return _read_npy(file, path, info.file_size)
+
+
+def _read_npy(file: Any, path: Path, size: int) -> Shaped[np.ndarray, "..."]:
+    """Reads an array, after a look at its header: what that claims has to be there."""
+    file.seek(0)
+    version = np.lib.format.read_magic(file)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read_header is None:
+        raise DataError(f"{path}: NumPy's format {version[0]}.{version[1]} is not one for images")
+    shape, _, dtype = read_header(file)
+    if dtype.hasobject:
+        # An object array would run code while it loads.
+        raise DataError(f"{path}: cannot be read as images: it holds Python objects")
+    claimed, there = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if claimed != there:
+        raise DataError(
+            f"{path}: the header says {shape} of {dtype}, which takes {claimed} bytes, but {there} "
+            "follow"
+        )
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _read_idx(path: Path) -> Shaped[np.ndarray, "..."]:

@@ -1,0 +1,136 @@
+"""What `fit` refuses: arguments that make no sense, bounds in the wrong direction, other fits."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import optax
+import pytest
+
+from ppgen.inference import Checkpoints, EarlyStopping, elbo, fit, iwelbo, per_datum
+from ppgen.inference.fitting import CheckpointError
+from ppgen.inference.fitting._arguments import check_arguments
+
+KEY = jax.random.key(0)
+DATA = jnp.arange(8.0)
+
+SENSELESS = {
+    "steps": [0, -1, 2.5, True, "3"],
+    "chunk": [0, -1, 2.5],
+    "draws": [0, -3, 1.5],
+    "batch_size": [0, -1, 9, 2.5],
+    "ema": [1.5, 1.0, -0.1, float("nan"), "0.9", True],
+    "on_nonfinite": ["Skip", "", None, True],
+    "compute_dtype": ["int32", "float99", jnp.int8],
+}
+
+
+def square(p, batch):
+    return jnp.mean((p - batch) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in SENSELESS.items() for value in values]
+)
+def test_arguments_that_make_no_sense_are_refused(name, value):
+    options = {"steps": 3, "data": DATA} | {name: value}
+    # Of another type than is annotated: a TypeError where types are checked, as in these tests.
+    with pytest.raises((ValueError, TypeError), match=name):
+        fit(square, jnp.array(0.0), optax.adam(0.1), key=KEY, **options)
+    sound = dict.fromkeys(SENSELESS, 1) | {"ema": None, "on_nonfinite": "skip"}
+    sound["compute_dtype"] = jnp.bfloat16
+    check_arguments(**sound)
+    if (name, value) != ("batch_size", 9):  # which only the data tell
+        with pytest.raises(ValueError, match=name):
+            check_arguments(**sound | {name: value})
+
+
+def model(p):
+    z = numpyro.sample("z", dist.Normal(0, 1))
+    numpyro.sample("x", dist.Normal(z, 1), obs=0.5)
+
+
+def guide(p):
+    numpyro.sample("z", dist.Normal(p, 1))
+
+
+BOUND = elbo(model, guide)
+SEEN = {
+    "itself": BOUND,
+    "iwelbo": iwelbo(model, guide, particles=3),
+    "partial": functools.partial(BOUND),
+    "jit": jax.jit(BOUND),
+    "vmap": jax.vmap(BOUND),
+    "partial of vmap": functools.partial(jax.vmap(BOUND)),
+    "wraps": functools.wraps(BOUND)(lambda p: BOUND(p)),
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_a_lower_bound_is_not_descended(name):
+    with pytest.raises(ValueError, match="maximize=True"):
+        fit(SEEN[name], jnp.array(0.0), optax.adam(0.1), key=KEY, steps=3)
+
+
+def test_a_lower_bound_is_climbed_and_its_negative_descended():
+    climbed = fit(BOUND, jnp.array(0.0), optax.adam(0.1), key=KEY, steps=3, maximize=True)
+    descended = fit(lambda p: -BOUND(p), jnp.array(0.0), optax.adam(0.1), key=KEY, steps=3)
+    np.testing.assert_allclose(climbed.params, descended.params)
+
+
+def test_what_runs_off_is_said():
+    with pytest.warns(UserWarning, match="may have no optimum"):
+        fit(lambda p: -(p**2), jnp.array(1.0), optax.sgd(1.0), key=KEY, steps=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(lambda p: p**2, jnp.array(1e6), optax.sgd(0.1), key=KEY, steps=20)
+
+
+def test_a_checkpoint_of_a_later_step_or_of_other_batches_is_refused(tmp_path):
+    run = functools.partial(
+        fit, square, jnp.array(0.0), optax.adam(0.1), key=KEY, data=DATA,
+        checkpoints=Checkpoints(tmp_path, every=2),
+    )  # fmt: skip
+    whole = run(steps=6, batch_size=2)
+    with pytest.raises(CheckpointError, match="of step 6, and the fit is to end at step 2"):
+        run(steps=2, batch_size=2)
+    with pytest.raises(CheckpointError, match="batch_size=2, not 4"):
+        run(steps=8, batch_size=4)
+    np.testing.assert_array_equal(run(steps=6, batch_size=2).history, whole.history)
+
+
+PYTREES = {
+    "array": np.ones(4),
+    "pair": (np.ones(4), np.zeros((4, 2))),
+    "dict": {"x": np.ones((4, 3)), "y": [np.arange(4)]},
+}
+
+
+@pytest.mark.parametrize("name", PYTREES)
+def test_data_are_any_pytree_with_a_common_axis(name):
+    data = PYTREES[name]
+
+    def objective(p, batch):
+        return sum(jnp.sum(leaf) * p for leaf in jax.tree.leaves(batch))
+
+    rows = [jax.tree.map(lambda leaf: leaf[i], data) for i in range(4)]  # noqa: B023
+    np.testing.assert_allclose(
+        per_datum(objective, 1.5, data, key=KEY), [float(objective(1.5, r)) for r in rows]
+    )
+    stopping = EarlyStopping(data, every=1, patience=1)
+    fit(
+        lambda p, b: objective(p, b) ** 2, jnp.array(1.0), optax.sgd(0.01), key=KEY, steps=2,
+        data=data, batch_size=2, early_stopping=stopping,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("data", [(), (np.ones(3), np.ones(4)), jnp.float32(1.0)])
+def test_data_without_a_common_axis_are_refused(data):
+    with pytest.raises(ValueError, match="share one leading axis"):
+        per_datum(lambda p, d: p, 1.0, data, key=KEY)

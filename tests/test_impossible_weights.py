@@ -1,0 +1,124 @@
+"""Weights of zero, sums that are put off, and densities far out in a tail."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from scipy import special
+
+import ppgen
+from ppgen import Enumerate, MeasureValued
+from ppgen._derivatives import weighed
+from ppgen._distributions.truncated import log_normal_mass
+
+KEY = jax.random.key(0)
+ALLOWED = jnp.array([False, True, True])
+
+
+def value_and_derivatives(f, t):
+    g = ppgen.expectation(f)
+    return [float(h(KEY, t)) for h in (g, jax.grad(g, 1), jax.jacfwd(g, 1))]
+
+
+@pytest.mark.parametrize("x", [2.0, np.inf, np.nan])
+def test_a_weight_of_zero_takes_out_the_value_and_all_derivatives(x):
+    assert weighed(jnp.float32(x), jnp.float32(0.0)) == 0
+    assert jax.grad(weighed)(jnp.float32(x), jnp.float32(0.0)) == 0
+
+    def hidden(w):
+        return jnp.where(False, weighed(jnp.float32(x), w), 1.0)
+
+    assert jax.grad(hidden)(1.0) == 0
+    assert jax.vmap(jax.grad(hidden))(jnp.ones(2)).tolist() == [0, 0]
+    seen = jax.grad(weighed, 1)(jnp.float32(x), jnp.float32(1.0))
+    assert np.array_equal(seen, x, equal_nan=True)  # what counts is not hidden
+
+
+def test_an_impossible_class_of_infinite_cost_contributes_nothing():
+    def entropy(t):
+        d = dist.Categorical(logits=jnp.where(ALLOWED, t * jnp.arange(3.0), -jnp.inf))
+        return -d.log_prob(ppgen.draw(d, grad=Enumerate()))
+
+    def exact(t):
+        q = jax.nn.log_softmax(t * jnp.arange(1.0, 3.0))
+        return -jnp.sum(jnp.exp(q) * q)
+
+    found = value_and_derivatives(entropy, 0.4)
+    wanted = [exact(0.4), jax.grad(exact)(0.4), jax.grad(exact)(0.4)]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_an_impossible_class_among_the_points_of_a_measure_valued_derivative():
+    def f(t):
+        d = dist.Categorical(logits=jnp.where(ALLOWED, t * jnp.arange(3.0), -jnp.inf))
+        return jnp.array([jnp.inf, 1.0, 3.0])[ppgen.draw(d, grad=MeasureValued())]
+
+    def exact(t):
+        return 1 + 2 * jax.nn.sigmoid(t)
+
+    _, *derivatives = value_and_derivatives(f, 0.4)
+    np.testing.assert_allclose(derivatives, [jax.grad(exact)(0.4)] * 2, rtol=1e-5)
+
+
+def test_steps_that_add_a_constant_are_not_done_once_for_two_terms():
+    steps = {
+        "concatenate": lambda s: jnp.concatenate([s, jnp.ones(1)]),
+        "pad": lambda s: jnp.pad(s, 1, constant_values=1.0),
+        "where": lambda s: jnp.where(jnp.array([True, False]), s, 1.0),
+        "gather": lambda s: s.at[jnp.array([0, 5])].get(mode="fill", fill_value=1.0),
+        "zero": lambda s: jnp.where(jnp.array([True, False]), s, 0.0),
+        "linear": lambda s: 2 * jnp.cumsum(s)[::-1],
+    }
+    weights = jnp.arange(1.0, 5.0)
+    for name, step in steps.items():
+
+        def f(t, step=step):
+            a = ppgen.draw(dist.Bernoulli(jnp.full((2, 3), t)), grad=Enumerate()) * 1.0
+            both = step(jnp.sum(2 * a, -1)) + step(jnp.sum(jnp.exp(a), -1))
+            return jnp.sum(both * weights[: both.size])
+
+        def exact(t, step=step):
+            both = step(jnp.full(2, 6 * t)) + step(jnp.full(2, 3 * (t * jnp.e + 1 - t)))
+            return jnp.sum(both * weights[: both.size])
+
+        slope = jax.grad(exact)(0.3)
+        np.testing.assert_allclose(
+            value_and_derivatives(f, 0.3), [exact(0.3), slope, slope], rtol=1e-5, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_top_k_mixes_the_axis_it_is_told(axis):
+    w = jnp.array([[1.0, 10.0], [3.0, 7.0]])
+
+    def f(t):
+        a = ppgen.draw(dist.Bernoulli(jnp.full((2, 2), t)), grad=Enumerate()) * 1.0
+        return jnp.sum(jax.lax.top_k(a, 2, axis=axis)[0] * w)
+
+    def exact(t):
+        largest, smallest = 2 * t - t**2, t**2
+        first, second = (w[0], w[1]) if axis == 0 else (w[:, 0], w[:, 1])
+        return jnp.sum(first) * largest + jnp.sum(second) * smallest
+
+    slope = jax.grad(exact)(0.3)
+    np.testing.assert_allclose(value_and_derivatives(f, 0.3), [exact(0.3), slope, slope], rtol=1e-5)
+
+
+INTERVALS = [(0, 1), (5, 6), (-6, -5), (12, 13), (-1, 3), (-3, 1), (0, 0.001), (-1e-3, 1e-3)]
+INTERVALS += [(5, 5.019), (5, 5.021), (4, np.inf), (-np.inf, -20), (-np.inf, 3), (30, 31)]
+
+
+@pytest.mark.parametrize("interval", INTERVALS)
+def test_the_mass_of_an_interval_in_single_precision(interval):
+    a, b = (np.float64(np.float32(x)) for x in interval)
+    low, high = (-b, -a) if a + b > 0 else (a, b)
+    upper = special.log_ndtr(high)
+    exact = upper + np.log(-np.expm1(special.log_ndtr(low) - upper))
+    density = [np.exp(-0.5 * x**2 - exact) / np.sqrt(2 * np.pi) for x in (a, b)]
+    found = log_normal_mass(jnp.float32(a), jnp.float32(b))
+    slopes = jax.grad(log_normal_mass, (0, 1))(jnp.float32(a), jnp.float32(b))
+    np.testing.assert_allclose(found, exact, rtol=2e-6, atol=3e-5)
+    np.testing.assert_allclose(slopes, [-density[0], density[1]], rtol=2e-3, atol=1e-6)
