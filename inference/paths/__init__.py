@@ -13,11 +13,17 @@ from ppgen.inference.paths._chains import noising as noising
 from ppgen.inference.paths._couplings import optimal_pairs as optimal_pairs
 from ppgen.inference.paths._empirical import empirical_denoiser as empirical_denoiser
 from ppgen.inference.paths._errors import PathError as PathError
+from ppgen.inference.paths._errors import ScheduleError as ScheduleError
+from ppgen.inference.paths._fields import classifier_free as classifier_free
+from ppgen.inference.paths._fields import clipped as clipped
 from ppgen.inference.paths._log_likelihood import flow_log_density as flow_log_density
 from ppgen.inference.paths._points import PathPoint as PathPoint
 from ppgen.inference.paths._points import path_point as path_point
 from ppgen.inference.paths._regress import regress as regress
 from ppgen.inference.paths._regress import squared_error as squared_error
+from ppgen.inference.paths._schedules import linear_schedule as linear_schedule
+from ppgen.inference.paths._schedules import quadratic_times as quadratic_times
+from ppgen.inference.paths._schedules import uniform_times as uniform_times
 from ppgen.inference.paths._solve import Fields as Fields
 from ppgen.inference.paths._solve import solve as solve
 from ppgen.inference.paths._times import Warped as Warped

@@ -21,8 +21,9 @@ from jaxtyping import Array, Float, Int
 from numpyro.contrib.control_flow import scan
 
 import ppgen
+from ppgen.inference import ScheduleError
 from ppgen.models.diffuse_vae.autoencoder import Autoencoder, decoded
-from ppgen.models.diffuse_vae.chain import Move, Sampler, ScheduleError
+from ppgen.models.diffuse_vae.chain import Move, Sampler
 
 Denoiser = Callable[[Array, Array, Array, Array], Array]
 

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, Int
 from numpyro.distributions.kl import kl_divergence
 
 import ppgen
+from ppgen.inference import ScheduleError
 from ppgen.models.diffuse_vae.autoencoder import autoencoder_bound
-from ppgen.models.diffuse_vae.chain import Move, Sampler, ScheduleError
+from ppgen.models.diffuse_vae.chain import Move, Sampler
 from ppgen.models.diffuse_vae.model import DiffuseVAE, move_to, predicted
 
 
