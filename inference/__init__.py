@@ -93,6 +93,7 @@ from ppgen.inference.paths import regress as regress
 from ppgen.inference.paths import solve as solve
 from ppgen.inference.paths import squared_error as squared_error
 from ppgen.inference.paths import uniform_times as uniform_times
+from ppgen.inference.paths import variance_preserving as variance_preserving
 from ppgen.inference.posteriors import ParetoSmoothed as ParetoSmoothed
 from ppgen.inference.posteriors import Posterior as Posterior
 from ppgen.inference.posteriors import as_numpyro_elbo as as_numpyro_elbo

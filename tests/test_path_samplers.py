@@ -217,5 +217,5 @@ def test_only_one_field_is_evaluated_where_only_one_counts():
     def field(x, t):
         return x + t
 
-    assert classifier_free(field, never, 0.0)(1.0, 0.5) == 1.5
-    assert classifier_free(never, field, -1)(1.0, 0.5) == 1.5
+    assert classifier_free(field, never, 0.0)(jnp.array(1.0), 0.5) == 1.5
+    assert classifier_free(never, field, -1)(jnp.array(1.0), 0.5) == 1.5

@@ -24,6 +24,7 @@ from ppgen.inference.paths._regress import squared_error as squared_error
 from ppgen.inference.paths._schedules import linear_schedule as linear_schedule
 from ppgen.inference.paths._schedules import quadratic_times as quadratic_times
 from ppgen.inference.paths._schedules import uniform_times as uniform_times
+from ppgen.inference.paths._schedules import variance_preserving as variance_preserving
 from ppgen.inference.paths._solve import Fields as Fields
 from ppgen.inference.paths._solve import solve as solve
 from ppgen.inference.paths._times import Warped as Warped

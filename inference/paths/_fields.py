@@ -83,9 +83,10 @@ def classifier_free(conditional: Field, unconditional: Field, weight: Any) -> Fi
         Ho, Salimans. Classifier-free diffusion guidance. 2022.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from ppgen.inference import classifier_free
         >>> field = classifier_free(lambda x, t: 2 * x, lambda x, t: x, 3.0)
-        >>> print(field(1.0, 0.5))  # 4 · 2 − 3 · 1
+        >>> print(field(jnp.array(1.0), 0.5))  # 4 · 2 − 3 · 1
         5.0
     """
     if isinstance(weight, (int, float)) and weight in (0, -1):

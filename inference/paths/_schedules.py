@@ -6,8 +6,12 @@ t is x_t ~ N(√ᾱ_t x_0, (1 − ᾱ_t) I). The logarithm keeps 1 − ᾱ_t exa
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int
 
 from ppgen.inference.paths._errors import ScheduleError
@@ -97,3 +101,36 @@ def quadratic_times(levels: int, count: int) -> Int[np.ndarray, " {count}"]:
 def _check(levels: int, count: int) -> None:
     if not 1 <= count <= levels:
         raise ScheduleError(f"cannot visit {count} of {levels} levels: need 1 to {levels}")
+
+
+def variance_preserving(data: dist.Distribution, *, least: float = -20.0) -> Callable[[], Array]:
+    r"""The path of a diffusion of unit variance, whose time is what is left of the data.
+
+    .. math:: x_t = e^{t/2} x_1 + \sqrt{1 - e^t}\, x_0, \qquad t = \log \bar\alpha \le 0.
+
+    So a schedule, from its last level to its first, is the times of a `Chain` along it.
+
+    Args:
+        data: the distribution of x₁, an event of the shape of points. Noise is N(0, I).
+        least: times are uniform from there to 0.
+
+    Returns:
+        A bridge, as for `decode` and `regress`.
+
+    Examples:
+        >>> import jax.numpy as jnp, numpyro.distributions as dist
+        >>> from ppgen.inference import coefficients, linear_schedule, variance_preserving
+        >>> bridge = variance_preserving(dist.Normal(jnp.zeros(1), 1).to_event(1))
+        >>> found = coefficients(bridge)(linear_schedule(1000)[1], jnp.zeros(1))
+        >>> print(f"{found.sigma[0]:.4f}")
+        0.0100
+    """
+
+    def bridge() -> Array:
+        t = numpyro.sample("t", dist.Uniform(least, 0.0))
+        x1 = jnp.asarray(numpyro.sample("x1", data))
+        normal = dist.Normal(jnp.zeros_like(x1), 1.0).to_event(x1.ndim)
+        x0 = jnp.asarray(numpyro.sample("x0", normal))
+        return jnp.exp(t / 2) * x1 + jnp.sqrt(-jnp.expm1(t)) * x0
+
+    return bridge
