@@ -219,3 +219,14 @@ def test_only_one_field_is_evaluated_where_only_one_counts():
 
     assert classifier_free(field, never, 0.0)(jnp.array(1.0), 0.5) == 1.5
     assert classifier_free(never, field, -1)(jnp.array(1.0), 0.5) == 1.5
+
+
+@pytest.mark.parametrize("name", ["VP", "rectified"])
+def test_the_large_variance_is_that_of_the_noising_process(name):
+    fields, bridge = decoder(name)
+    x, t, s = jnp.array([0.4, -0.2]), jnp.array(0.4), jnp.array(0.6)
+    small, large = (ancestral(fields, large=is_large)(x, t, s) for is_large in (False, True))
+    np.testing.assert_allclose(large.std, noising(bridge)(x, s, t).std, rtol=1e-5)
+    np.testing.assert_array_equal(large.mean, small.mean)
+    sigma = PATHS[name][1]
+    np.testing.assert_allclose(small.std, large.std * sigma(s) / sigma(t), rtol=1e-5)
