@@ -73,20 +73,27 @@ from ppgen.inference.paths import Decoder as Decoder
 from ppgen.inference.paths import Fields as Fields
 from ppgen.inference.paths import PathError as PathError
 from ppgen.inference.paths import PathPoint as PathPoint
+from ppgen.inference.paths import ScheduleError as ScheduleError
 from ppgen.inference.paths import Step as Step
 from ppgen.inference.paths import Warped as Warped
 from ppgen.inference.paths import ancestral as ancestral
+from ppgen.inference.paths import classifier_free as classifier_free
+from ppgen.inference.paths import clipped as clipped
 from ppgen.inference.paths import coefficients as coefficients
 from ppgen.inference.paths import decode as decode
 from ppgen.inference.paths import empirical_denoiser as empirical_denoiser
 from ppgen.inference.paths import euler_maruyama as euler_maruyama
 from ppgen.inference.paths import flow_log_density as flow_log_density
+from ppgen.inference.paths import linear_schedule as linear_schedule
 from ppgen.inference.paths import noising as noising
 from ppgen.inference.paths import optimal_pairs as optimal_pairs
 from ppgen.inference.paths import path_point as path_point
+from ppgen.inference.paths import quadratic_times as quadratic_times
 from ppgen.inference.paths import regress as regress
 from ppgen.inference.paths import solve as solve
 from ppgen.inference.paths import squared_error as squared_error
+from ppgen.inference.paths import uniform_times as uniform_times
+from ppgen.inference.paths import variance_preserving as variance_preserving
 from ppgen.inference.posteriors import ParetoSmoothed as ParetoSmoothed
 from ppgen.inference.posteriors import Posterior as Posterior
 from ppgen.inference.posteriors import as_numpyro_elbo as as_numpyro_elbo
@@ -107,5 +114,5 @@ from ppgen.inference.preferences import retrain as retrain
 from ppgen.inference.preferences import vote_log_likelihood as vote_log_likelihood
 
 # A user sees them here, so this is where messages and pickles say that they are.
-for _error in (CheckpointError, DataError, FitError, PathError, VotesError):
+for _error in (CheckpointError, DataError, FitError, PathError, ScheduleError, VotesError):
     _error.__module__ = __name__

@@ -22,7 +22,6 @@ from ppgen.inference import ancestral, decode, elbo
 from ppgen.models.diffuse_vae import (
     Autoencoder,
     DiffuseVAE,
-    Move,
     Sampler,
     ScheduleError,
     abduct,
@@ -44,6 +43,9 @@ from ppgen.models.diffuse_vae import (
     uniform_times,
     variational_bound,
 )
+from ppgen.models.diffuse_vae import chain as chain_module
+from ppgen.models.diffuse_vae.chain import path_like
+from ppgen.models.diffuse_vae.model import reverse_chain
 from ppgen.models.parts.data import load_digits
 from ppgen.models.parts.metrics.baselines import gaussian_denoising_error
 from ppgen.models.parts.metrics.distances import frechet_distance, neighbour_accuracy
@@ -93,6 +95,11 @@ def levels(schedule, times):
     """ᾱ_t and ᾱ_s of every move, in double precision."""
     alphas = np.exp(np.asarray(schedule, np.float64))[np.concatenate([[0], times])]
     return alphas[1:], alphas[:-1]
+
+
+def step_of(sampler, move, x_t, decoder):
+    """One step of the sampler's chain."""
+    return sampler.chain(decoder, x_t).stepper(x_t, move.before, move.after)
 
 
 # --- the chain ------------------------------------------------------------------------------------
@@ -159,10 +166,13 @@ def test_a_clipped_prediction_changes_the_noise_that_is_moved_along():
     move = sampler.move(1)
     x_t, noise = jnp.array([2.0, -0.3]), jnp.array([-0.5, -0.35])
     t, s = (a[1] for a in levels(schedule, [300, 700]))
-    assert abs(move.clean(x_t, noise)[0]) > 1 > abs(move.clean(x_t, noise)[1])
-    x = sampler.clean(move, x_t, noise)
+    plain = (x_t - np.sqrt(1 - t) * noise) / np.sqrt(t)
+    assert abs(plain[0]) > 1 > abs(plain[1])
+    decoder = sampler.decoder(lambda x_t, t: noise, x_t)
+    x = decoder(x_t, move.before).x1
     assert x[0] == 1
-    right = sampler.reverse(move, x_t, x)[0]
+    np.testing.assert_allclose(x[1], plain[1], rtol=1e-5)
+    right = step_of(sampler, move, x_t, decoder).mean
     implied = (x_t - np.sqrt(t) * x) / np.sqrt(1 - t)
     np.testing.assert_allclose(right, np.sqrt(s) * x + np.sqrt(1 - s) * implied, rtol=1e-5)
     wrong = np.sqrt(s) * x + np.sqrt(1 - s) * noise  # the network's ε, of the x_0 not clipped
@@ -172,7 +182,7 @@ def test_a_clipped_prediction_changes_the_noise_that_is_moved_along():
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_moves_are_steps_of_the_ancestral_chain_of_a_path(eta):
-    """The same algebra as `ppgen.inference.ancestral`, which knows a path by its program alone."""
+    """The path is known by its program alone, and its time is whatever one likes."""
     schedule = linear_schedule(1000)
     sampler = Sampler(schedule, np.array([200, 600]), eta=eta, clip=None)
 
@@ -189,10 +199,17 @@ def test_moves_are_steps_of_the_ancestral_chain_of_a_path(eta):
     x_t, move = jnp.array([1.2, -0.4]), sampler.move(1)
     t, s = jnp.array([-600.0, -200.0])
     step = ancestral(decode(noise, bridge, given="x0"), eta)(x_t, t, s)
-    x = sampler.clean(move, x_t, noise(x_t, t))
-    mean, scale = sampler.reverse(move, x_t, x)
-    np.testing.assert_allclose(mean, step.mean, rtol=1e-4)
-    np.testing.assert_allclose(scale, step.std, rtol=1e-4)
+    ours = step_of(sampler, move, x_t, sampler.decoder(lambda x_t, _: noise(x_t, t), x_t))
+    np.testing.assert_allclose(ours.mean, step.mean, rtol=1e-4)
+    np.testing.assert_allclose(ours.std, step.std, rtol=1e-4)
+    # By hand.
+    a, b = (part[1] for part in levels(schedule, [200, 600]))
+    x = (x_t - np.sqrt(1 - a) * noise(x_t, t)) / np.sqrt(a)
+    std = eta * np.sqrt((1 - b) / (1 - a) * (1 - a / b))
+    np.testing.assert_allclose(
+        ours.mean, np.sqrt(b) * x + np.sqrt(1 - b - std**2) * noise(x_t, t), rtol=1e-4
+    )
+    np.testing.assert_allclose(ours.std, std, rtol=1e-4)
 
 
 def test_variances_small_and_large():
@@ -200,8 +217,10 @@ def test_variances_small_and_large():
     t, s = (a[1] for a in levels(schedule, times))
     x_t, x = jnp.ones(1), jnp.zeros(1)
     (mean, scale), (again, large) = (
-        (sampler := Sampler(schedule, times, large=is_large)).reverse(sampler.move(1), x_t, x)
-        for is_large in (False, True)
+        step_of(sampler, sampler.move(1), x_t, decode(lambda x_t, t: x, path_like(x), given="x1"))[
+            :2
+        ]
+        for sampler in (Sampler(schedule, times, large=is_large) for is_large in (False, True))
     )
     assert mean == again
     np.testing.assert_allclose(large**2, 1 - t / s, rtol=1e-5)
@@ -264,22 +283,25 @@ def test_with_the_exact_noise_the_sampler_draws_the_data(eta):
     assert np.abs(deviations(sampler, schedule, expected)).max() < 5
 
 
-def _too_much_noise(move, x_t, x, *, eta=1.0):
-    mean, scale = POSTERIOR(move, x_t, x, eta=eta)
-    return mean, jnp.sqrt(-jnp.expm1(move.before - move.after))
+def _too_much_noise(decoder, eta, *, large):
+    def step(x_t, t, after):
+        found = ancestral(decoder, eta, large=large)(x_t, t, after)
+        return found._replace(std=jnp.sqrt(-jnp.expm1(t - after)))
+
+    return step
 
 
-def _wrong_coefficient(move, x_t, x, *, eta=1.0):
-    mean, scale = POSTERIOR(move, x_t, x, eta=eta)
-    return mean + 0.02 * (jnp.exp(move.before / 2) - jnp.exp(move.after / 2)) * x, scale
+def _wrong_coefficient(decoder, eta, *, large):
+    def step(x_t, t, after):
+        found, x = ancestral(decoder, eta, large=large)(x_t, t, after), decoder(x_t, t).x1
+        return found._replace(mean=found.mean + 0.02 * (jnp.exp(t / 2) - jnp.exp(after / 2)) * x)
 
-
-POSTERIOR = Move.posterior
+    return step
 
 
 @pytest.mark.parametrize("planted", [_too_much_noise, _wrong_coefficient])
 def test_a_planted_coefficient_breaks_the_law(planted, monkeypatch):
-    monkeypatch.setattr(Move, "posterior", planted)
+    monkeypatch.setattr(chain_module, "ancestral", planted)
     schedule = linear_schedule(400)
     times = uniform_times(400, 40)
     sampler = Sampler(schedule, times, clip=None)
@@ -406,10 +428,9 @@ def test_what_is_abducted_replays_to_the_same_image():
         noise = abduct(model, sampler, trace.choices, trace["x"], label=label)
         expected = stats.norm.logpdf(np.concatenate([noise[n].ravel() for n in noise])).sum()
         # The density of the states is that of the noise and the scales of the kernels.
-        scales = [
-            sampler.reverse(sampler.move(i), jnp.zeros(5), jnp.zeros(5))[1] for i in range(1, 10)
-        ]
-        jacobian = 5 * np.log([*scales, sampler.last_scale]).sum()
+        blind = sampler.decoder(lambda y, t: y, jnp.zeros(5))
+        scales = [step_of(sampler, sampler.move(i), jnp.zeros(5), blind).std for i in range(1, 10)]
+        jacobian = np.log(scales).sum() + 5 * np.log(sampler.last_scale)
         np.testing.assert_allclose(trace.log_density, expected - jacobian, rtol=1e-9)
         np.testing.assert_allclose(
             replay(model, sampler, noise, label=label), trace["x"], atol=1e-9
@@ -440,9 +461,8 @@ def test_guidance_extrapolates_from_none_to_the_condition():
         sampler = Sampler(linear_schedule(100), clip=None, guidance=w)
         seen = []
         for label in (None, jnp.array(2)):
-            program = ppgen.models.diffuse_vae.model.predicted
             move = sampler.move(-1)
-            x = program(model, sampler, move, x_t, x_hat, label)
+            x = reverse_chain(model, sampler, x_hat, label).clean(x_t, move.before)
             seen.append((x_t - jnp.exp(move.before / 2) * x) / jnp.sqrt(-jnp.expm1(move.before)))
         np.testing.assert_allclose(seen[0], (1 + w) * 10.5, rtol=1e-4, atol=1e-3)
         np.testing.assert_allclose(seen[1], (1 + w) * 210.5, rtol=1e-4, atol=1e-3)

@@ -16,6 +16,8 @@ from ppgen.inference import (
     Fields,
     PathError,
     ancestral,
+    classifier_free,
+    clipped,
     decode,
     euler_maruyama,
     flow_log_density,
@@ -154,3 +156,77 @@ def test_noise_is_abducted_and_replayed():
         Chain(begin, ancestral(fields, eta=0.0), times).abduct(path)
     with pytest.raises(PathError, match="needs the score"):
         ppgen.seed(solve(lambda x, t: Fields(x), times, epsilon=1.0))(jax.random.key(0), data)
+
+
+def test_a_clipped_prediction_moves_the_noise_and_the_fields_along():
+    """x = α x1 + σ x0 still holds, and velocity and score are those of the clipped data."""
+    fields, bridge = decoder()
+    x, t, at = jnp.array([4.0, 0.2]), 0.4, 0.6
+    plain, found = fields(x, t), clipped(fields, -1.0, jnp.array([0.5, 2.0]))(x, t)
+    assert plain.x1[0] > 0.5 and abs(plain.x1[1]) < 1  # one is clipped, the other is not
+    right = jnp.array([0.5, plain.x1[1]])
+    noise = (x - 0.4 * right) / at
+    np.testing.assert_allclose(found.x1, right, rtol=1e-6)
+    np.testing.assert_allclose(found.x0, noise, rtol=1e-5)
+    np.testing.assert_allclose(found.velocity, right - noise, rtol=1e-5)
+    np.testing.assert_allclose(found.score, -noise / at, rtol=1e-5)
+    assert abs(found.x0[0] - plain.x0[0]) > 0.5
+    # What the network was trained to predict does not matter, and what is within is left alone.
+    velocity = decode(lambda x, t: fields(x, t).velocity, bridge, given="velocity")
+    again = clipped(velocity, -1.0, jnp.array([0.5, 2.0]))(x, t)
+    np.testing.assert_allclose(again.x0, found.x0, rtol=1e-4)
+    np.testing.assert_allclose(clipped(fields, -9.0, 9.0)(x, t).score, plain.score, rtol=1e-5)
+    # A step of DDIM ends where these two say.
+    step = ancestral(clipped(fields, -1.0, jnp.array([0.5, 2.0])), eta=0.0)(
+        x, jnp.array(t), jnp.array(0.7)
+    )
+    np.testing.assert_allclose(step.mean, 0.7 * right + 0.3 * noise, rtol=1e-5)
+
+
+def test_guidance_without_a_classifier_is_that_of_gaussians():
+    """Scores add up: those of N(m, s²) given the class and N(0, r²) without make a third normal."""
+    m, s2, r2, w, t = 1.5, 0.3, 2.0, 0.7, 0.4
+    bridge = bridge_of(*PATHS["rectified"], dist.Normal(jnp.zeros(1), 1.0).to_event(1))
+
+    def score(mean, variance):
+        return lambda x, t: (t * mean - x) / (t**2 * variance + (1 - t) ** 2)
+
+    with_class, without = score(m, s2), score(0.0, r2)
+    x = jnp.array([2.8])
+    v1, v0 = (t**2 * v + (1 - t) ** 2 for v in (s2, r2))
+    precision = (1 + w) / v1 - w / v0
+    right = (1 + w) * t * m / v1 - precision * x
+    for weight in (w, jnp.array(w), lambda t: w * t / 0.4):
+        guided = classifier_free(with_class, without, weight)
+        np.testing.assert_allclose(guided(x, t), right, rtol=1e-5)
+    found = decode(classifier_free(with_class, without, w), bridge, given="score")(x, t)
+    np.testing.assert_allclose(found.x1, (x + (1 - t) ** 2 * right) / t, rtol=1e-5)
+
+    # Of two predictions of any one kind the combination is the same, as the algebra is affine.
+    data = [
+        lambda x, t, f=f: decode(f, bridge, given="score")(x, t).x1 for f in (with_class, without)
+    ]
+    again = decode(classifier_free(*data, w), bridge, given="x1")(x, t)
+    np.testing.assert_allclose(again.score, right, rtol=1e-4)
+
+
+def test_only_one_field_is_evaluated_where_only_one_counts():
+    def never(x, t):
+        raise AssertionError("it does not count")
+
+    def field(x, t):
+        return x + t
+
+    assert classifier_free(field, never, 0.0)(jnp.array(1.0), 0.5) == 1.5
+    assert classifier_free(never, field, -1)(jnp.array(1.0), 0.5) == 1.5
+
+
+@pytest.mark.parametrize("name", ["VP", "rectified"])
+def test_the_large_variance_is_that_of_the_noising_process(name):
+    fields, bridge = decoder(name)
+    x, t, s = jnp.array([0.4, -0.2]), jnp.array(0.4), jnp.array(0.6)
+    small, large = (ancestral(fields, large=is_large)(x, t, s) for is_large in (False, True))
+    np.testing.assert_allclose(large.std, noising(bridge)(x, s, t).std, rtol=1e-5)
+    np.testing.assert_array_equal(large.mean, small.mean)
+    sigma = PATHS[name][1]
+    np.testing.assert_allclose(small.std, large.std * sigma(s) / sigma(t), rtol=1e-5)

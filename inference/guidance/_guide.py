@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import numpyro
 from jaxtyping import Array, Float
 
+from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.inference.guidance._lookaheads import AbstractLookahead, Energy
 from ppgen.inference.particles._filtering import propagate, smc
 from ppgen.inference.paths import Chain, PathError, Step
 from ppgen.inference.paths._chains import is_silent, noise_law
-
-Program = Callable[..., Any]
 
 
 class GuidedSamples(eqx.Module):

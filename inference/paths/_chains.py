@@ -170,7 +170,7 @@ def euler_maruyama(fields: Callable[[Array, Any], Any], epsilon: Any = 0.0) -> S
     return step
 
 
-def ancestral(decoder: Decoder, eta: float = 1.0) -> Stepper:
+def ancestral(decoder: Decoder, eta: float = 1.0, *, large: bool = False) -> Stepper:
     r"""Steps towards data that are exact if the data given a point are known: DDPM and DDIM.
 
     Drawn from the law of :math:`x_s` given :math:`x_t` and the expected :math:`\hat x_1`, of which
@@ -184,6 +184,9 @@ def ancestral(decoder: Decoder, eta: float = 1.0) -> Stepper:
     Args:
         decoder: from `decode`.
         eta: between 0 and 1.
+        large: whether the noise is as much as the noising process adds from s to t, which is κ with
+            σ_t in place of σ_s. At `eta = 1` that is best for normal data of unit variance, and κ
+            for a single datum; the mean is the same.
 
     Returns:
         A stepper for `Chain`, towards data: `alpha / sigma` must increase.
@@ -207,9 +210,11 @@ def ancestral(decoder: Decoder, eta: float = 1.0) -> Stepper:
             loc, spread = at.normal()
             # The part of the noise at t that has come since s.
             fresh = 1 - (at.alpha * to.sigma / (to.alpha * at.sigma)) ** 2
-            kappa = eta * to.sigma * jnp.sqrt(jnp.maximum(fresh, 0.0))
+            share = eta * jnp.sqrt(jnp.maximum(fresh, 0.0))
+            kappa = share * to.sigma
             kept = jnp.sqrt(jnp.maximum(to.sigma**2 - kappa**2, 0.0))
             mean = to.alpha * found.x1 + to.sigma * loc + kept * (found.x0 - loc)
+            kappa = share * at.sigma if large else kappa
         pull = None
         if at.noise is not None:
             # Expected data and noise move with the score by Tweedie's formula.

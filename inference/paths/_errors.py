@@ -1,4 +1,4 @@
-"""What can be wrong with a path."""
+"""What can be wrong with a path, or with the levels that a chain visits."""
 
 from __future__ import annotations
 
@@ -31,4 +31,24 @@ class PathError(PpgenError, ValueError):
         >>> decoded = decode(field, bridge, given="x1", args=(dist.Normal(0.0, 1.0),))(*at)
         >>> print(f"{decoded.score:.2f}")
         -0.47
+    """
+
+
+class ScheduleError(PpgenError, ValueError):
+    """Noise levels, or moves between them, that make no chain. The message says which.
+
+    Example:
+        A step cannot take away more variance than there is.
+
+        >>> from ppgen.inference import linear_schedule
+        >>> linear_schedule(10)
+        Traceback (most recent call last):
+            ...
+        ppgen.inference.ScheduleError: 10 levels make β from 0.01 to 2, ...
+          See: ppgen.inference.ScheduleError
+
+        With fewer levels, less noise:
+
+        >>> len(linear_schedule(10, last=8.0))
+        11
     """

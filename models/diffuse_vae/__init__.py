@@ -49,16 +49,16 @@ References:
     from low-dimensional latents. TMLR 2022.
 """
 
+from ppgen.inference import ScheduleError as ScheduleError
+from ppgen.inference import linear_schedule as linear_schedule
+from ppgen.inference import quadratic_times as quadratic_times
+from ppgen.inference import uniform_times as uniform_times
 from ppgen.models.diffuse_vae.autoencoder import Autoencoder as Autoencoder
 from ppgen.models.diffuse_vae.autoencoder import autoencoder_bound as autoencoder_bound
 from ppgen.models.diffuse_vae.autoencoder import autoencoder_guide as autoencoder_guide
 from ppgen.models.diffuse_vae.autoencoder import autoencoder_model as autoencoder_model
 from ppgen.models.diffuse_vae.chain import Move as Move
 from ppgen.models.diffuse_vae.chain import Sampler as Sampler
-from ppgen.models.diffuse_vae.chain import ScheduleError as ScheduleError
-from ppgen.models.diffuse_vae.chain import linear_schedule as linear_schedule
-from ppgen.models.diffuse_vae.chain import quadratic_times as quadratic_times
-from ppgen.models.diffuse_vae.chain import uniform_times as uniform_times
 from ppgen.models.diffuse_vae.model import DiffuseVAE as DiffuseVAE
 from ppgen.models.diffuse_vae.model import abduct as abduct
 from ppgen.models.diffuse_vae.model import diffuse_vae_guide as diffuse_vae_guide

@@ -1,16 +1,8 @@
-"""Noise levels and the moves between them: the Gaussian algebra of a diffusion.
+"""Which levels of a schedule the chain of a DiffuseVAE visits, on `ppgen.inference.paths`.
 
-A schedule is an array of log ᾱ_0, ..., log ᾱ_T, with ᾱ_0 = 1: what is left of an image x_0 at level
-t is x_t ~ N(√ᾱ_t x_0, (1 − ᾱ_t) I). The logarithm keeps 1 − ᾱ_t exact where ᾱ_t is close to 1.
-
-A sampler visits levels 0 = t_0 < t_1 < ... < t_n of a schedule, from the last to the first. All of
-its moves are those of one family of conditionals,
-
-    q_η(x_s | x_t, x_0) = N(√ᾱ_s x_0 + √(1 − ᾱ_s − σ²) ε, σ²),   ε = (x_t − √ᾱ_t x_0) / √(1 − ᾱ_t),
-    σ = η √((1 − ᾱ_s) / (1 − ᾱ_t)) √(1 − ᾱ_t / ᾱ_s),
-
-at a predicted x_0: η = 1 is the posterior of the forward chain (DDPM), η = 0 is deterministic
-(DDIM). As ε is a function of x_t and x_0, a prediction that is clipped changes the noise along.
+A schedule is as `linear_schedule` makes it; a sampler visits levels 0 = t_0 < t_1 < ... < t_n of
+it, from the last to the first, by the steps of `ppgen.inference.ancestral`: η = 1 is the posterior
+of the forward chain (DDPM), η = 0 is deterministic (DDIM). The time of the path is log ᾱ.
 
 References:
     Ho, Jain, Abbeel. Denoising diffusion probabilistic models. NeurIPS 2020.
@@ -19,120 +11,24 @@ References:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int
 
-from ppgen.errors import PpgenError
-
-
-class ScheduleError(PpgenError, ValueError):
-    """Noise levels, or moves between them, that make no chain. The message says which.
-
-    Example:
-        A step cannot take away more variance than there is.
-
-        >>> from ppgen.models.diffuse_vae import linear_schedule
-        >>> linear_schedule(10)
-        Traceback (most recent call last):
-            ...
-        ppgen.models.diffuse_vae.chain.ScheduleError: 10 levels make β from 0.01 to 2, ...
-          See: ppgen.models.diffuse_vae.ScheduleError
-
-        With fewer levels, less noise:
-
-        >>> len(linear_schedule(10, last=8.0))
-        11
-    """
-
-
-def linear_schedule(
-    levels: int = 1000, *, first: float = 0.1, last: float = 20.0
-) -> Float[Array, " {levels}+1"]:
-    """The schedule whose β_t = 1 − ᾱ_t / ᾱ_{t−1} rises linearly.
-
-    Args:
-        levels: T, the number of levels with noise.
-        first: T β_1. The default is β_1 = 1e-4 at T = 1000, and about the same chain at others.
-        last: T β_T, smaller than T. The default is β_T = .02 at T = 1000.
-
-    Returns:
-        log ᾱ_0 = 0, log ᾱ_1, ..., log ᾱ_T.
-
-    Raises:
-        ScheduleError: Some β_t is not between 0 and 1.
-
-    References:
-        Ho, Jain, Abbeel. Denoising diffusion probabilistic models. NeurIPS 2020.
-
-    Examples:
-        >>> import jax.numpy as jnp
-        >>> schedule = linear_schedule(1000)
-        >>> print(schedule.shape, f"{jnp.exp(schedule[-1]):.1e}")
-        (1001,) 4.0e-05
-    """
-    betas = np.linspace(first, last, levels) / levels
-    if not ((betas > 0) & (betas < 1)).all():
-        raise ScheduleError(
-            f"{levels} levels make β from {betas[0]:.3g} to {betas[-1]:.3g}, but it must be "
-            f"between 0 and 1: take more levels than {last:g}, or a smaller `last`"
-        )
-    return jnp.asarray(np.concatenate([[0.0], np.cumsum(np.log1p(-betas))]))
-
-
-def uniform_times(levels: int, count: int) -> Int[np.ndarray, " {count}"]:
-    """Evenly spaced levels up to the last one, T, for a sampler.
-
-    Args:
-        levels: T, the number of levels of the schedule.
-        count: How many to visit, at most T.
-
-    Returns:
-        Increasing levels t_1 < ... < t_n = T.
-
-    Examples:
-        >>> print(uniform_times(1000, 5))
-        [ 200  400  600  800 1000]
-    """
-    _check(levels, count)
-    return np.rint(np.arange(1, count + 1) * levels / count).astype(int)
-
-
-def quadratic_times(levels: int, count: int) -> Int[np.ndarray, " {count}"]:
-    """Levels with squares for distances, up to .8 T: closer to each other where noise is low.
-
-    Squares round to the same level near zero. Of such, each is moved to the next free one, so that
-    there are always `count` different levels.
-
-    Args:
-        levels: T, the number of levels of the schedule.
-        count: How many to visit, at most T.
-
-    Returns:
-        Increasing levels t_1 < ... < t_n.
-
-    References:
-        Song, Meng, Ermon. Denoising diffusion implicit models. ICLR 2021, appendix D.2.
-
-    Examples:
-        >>> print(quadratic_times(1000, 5), quadratic_times(1000, 100)[:4])
-        [  1  51 201 451 801] [1 2 3 4]
-    """
-    _check(levels, count)
-    ideal = np.linspace(0, np.sqrt(0.8 * levels), count) ** 2
-    times = np.minimum(ideal.round().astype(int) + 1, levels)
-    # A running maximum of t_i − i pushes duplicates up; from above, the last level bounds them.
-    index = np.arange(count)
-    times = np.maximum.accumulate(times - index) + index
-    return np.minimum(times, levels - (count - 1) + index)
-
-
-def _check(levels: int, count: int) -> None:
-    if not 1 <= count <= levels:
-        raise ScheduleError(f"cannot visit {count} of {levels} levels: need 1 to {levels}")
+from ppgen.inference import (
+    Chain,
+    Decoder,
+    ScheduleError,
+    ancestral,
+    clipped,
+    decode,
+    variance_preserving,
+)
 
 
 class Move(NamedTuple):
@@ -154,26 +50,18 @@ class Move(NamedTuple):
         """Mean and scale of q(x_t | x_0)."""
         return jnp.exp(self.before / 2) * x, jnp.sqrt(-jnp.expm1(self.before))
 
-    def clean(
-        self, x_t: Float[Array, " pixels"], noise: Float[Array, " pixels"]
-    ) -> Float[Array, " pixels"]:
-        """The x_0 that makes x_t with that noise."""
-        return jnp.exp(-self.before / 2) * (x_t - jnp.sqrt(-jnp.expm1(self.before)) * noise)
-
     def posterior(
         self, x_t: Float[Array, " pixels"], x: Float[Array, " pixels"], *, eta: float = 1.0
-    ) -> tuple[Float[Array, " pixels"], Float[Array, ""]]:
-        """Mean and scale of q_η(x_s | x_t, x_0)."""
-        mean, spread = self.noised(x)
-        variance = -jnp.expm1(self.after)
-        fresh = -jnp.expm1(self.before - self.after) / spread**2
-        # 1 − η² · fresh, written without a difference of almost equal numbers.
-        kept = (1 - eta**2) + eta**2 * jnp.exp(self.before - self.after) * variance / spread**2
-        noise = (x_t - mean) / spread
-        return (
-            jnp.exp(self.after / 2) * x + jnp.sqrt(variance * kept) * noise,
-            eta * jnp.sqrt(variance * fresh),
-        )
+    ) -> tuple[Float[Array, " pixels"], Any]:
+        """Mean and scale of q_η(x_s | x_t, x_0): a step of the chain that knows x_0."""
+        known = decode(lambda x_t, t: x, path_like(x), given="x1")
+        step = ancestral(known, eta)(x_t, self.before, self.after)
+        return step.mean, step.std
+
+
+def path_like(x: Float[Array, " pixels"]) -> Callable[[], Array]:
+    """The path between noise and images of one size."""
+    return variance_preserving(dist.Normal(jnp.zeros_like(x), 1.0).to_event(1))
 
 
 class Sampler(eqx.Module):
@@ -240,19 +128,24 @@ class Sampler(eqx.Module):
         """The move number `i` of `moves`."""
         return Move(*(leaf[i] for leaf in self.moves))
 
-    def clean(
-        self, move: Move, x_t: Float[Array, " pixels"], noise: Float[Array, " pixels"]
-    ) -> Float[Array, " pixels"]:
-        """The prediction of x_0 from that of the noise in x_t."""
-        x = move.clean(x_t, noise)
-        return x if self.clip is None else jnp.clip(x, -self.clip, self.clip)
+    @property
+    def times(self) -> Float[Array, " n"]:
+        """The times of the chain but the last, from the noisiest: log ᾱ_t."""
+        return self.moves.before[::-1]
 
-    def reverse(
-        self, move: Move, x_t: Float[Array, " pixels"], x: Float[Array, " pixels"]
-    ) -> tuple[Float[Array, " pixels"], Float[Array, ""]]:
-        """Mean and scale of p(x_s | x_t), given the prediction of x_0."""
-        mean, scale = move.posterior(x_t, x, eta=self.eta)
-        return mean, jnp.sqrt(-jnp.expm1(move.before - move.after)) if self.large else scale
+    def clock(self, t: Float[Array, ""]) -> Float[Array, ""]:
+        """The time of a level in (0, 1], which is what networks read, from its log ᾱ_t."""
+        return jnp.interp(t, self.times, self.moves.time[::-1])
+
+    def decoder(self, noise: Callable[[Array, Array], Array], like: Array) -> Decoder:
+        """All predictions from that of the noise, with images clipped."""
+        found = decode(noise, path_like(like), given="x0")
+        return found if self.clip is None else clipped(found, -self.clip, self.clip)
+
+    def chain(self, decoder: Decoder, like: Array) -> Chain:
+        """The reverse chain from noise to the first level, by what is predicted."""
+        start = dist.Normal(jnp.zeros_like(like), 1.0).to_event(1)
+        return Chain(start, ancestral(decoder, self.eta, large=self.large), self.times)
 
     @property
     def last_scale(self) -> Float[Array, ""]:

@@ -10,7 +10,7 @@ is of the image is y_t = x_t − x̂, which is a chain of form 1. So there is on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -21,8 +21,9 @@ from jaxtyping import Array, Float, Int
 from numpyro.contrib.control_flow import scan
 
 import ppgen
+from ppgen.inference import Chain, Decoder, ScheduleError, classifier_free
 from ppgen.models.diffuse_vae.autoencoder import Autoencoder, decoded
-from ppgen.models.diffuse_vae.chain import Move, Sampler, ScheduleError
+from ppgen.models.diffuse_vae.chain import Move, Sampler
 
 Denoiser = Callable[[Array, Array, Array, Array], Array]
 
@@ -63,37 +64,46 @@ class DiffuseVAE(eqx.Module):
         return self.net(x_t, time, keep * x_hat, keep * features)
 
 
-def move_to(
+class Reverse(NamedTuple):
+    """What goes down the levels for one x̂ and label: the chain of y_t = x_t − shift.
+
+    Attributes:
+        shift: where the chain lives.
+        decoder: what the network sees in y_t, guided and clipped.
+        chain: from noise to the first level.
+    """
+
+    shift: Float[Array, " pixels"]
+    decoder: Decoder
+    chain: Chain
+
+    def law(
+        self, x_t: Float[Array, " pixels"], t: Float[Array, ""], s: Float[Array, ""]
+    ) -> tuple[Float[Array, " pixels"], Any]:
+        """Mean and scale of the kernel p(x_s | x_t, x̂), for s > 0, with log ᾱ for times."""
+        step = self.chain.stepper(x_t - self.shift, t, s)
+        return self.shift + step.mean, step.std
+
+    def clean(self, x_t: Float[Array, " pixels"], t: Float[Array, ""]) -> Float[Array, " pixels"]:
+        """The image that the network sees in x_t: the mean of x given x_1."""
+        return self.decoder(x_t - self.shift, t).x1
+
+
+def reverse_chain(
     model: DiffuseVAE,
     sampler: Sampler,
-    move: Move,
-    x_t: Float[Array, " pixels"],
     x_hat: Float[Array, " pixels"],
     label: Int[Array, ""] | None = None,
-) -> tuple[Float[Array, " pixels"], Float[Array, ""]]:
-    """Mean and scale of the kernel p(x_s | x_t, x̂), for s > 0."""
+) -> Reverse:
+    """The chain of a model."""
     shift = model.shift(x_hat)
-    x = predicted(model, sampler, move, x_t, x_hat, label)
-    mean, scale = sampler.reverse(move, x_t - shift, x)
-    return shift + mean, scale
 
+    def noise(keep: float) -> Callable[[Array, Array], Array]:
+        return lambda y, t: model.noise(shift + y, sampler.clock(t), x_hat, label, keep)
 
-def predicted(
-    model: DiffuseVAE,
-    sampler: Sampler,
-    move: Move,
-    x_t: Float[Array, " pixels"],
-    x_hat: Float[Array, " pixels"],
-    label: Int[Array, ""] | None = None,
-) -> Float[Array, " pixels"]:
-    """The image that the network sees in x_t, guided and clipped: the mean of x given x_1."""
-    w = sampler.guidance
-    noise = jnp.zeros_like(x_t)
-    if w != -1:
-        noise = (1 + w) * model.noise(x_t, move.time, x_hat, label)
-    if w != 0:
-        noise = noise - w * model.noise(x_t, move.time, x_hat, label, keep=0.0)
-    return sampler.clean(move, x_t - model.shift(x_hat), noise)
+    field = classifier_free(noise(1.0), noise(0.0), sampler.guidance)
+    decoder = sampler.decoder(field, x_hat)
+    return Reverse(shift, decoder, sampler.chain(decoder, x_hat))
 
 
 def diffuse_vae_model(
@@ -132,16 +142,17 @@ def diffuse_vae_model(
         {'x': (4,), 'x_T': (4,), 'x_t': (9, 4), 'z': (8,)}
     """
     x_hat = decoded(model.vae, prior)
-    x_t: Any = numpyro.sample("x_T", dist.Normal(model.shift(x_hat), 1.0).to_event(1))
+    reverse = reverse_chain(model, sampler, x_hat, label)
+    x_t: Any = numpyro.sample("x_T", dist.Normal(reverse.shift, 1.0).to_event(1))
 
-    def step(x_t: Array, move: Move) -> tuple[Any, None]:
-        mean, scale = move_to(model, sampler, move, x_t, x_hat, label)
+    def step(x_t: Array, ts: tuple[Array, Array]) -> tuple[Any, None]:
+        mean, scale = reverse.law(x_t, *ts)
         if sampler.deterministic:
             return mean, None
         return numpyro.sample("x_t", dist.Normal(mean, scale).to_event(1)), None
 
-    x_t, _ = scan(step, x_t, _downwards(sampler))
-    mean = predicted(model, sampler, sampler.move(0), x_t, x_hat, label)
+    x_t, _ = scan(step, x_t, reverse.chain.intervals())
+    mean = reverse.clean(x_t, sampler.times[-1])
     numpyro.sample("x", dist.Normal(mean, sampler.last_scale).to_event(1), obs=x)
     return mean
 
@@ -211,18 +222,14 @@ def abduct(
         and guidance. ICCV 2023.
     """
     _stochastic(sampler, "has no noise to abduct")
-    x_hat = model.vae.decoder(choices["z"])
+    reverse = reverse_chain(model, sampler, model.vae.decoder(choices["z"]), label)
     states = jnp.concatenate([choices["x_T"][None], choices["x_t"]])
-
-    def noise(x_t: Array, x_s: Array, move: Move) -> Array:
-        mean, scale = move_to(model, sampler, move, x_t, x_hat, label)
-        return (x_s - mean) / scale
-
-    last = predicted(model, sampler, sampler.move(0), states[-1], x_hat, label)
+    found = reverse.chain.abduct(states - reverse.shift)
+    last = reverse.clean(states[-1], sampler.times[-1])
     return {
         "z": choices["z"],
-        "x_T": choices["x_T"] - model.shift(x_hat),
-        "x_t": jax.vmap(noise)(states[:-1], states[1:], _downwards(sampler)),
+        "x_T": found["x0"],
+        "x_t": found["noise"],
         "x": (x - last) / sampler.last_scale,
     }
 
@@ -249,15 +256,9 @@ def replay(
         ScheduleError: The sampler is deterministic.
     """
     _stochastic(sampler, "has no noise to replay")
-    x_hat = model.vae.decoder(noise["z"])
-
-    def step(x_t: Array, at: tuple[Move, Array]) -> tuple[Array, None]:
-        mean, scale = move_to(model, sampler, at[0], x_t, x_hat, label)
-        return mean + scale * at[1], None
-
-    start = model.shift(x_hat) + noise["x_T"]
-    x_t, _ = jax.lax.scan(step, start, (_downwards(sampler), noise["x_t"]))
-    last = predicted(model, sampler, sampler.move(0), x_t, x_hat, label)
+    reverse = reverse_chain(model, sampler, model.vae.decoder(noise["z"]), label)
+    found = ppgen.assess(reverse.chain)({"x0": noise["x_T"], "noise": noise["x_t"]})
+    last = reverse.clean(reverse.shift + found.value, sampler.times[-1])
     return last + sampler.last_scale * noise["x"]
 
 

@@ -12,9 +12,10 @@ from jaxtyping import Array, Float, Int
 from numpyro.distributions.kl import kl_divergence
 
 import ppgen
+from ppgen.inference import ScheduleError
 from ppgen.models.diffuse_vae.autoencoder import autoencoder_bound
-from ppgen.models.diffuse_vae.chain import Move, Sampler, ScheduleError
-from ppgen.models.diffuse_vae.model import DiffuseVAE, move_to, predicted
+from ppgen.models.diffuse_vae.chain import Move, Sampler
+from ppgen.models.diffuse_vae.model import DiffuseVAE, reverse_chain
 
 
 def denoising_loss(
@@ -200,7 +201,8 @@ def _bound(
         )
     posterior = model.vae.posterior(x)
     x_hat = model.vae.decoder(ppgen.draw(posterior, name="z"))
-    shift = model.shift(x_hat)
+    reverse = reverse_chain(model, sampler, x_hat, label)
+    shift = reverse.shift
 
     def noisy(move: Move, name: str) -> Array:
         mean, scale = move.noised(x)
@@ -211,14 +213,12 @@ def _bound(
         mean, scale = move.posterior(x_t - shift, x, eta=sampler.eta)
         return -_kl(
             dist.Normal(shift + mean, scale),
-            dist.Normal(*move_to(model, sampler, move, x_t, x_hat, label)),
+            dist.Normal(*reverse.law(x_t, move.before, move.after)),
         )
 
     first, last = sampler.move(0), sampler.move(-1)
     mean, scale = last.noised(x)
-    decoded = dist.Normal(
-        predicted(model, sampler, first, noisy(first, "x_1"), x_hat, label), sampler.last_scale
-    )
+    decoded = dist.Normal(reverse.clean(noisy(first, "x_1"), first.before), sampler.last_scale)
     ends = BoundTerms(
         z=-jnp.sum(kl_divergence(posterior, model.vae.prior)),
         x_T=-_kl(dist.Normal(shift + mean, scale), dist.Normal(shift, 1.0)),
