@@ -46,6 +46,15 @@ class AIRRecipe(AbstractRecipe):
         steps=2000, batch_size=64, learning_rate=1e-3, chunk=20, checkpoint_every=500
     )
     evaluation_particles: ClassVar[int] = 10
+    tiny: ClassVar[Mapping[str, Any]] = {
+        "hidden": 4,
+        "what": 2,
+        "batch_size": 4,
+        "scenes": 40,
+        "held_out": 10,
+        "estimator": "score",
+        "looks": 1,
+    }
 
     def check(self) -> None:
         """Refuse networks and data of no size."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from ppgen.models.cli._machine import Compiler, Machine
 from ppgen.models.cli._options import from_record, record_of
-from ppgen.models.cli._rooms import RECIPES
+from ppgen.models.cli._rooms import NotInstalled, Room, installed, room_of_run
 from ppgen.models.cli._run_folder import (
     CONFIG,
     FIGURES,
@@ -22,7 +22,7 @@ from ppgen.models.parts.recipe import Split
 from ppgen.models.parts.training import at_least, check_seed
 
 
-def fit(model: str, options: Any) -> None:
+def fit(room: Room, options: Any) -> None:
     """`ppgen fit MODEL`."""
     for group in (options.recipe, options.training, options.machine):
         group.check()
@@ -30,7 +30,7 @@ def fit(model: str, options: Any) -> None:
     workers = options.machine.start()
     from ppgen.models.cli import _drive
 
-    _drive.fit_anew(model, options, record_of(options), workers)
+    _drive.fit_anew(room, options, record_of(options), workers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +139,8 @@ class List:
     def execute(self) -> None:
         """Prints, without computing anything."""
         print("models")
-        for name, recipe in RECIPES.items():
-            print(f"  {name:<12} {recipe.__doc__.splitlines()[0]}")  # pyright: ignore
+        for name, room in installed().items():
+            print(f"  {name:<15} {room.line}")
         runs = sorted(path.parent for path in self.runs.glob(f"*/{CONFIG}"))
         print(f"runs in {self.runs}" + ("" if runs else ": none"))
         for run in runs:
@@ -150,6 +150,8 @@ class List:
 def _described(run: Path) -> str:
     try:
         options, model = _options(run), read_config(run)["model"]
+    except NotInstalled as error:
+        return str(error)
     except CommandError as error:
         return f"{run}  damaged: {error}"
     done = []
@@ -169,8 +171,5 @@ def _described(run: Path) -> str:
 def _options(run: Path) -> Any:
     """What a run was started with, read again as if it were typed."""
     config = read_config(run)
-    if config["model"] not in RECIPES:
-        raise CommandError(
-            f"{run} is a run of {config['model']!r}; there are: {', '.join(RECIPES)}"
-        )
-    return from_record(config["model"], config["options"], str(run / CONFIG))
+    room = room_of_run(run, config)
+    return from_record(room, config["options"], str(run / CONFIG))

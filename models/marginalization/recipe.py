@@ -69,6 +69,7 @@ class MarginalizationRecipe(AbstractRecipe):
         steps=1500, batch_size=128, learning_rate=2e-3, chunk=50, checkpoint_every=500
     )
     evaluation_particles: ClassVar[int] = 500
+    tiny: ClassVar[Mapping[str, Any]] = {"task": "ising", "side": 3, "hidden": 8, "draws": 8}
 
     @property
     def stages(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -72,6 +72,15 @@ class RandomGridRecipe(AbstractRecipe):
         steps=2000, batch_size=32, learning_rate=2e-3, chunk=50, checkpoint_every=500
     )
     evaluation_particles: ClassVar[int] = 4
+    tiny: ClassVar[Mapping[str, Any]] = {
+        "points": 4,
+        "width": 8,
+        "channels": 4,
+        "nodes": 5,
+        "rank": 1,
+        "batch_size": 2,
+        "held_out": 4,
+    }
 
     def check(self) -> None:
         """Refuse networks and grids of no size."""

@@ -66,6 +66,7 @@ class VAERecipe(AbstractRecipe):
         steps=2000, batch_size=128, learning_rate=2e-3, chunk=50, checkpoint_every=500
     )
     evaluation_particles: ClassVar[int] = 500
+    tiny: ClassVar[Mapping[str, Any]] = {"hidden": 8, "dimensions": 2, "batch_size": 16}
 
     def check(self) -> None:
         """Refuse networks and draws of no size, and options that do not go together."""
