@@ -32,3 +32,6 @@ class PathError(PpgenError, ValueError):
         >>> print(f"{decoded.score:.2f}")
         -0.47
     """
+
+    # Where its users see it: what messages and pickles say.
+    __module__ = "ppgen.inference"

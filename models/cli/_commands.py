@@ -8,7 +8,7 @@ from typing import Any
 
 from ppgen.models.cli._machine import Compiler, Machine
 from ppgen.models.cli._options import from_record, record_of
-from ppgen.models.cli._rooms import NotInstalled, Room, installed, room_of_run
+from ppgen.models.cli._rooms import Room, installed, missing, room_of_run
 from ppgen.models.cli._run_folder import (
     CONFIG,
     FIGURES,
@@ -149,9 +149,10 @@ class List:
 
 def _described(run: Path) -> str:
     try:
-        options, model = _options(run), read_config(run)["model"]
-    except NotInstalled as error:
-        return str(error)
+        config = read_config(run)
+        if (what := missing(config)) is not None:
+            return f"{run}  {what}"
+        options = _options(run)
     except CommandError as error:
         return f"{run}  damaged: {error}"
     done = []
@@ -165,7 +166,7 @@ def _described(run: Path) -> str:
     if (run / FIGURES).is_file():
         state = "finished"
     steps = f"{', '.join(done) or 0} of {options.training.steps} steps"
-    return f"{run}  {model}  {steps}  objective {objective}  {state}"
+    return f"{run}  {config['model']}  {steps}  objective {objective}  {state}"
 
 
 def _options(run: Path) -> Any:

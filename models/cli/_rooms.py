@@ -101,6 +101,16 @@ def room_of(word: str) -> Room:
     return rooms[word]
 
 
+def missing(config: Mapping[str, Any]) -> str | None:
+    """What to say of a run whose model is not here any more: it is as good as ever."""
+    if config.get("path") is not None:
+        there = Path(config["path"]).is_file()
+        return None if there else f"a run of {config['path']}, which is not there"
+    if config["model"] in installed():
+        return None
+    return f"a run of {config['model']!r}, which is not installed"
+
+
 def room_of_run(run: Path, config: Mapping[str, Any]) -> Room:
     """The model of a run.
 
@@ -109,24 +119,13 @@ def room_of_run(run: Path, config: Mapping[str, Any]) -> Room:
         config: its config.json.
 
     Raises:
-        NotInstalled: it is not here any more.
+        CommandError: it is missing.
     """
+    if (what := missing(config)) is not None:
+        raise CommandError(f"{run} is {what}; there are: {', '.join(installed())}")
     if config.get("path") is not None:
-        path = Path(config["path"])
-        if not path.is_file():
-            raise NotInstalled(f"{run} is a run of {config['path']}, which is not there")
-        return Room(config["model"], path=path)
-    rooms = installed()
-    if config["model"] not in rooms:
-        raise NotInstalled(
-            f"{run} is a run of {config['model']!r}, which is not installed; "
-            f"there are: {', '.join(rooms)}"
-        )
-    return rooms[config["model"]]
-
-
-class NotInstalled(CommandError):
-    """A run is of a model that is not there. The run is as good as ever."""
+        return Room(config["model"], path=Path(config["path"]))
+    return installed()[config["model"]]
 
 
 def _source(module: str) -> str:
