@@ -17,14 +17,16 @@ from ppgen.models.cli._run_folder import (
     read_config,
     read_json,
 )
+from ppgen.models.parts.bounds import Count, check_bounds
 from ppgen.models.parts.errors import CommandError
 from ppgen.models.parts.recipe import Split
-from ppgen.models.parts.training import at_least, check_seed
+from ppgen.models.parts.training import check_seed
 
 
 def fit(room: Room, options: Any) -> None:
     """`ppgen fit MODEL`."""
     for group in (options.recipe, options.training, options.machine):
+        check_bounds(group)
         group.check()
     options.compiler.start()
     workers = options.machine.start()
@@ -44,6 +46,7 @@ class Resume:
 
     def execute(self) -> None:
         """Fits the rest, evaluates, and writes what there is to write."""
+        check_bounds(self.machine)
         self.machine.check()
         options = _options(self.run)
         if (self.run / FIGURES).is_file():
@@ -65,7 +68,7 @@ class Evaluate:
 
     run: Path
     """Folder of the run (or the first word)."""
-    particles: int | None = None
+    particles: Count | None = None
     """Draws in the tightest bound on each datum. None stands for those of the figures after a
     fit."""
     split: Split = "held-out"
@@ -74,8 +77,7 @@ class Evaluate:
 
     def execute(self) -> None:
         """Loads the run and the data, and prints."""
-        if self.particles is not None:
-            at_least(self, 1, "particles")
+        check_bounds(self)
         options = _options(self.run)
         self.compiler.start()
         from ppgen.models.cli import _drive
@@ -96,7 +98,7 @@ class Sample:
     """Folder of the run (or the first word)."""
     out: Path = Path("samples.png")
     """PNG file to write. One that exists is left alone."""
-    num: int = 64
+    num: Count = 64
     """Number of samples."""
     seed: int = 0
     """Seed of the samples."""
@@ -104,7 +106,7 @@ class Sample:
 
     def execute(self) -> None:
         """Loads the model, draws and writes the picture."""
-        at_least(self, 1, "num")
+        check_bounds(self)
         check_seed(self.seed)
         if self.out.suffix.lower() != ".png":
             raise CommandError(f"--out {self.out} must end in .png")

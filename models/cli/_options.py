@@ -18,6 +18,7 @@ import tyro
 
 from ppgen.models.cli._machine import Compiler, Machine
 from ppgen.models.cli._rooms import Room
+from ppgen.models.parts.bounds import check_bounds
 from ppgen.models.parts.errors import CommandError
 from ppgen.models.parts.training import flag
 
@@ -135,8 +136,9 @@ def from_record(room: Room, record: dict[str, Any], source: str) -> Any:
         args += _arguments(name, value)
     try:
         options = parse(kind, f"ppgen fit {room.name}", args)
-        options.recipe.check()
-        options.training.check()
+        for group in (options.recipe, options.training):
+            check_bounds(group)
+            group.check()
     except CommandError as error:
         raise CommandError(f"{source}: {error}") from None
     return options

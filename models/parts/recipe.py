@@ -124,7 +124,9 @@ class AbstractRecipe(abc.ABC):
 
     @abc.abstractmethod
     def check(self) -> None:
-        """Refuse options that make no sense, before anything is read or written.
+        """Refuse options that do not go together, before anything is read or written.
+
+        Bounds of single ones are in their types: see `ppgen.models.parts.bounds`.
 
         Raises:
             CommandError: for the user.
