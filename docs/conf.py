@@ -64,7 +64,8 @@ def _public():
         names = [info.name for info in pkgutil.iter_modules(path)]
         modules += [f"{package}.{name}" for name in names if not name.startswith("_")]
     for module in modules:
-        for member, value in vars(import_module(module)).items():
+        for member in dir(import_module(module)):
+            value = getattr(sys.modules[module], member)
             # A package exports what its modules have; a module, what is its own.
             own = getattr(value, "__module__", "").startswith(
                 "ppgen." if hasattr(sys.modules[module], "__path__") else module

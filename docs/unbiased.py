@@ -35,7 +35,8 @@ def is_objective(function: Any) -> bool:
 def public() -> Iterator[tuple[str, Any]]:
     """Everything that `ppgen` and `ppgen.inference` export, by full name."""
     for module in (ppgen, ppgen.inference):
-        for name, value in sorted(vars(module).items(), key=lambda item: item[0].lower()):
+        for name in sorted(dir(module), key=str.lower):
+            value = getattr(module, name)
             if not name.startswith("_") and not inspect.ismodule(value):
                 yield f"{module.__name__}.{name}", value
 

@@ -1,118 +1,121 @@
 """What is written in the language: objectives and fitting. Import it as `ppgen.inference`."""
 
-from ppgen.inference.fitting import CheckpointError as CheckpointError
-from ppgen.inference.fitting import Checkpoints as Checkpoints
-from ppgen.inference.fitting import DataError as DataError
-from ppgen.inference.fitting import EarlyStopping as EarlyStopping
-from ppgen.inference.fitting import FitError as FitError
-from ppgen.inference.fitting import Fitted as Fitted
-from ppgen.inference.fitting import Progress as Progress
-from ppgen.inference.fitting import fit as fit
-from ppgen.inference.fitting import load_checkpoint as load_checkpoint
-from ppgen.inference.fitting import load_fitted as load_fitted
-from ppgen.inference.fitting import save_checkpoint as save_checkpoint
-from ppgen.inference.guidance import AbstractLookahead as AbstractLookahead
-from ppgen.inference.guidance import Exact as Exact
-from ppgen.inference.guidance import Guided as Guided
-from ppgen.inference.guidance import GuidedSamples as GuidedSamples
-from ppgen.inference.guidance import Learned as Learned
-from ppgen.inference.guidance import PlugIn as PlugIn
-from ppgen.inference.guidance import Project as Project
-from ppgen.inference.guidance import guide as guide
-from ppgen.inference.guidance import guide_approximately as guide_approximately
-from ppgen.inference.guidance import kl_to_tilted as kl_to_tilted
-from ppgen.inference.guidance import lagrangian as lagrangian
-from ppgen.inference.guidance import log_mean_exp_error as log_mean_exp_error
-from ppgen.inference.metrics import Estimate as Estimate
-from ppgen.inference.metrics import bits_per_dimension as bits_per_dimension
-from ppgen.inference.metrics import mean_over_data as mean_over_data
-from ppgen.inference.metrics import per_datum as per_datum
-from ppgen.inference.objectives import beta_elbo as beta_elbo
-from ppgen.inference.objectives import cubo as cubo
-from ppgen.inference.objectives import detached as detached
-from ppgen.inference.objectives import diwhvi as diwhvi
-from ppgen.inference.objectives import dreg as dreg
-from ppgen.inference.objectives import elbo as elbo
-from ppgen.inference.objectives import expected_reward as expected_reward
-from ppgen.inference.objectives import f_divergence as f_divergence
-from ppgen.inference.objectives import forward_kl as forward_kl
-from ppgen.inference.objectives import hvi as hvi
-from ppgen.inference.objectives import implicit_score_matching as implicit_score_matching
-from ppgen.inference.objectives import iwelbo as iwelbo
-from ppgen.inference.objectives import iwhvi as iwhvi
-from ppgen.inference.objectives import kl_regularized_reward as kl_regularized_reward
-from ppgen.inference.objectives import renyi as renyi
-from ppgen.inference.objectives import reweighted_wake_sleep as reweighted_wake_sleep
-from ppgen.inference.objectives import sleep as sleep
-from ppgen.inference.objectives import sliced_score_matching as sliced_score_matching
-from ppgen.inference.objectives import sticking_the_landing as sticking_the_landing
-from ppgen.inference.objectives import tvo as tvo
-from ppgen.inference.objectives import vimco as vimco
-from ppgen.inference.particles import AbstractKernel as AbstractKernel
-from ppgen.inference.particles import AnnealedSamples as AnnealedSamples
-from ppgen.inference.particles import HamiltonianMonteCarlo as HamiltonianMonteCarlo
-from ppgen.inference.particles import ImportanceSamples as ImportanceSamples
-from ppgen.inference.particles import MultinomialResampling as MultinomialResampling
-from ppgen.inference.particles import ParticleFilter as ParticleFilter
-from ppgen.inference.particles import RandomWalk as RandomWalk
-from ppgen.inference.particles import ResidualResampling as ResidualResampling
-from ppgen.inference.particles import SystematicResampling as SystematicResampling
-from ppgen.inference.particles import Trajectory as Trajectory
-from ppgen.inference.particles import WithoutScore as WithoutScore
-from ppgen.inference.particles import ais as ais
-from ppgen.inference.particles import conditional_smc as conditional_smc
-from ppgen.inference.particles import draw_ancestors as draw_ancestors
-from ppgen.inference.particles import fivo as fivo
-from ppgen.inference.particles import importance_sampling as importance_sampling
-from ppgen.inference.particles import sir as sir
-from ppgen.inference.particles import smc as smc
-from ppgen.inference.paths import Chain as Chain
-from ppgen.inference.paths import Coefficients as Coefficients
-from ppgen.inference.paths import Decoded as Decoded
-from ppgen.inference.paths import Decoder as Decoder
-from ppgen.inference.paths import Fields as Fields
-from ppgen.inference.paths import PathError as PathError
-from ppgen.inference.paths import PathPoint as PathPoint
-from ppgen.inference.paths import ScheduleError as ScheduleError
-from ppgen.inference.paths import Step as Step
-from ppgen.inference.paths import Warped as Warped
-from ppgen.inference.paths import ancestral as ancestral
-from ppgen.inference.paths import classifier_free as classifier_free
-from ppgen.inference.paths import clipped as clipped
-from ppgen.inference.paths import coefficients as coefficients
-from ppgen.inference.paths import decode as decode
-from ppgen.inference.paths import empirical_denoiser as empirical_denoiser
-from ppgen.inference.paths import euler_maruyama as euler_maruyama
-from ppgen.inference.paths import flow_log_density as flow_log_density
-from ppgen.inference.paths import linear_schedule as linear_schedule
-from ppgen.inference.paths import noising as noising
-from ppgen.inference.paths import optimal_pairs as optimal_pairs
-from ppgen.inference.paths import path_point as path_point
-from ppgen.inference.paths import quadratic_times as quadratic_times
-from ppgen.inference.paths import regress as regress
-from ppgen.inference.paths import solve as solve
-from ppgen.inference.paths import squared_error as squared_error
-from ppgen.inference.paths import uniform_times as uniform_times
-from ppgen.inference.paths import variance_preserving as variance_preserving
-from ppgen.inference.posteriors import ParetoSmoothed as ParetoSmoothed
-from ppgen.inference.posteriors import Posterior as Posterior
-from ppgen.inference.posteriors import as_numpyro_elbo as as_numpyro_elbo
-from ppgen.inference.posteriors import pareto_smoothed as pareto_smoothed
-from ppgen.inference.posteriors import posterior as posterior
-from ppgen.inference.posteriors import to_arviz as to_arviz
-from ppgen.inference.preferences import FittedRewards as FittedRewards
-from ppgen.inference.preferences import Interval as Interval
-from ppgen.inference.preferences import Retrained as Retrained
-from ppgen.inference.preferences import Round as Round
-from ppgen.inference.preferences import VotesError as VotesError
-from ppgen.inference.preferences import curated_law as curated_law
-from ppgen.inference.preferences import ddo as ddo
-from ppgen.inference.preferences import ddo_jensen as ddo_jensen
-from ppgen.inference.preferences import dpo as dpo
-from ppgen.inference.preferences import fit_rewards as fit_rewards
-from ppgen.inference.preferences import retrain as retrain
-from ppgen.inference.preferences import vote_log_likelihood as vote_log_likelihood
+from typing import TYPE_CHECKING
 
-# A user sees them here, so this is where messages and pickles say that they are.
-for _error in (CheckpointError, DataError, FitError, PathError, ScheduleError, VotesError):
-    _error.__module__ = __name__
+from ppgen._lazy import export_lazily as _export_lazily
+
+if TYPE_CHECKING:
+    from ppgen.inference.fitting import CheckpointError as CheckpointError
+    from ppgen.inference.fitting import Checkpoints as Checkpoints
+    from ppgen.inference.fitting import DataError as DataError
+    from ppgen.inference.fitting import EarlyStopping as EarlyStopping
+    from ppgen.inference.fitting import FitError as FitError
+    from ppgen.inference.fitting import Fitted as Fitted
+    from ppgen.inference.fitting import Progress as Progress
+    from ppgen.inference.fitting import fit as fit
+    from ppgen.inference.fitting import load_checkpoint as load_checkpoint
+    from ppgen.inference.fitting import load_fitted as load_fitted
+    from ppgen.inference.fitting import save_checkpoint as save_checkpoint
+    from ppgen.inference.guidance import AbstractLookahead as AbstractLookahead
+    from ppgen.inference.guidance import Exact as Exact
+    from ppgen.inference.guidance import Guided as Guided
+    from ppgen.inference.guidance import GuidedSamples as GuidedSamples
+    from ppgen.inference.guidance import Learned as Learned
+    from ppgen.inference.guidance import PlugIn as PlugIn
+    from ppgen.inference.guidance import Project as Project
+    from ppgen.inference.guidance import guide as guide
+    from ppgen.inference.guidance import guide_approximately as guide_approximately
+    from ppgen.inference.guidance import kl_to_tilted as kl_to_tilted
+    from ppgen.inference.guidance import lagrangian as lagrangian
+    from ppgen.inference.guidance import log_mean_exp_error as log_mean_exp_error
+    from ppgen.inference.metrics import Estimate as Estimate
+    from ppgen.inference.metrics import bits_per_dimension as bits_per_dimension
+    from ppgen.inference.metrics import mean_over_data as mean_over_data
+    from ppgen.inference.metrics import per_datum as per_datum
+    from ppgen.inference.objectives import beta_elbo as beta_elbo
+    from ppgen.inference.objectives import cubo as cubo
+    from ppgen.inference.objectives import detached as detached
+    from ppgen.inference.objectives import diwhvi as diwhvi
+    from ppgen.inference.objectives import dreg as dreg
+    from ppgen.inference.objectives import elbo as elbo
+    from ppgen.inference.objectives import expected_reward as expected_reward
+    from ppgen.inference.objectives import f_divergence as f_divergence
+    from ppgen.inference.objectives import forward_kl as forward_kl
+    from ppgen.inference.objectives import hvi as hvi
+    from ppgen.inference.objectives import implicit_score_matching as implicit_score_matching
+    from ppgen.inference.objectives import iwelbo as iwelbo
+    from ppgen.inference.objectives import iwhvi as iwhvi
+    from ppgen.inference.objectives import kl_regularized_reward as kl_regularized_reward
+    from ppgen.inference.objectives import renyi as renyi
+    from ppgen.inference.objectives import reweighted_wake_sleep as reweighted_wake_sleep
+    from ppgen.inference.objectives import sleep as sleep
+    from ppgen.inference.objectives import sliced_score_matching as sliced_score_matching
+    from ppgen.inference.objectives import sticking_the_landing as sticking_the_landing
+    from ppgen.inference.objectives import tvo as tvo
+    from ppgen.inference.objectives import vimco as vimco
+    from ppgen.inference.particles import AbstractKernel as AbstractKernel
+    from ppgen.inference.particles import AnnealedSamples as AnnealedSamples
+    from ppgen.inference.particles import HamiltonianMonteCarlo as HamiltonianMonteCarlo
+    from ppgen.inference.particles import ImportanceSamples as ImportanceSamples
+    from ppgen.inference.particles import MultinomialResampling as MultinomialResampling
+    from ppgen.inference.particles import ParticleFilter as ParticleFilter
+    from ppgen.inference.particles import RandomWalk as RandomWalk
+    from ppgen.inference.particles import ResidualResampling as ResidualResampling
+    from ppgen.inference.particles import SystematicResampling as SystematicResampling
+    from ppgen.inference.particles import Trajectory as Trajectory
+    from ppgen.inference.particles import WithoutScore as WithoutScore
+    from ppgen.inference.particles import ais as ais
+    from ppgen.inference.particles import conditional_smc as conditional_smc
+    from ppgen.inference.particles import draw_ancestors as draw_ancestors
+    from ppgen.inference.particles import fivo as fivo
+    from ppgen.inference.particles import importance_sampling as importance_sampling
+    from ppgen.inference.particles import sir as sir
+    from ppgen.inference.particles import smc as smc
+    from ppgen.inference.paths import Chain as Chain
+    from ppgen.inference.paths import Coefficients as Coefficients
+    from ppgen.inference.paths import Decoded as Decoded
+    from ppgen.inference.paths import Decoder as Decoder
+    from ppgen.inference.paths import Fields as Fields
+    from ppgen.inference.paths import PathError as PathError
+    from ppgen.inference.paths import PathPoint as PathPoint
+    from ppgen.inference.paths import ScheduleError as ScheduleError
+    from ppgen.inference.paths import Step as Step
+    from ppgen.inference.paths import Warped as Warped
+    from ppgen.inference.paths import ancestral as ancestral
+    from ppgen.inference.paths import classifier_free as classifier_free
+    from ppgen.inference.paths import clipped as clipped
+    from ppgen.inference.paths import coefficients as coefficients
+    from ppgen.inference.paths import decode as decode
+    from ppgen.inference.paths import empirical_denoiser as empirical_denoiser
+    from ppgen.inference.paths import euler_maruyama as euler_maruyama
+    from ppgen.inference.paths import flow_log_density as flow_log_density
+    from ppgen.inference.paths import linear_schedule as linear_schedule
+    from ppgen.inference.paths import noising as noising
+    from ppgen.inference.paths import optimal_pairs as optimal_pairs
+    from ppgen.inference.paths import path_point as path_point
+    from ppgen.inference.paths import quadratic_times as quadratic_times
+    from ppgen.inference.paths import regress as regress
+    from ppgen.inference.paths import solve as solve
+    from ppgen.inference.paths import squared_error as squared_error
+    from ppgen.inference.paths import uniform_times as uniform_times
+    from ppgen.inference.paths import variance_preserving as variance_preserving
+    from ppgen.inference.posteriors import ParetoSmoothed as ParetoSmoothed
+    from ppgen.inference.posteriors import Posterior as Posterior
+    from ppgen.inference.posteriors import as_numpyro_elbo as as_numpyro_elbo
+    from ppgen.inference.posteriors import pareto_smoothed as pareto_smoothed
+    from ppgen.inference.posteriors import posterior as posterior
+    from ppgen.inference.posteriors import to_arviz as to_arviz
+    from ppgen.inference.preferences import FittedRewards as FittedRewards
+    from ppgen.inference.preferences import Interval as Interval
+    from ppgen.inference.preferences import Retrained as Retrained
+    from ppgen.inference.preferences import Round as Round
+    from ppgen.inference.preferences import VotesError as VotesError
+    from ppgen.inference.preferences import curated_law as curated_law
+    from ppgen.inference.preferences import ddo as ddo
+    from ppgen.inference.preferences import ddo_jensen as ddo_jensen
+    from ppgen.inference.preferences import dpo as dpo
+    from ppgen.inference.preferences import fit_rewards as fit_rewards
+    from ppgen.inference.preferences import retrain as retrain
+    from ppgen.inference.preferences import vote_log_likelihood as vote_log_likelihood
+
+_export_lazily(__name__, star=True)

@@ -6,18 +6,11 @@ import numpy as np
 import pytest
 
 from ppgen.models.cli import main
+from ppgen.models.cli._options import arguments_of
+from ppgen.models.cli._rooms import installed
 
-TINY = {
-    "vae": ["--hidden", "8", "--dimensions", "2", "--batch-size", "16"],
-    "air": ["--hidden", "4", "--what", "2", "--batch-size", "4", "--scenes", "40"]
-    + ["--held-out", "10", "--estimator", "score", "--looks", "1"],
-    "diffuse_vae": ["--hidden", "8", "--encoder-hidden", "8", "--latent", "2", "--levels", "50"]
-    + ["--moves", "3", "--components", "2", "--batch-size", "16"],
-    "marginalization": ["--task", "ising", "--side", "3", "--hidden", "8", "--draws", "8"],
-    "random_grid": ["--points", "4", "--width", "8", "--channels", "4", "--nodes", "5"]
-    + ["--rank", "1", "--batch-size", "2", "--held-out", "4"],
-}
-"""Options of each model: a new one needs a row."""
+TINY = {name: arguments_of(room.recipe().tiny) for name, room in installed().items()}
+"""Options of each model that is there."""
 
 SHORT = ["--steps", "4", "--chunk", "2", "--checkpoint-every", "2"]
 

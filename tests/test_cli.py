@@ -14,7 +14,7 @@ from cli_runs import SHORT, TINY, assert_one_line, cache, here, images, run
 
 from ppgen.models.cli import main
 from ppgen.models.cli._options import fit_options
-from ppgen.models.cli._rooms import RECIPES
+from ppgen.models.cli._rooms import installed
 from ppgen.models.cli._run_folder import make_run_folder
 
 FIT = ["fit", "vae", *TINY["vae"], *SHORT]
@@ -71,11 +71,15 @@ def test_sample_draws_what_is_asked_and_the_seed_decides(here, run, capsys):
     [
         ([], "needs one more word: fit, resume"),
         (["train"], "there is no command 'train'; there are: fit, resume"),
-        (["fit"], f"needs one more word: {', '.join(RECIPES)}"),
-        (["fit", "gan"], f"there is no model 'gan'; there are: {', '.join(RECIPES)}"),
+        (["fit"], f"needs one more word: {', '.join(TINY)}"),
+        (["fit", "gan"], f"there is no model 'gan'; there are: {', '.join(TINY)}"),
         (["fit", "vae", "--stepz", "3"], "Unrecognized options: --stepz, 3; did you mean --steps?"),
         (["fit", "vae", "--steps", "many"], "Error parsing --steps"),
         (["fit", "vae", "--steps", "0"], "--steps must be at least 1, not 0"),
+        (["fit", "air", "--looks", "4"], "--looks must be from 1 to 3, not 4"),
+        (["fit", "marginalization", "--penalty", "-1"], "--penalty must be at least 0, not -1"),
+        (["fit", "random_grid", "--nodes", "1"], "--nodes must be at least 2, not 1"),
+        (["fit", "random_grid", "--tolerance", "inf"], "--tolerance must be positive, not inf"),
         (["fit", "vae", "--learning-rate", "nan"], "--learning-rate must be positive"),
         (["fit", "vae", "--weight-decay", "-1"], "--weight-decay must be at least 0"),
         (["fit", "vae", "--seed", "-1"], "--seed must be from 0"),
@@ -267,8 +271,8 @@ def test_a_bad_file_of_options_is_one_line(here, capsys, text, message):
 
 
 def test_options_have_names_of_their_own():
-    for model in RECIPES:
-        groups = [field.default for field in fit_options(model).__dataclass_fields__.values()]
+    for model, room in installed().items():
+        groups = [field.default for field in fit_options(room).__dataclass_fields__.values()]
         names = [name for group in groups for name in group.__dataclass_fields__]
         assert len(names) == len(set(names)), model
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -12,13 +11,10 @@ import sys
 import textwrap
 import time
 from pathlib import Path
-from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
-import optax
 import pytest
 from cli_runs import (
     SHORT,
@@ -31,20 +27,21 @@ from cli_runs import (
     run,
 )
 
-from ppgen.inference import Estimate, FitError, load_fitted
+from ppgen.inference import FitError, load_fitted
 from ppgen.models.cli import main
 from ppgen.models.cli._interrupts import SIGNALS, deferred
 from ppgen.models.cli._options import from_record
-from ppgen.models.cli._rooms import RECIPES
+from ppgen.models.cli._rooms import room_of_run
 from ppgen.models.cli._run_folder import read_config
-from ppgen.models.parts.recipe import AbstractRecipe, Report, Stage
-from ppgen.models.parts.training import Training
+
+TWO_STAGES = Path(__file__).parent / "two_stages.py"
+STAGES = ("mean", "distance")
 
 
 def saved(folder):
     """The last parameters of every stage, and what comes with them."""
     config = read_config(folder)
-    options = from_record(config["model"], config["options"], "config")
+    options = from_record(room_of_run(folder, config), config["options"], "config")
     found = {}
     for stage in options.recipe.stages:
         params = options.recipe.params(stage, config["facts"], jax.random.key(9))
@@ -89,7 +86,7 @@ def wait_for(process, condition):
 # --- every model ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", RECIPES)
+@pytest.mark.parametrize("model", TINY)
 def test_a_model_fits_goes_on_is_evaluated_and_sampled(here, model, capsys):
     assert main(["fit", model, *TINY[model], *SHORT, "--ema", ".9"]) == 0
     folder = here / "runs" / f"{model}-001"
@@ -109,7 +106,7 @@ def test_a_model_fits_goes_on_is_evaluated_and_sampled(here, model, capsys):
     shutil.copytree(folder, "killed")
     killed = here / "killed"
     config = read_config(killed)
-    recipe = from_record(config["model"], config["options"], "config").recipe
+    recipe = from_record(room_of_run(killed, config), config["options"], "config").recipe
     stage = killed / recipe.stages[-1]
     shutil.rmtree(stage / "checkpoints" / "4")
     (killed / "figures.json").unlink()
@@ -133,61 +130,13 @@ def test_a_model_fits_goes_on_is_evaluated_and_sampled(here, model, capsys):
     assert listed.endswith("finished\n")
 
 
-@dataclasses.dataclass(frozen=True)
-class TwoStages(AbstractRecipe):
-    """First the mean of numbers, and then that of their distances from it."""
-
-    scale: float = 1.0
-    """Of the numbers."""
-
-    training: ClassVar[Training] = Training(
-        steps=4, batch_size=5, learning_rate=0.1, chunk=2, checkpoint_every=2
-    )
-    evaluation_particles: ClassVar[int] = 1
-    stages: ClassVar[tuple[str, ...]] = ("mean", "distance")
-
-    def check(self):
-        pass
-
-    def load(self):
-        return self.scale * np.arange(20, dtype=np.float32)
-
-    def facts(self, data):
-        return {"rows": len(data)}
-
-    def params(self, stage, facts, key):
-        return {stage: jnp.zeros(())}
-
-    def stage(self, name, training, params, data, fitted):
-        assert list(fitted) == ["mean", "distance"][: self.stages.index(name)]
-        if name == "distance":
-            data = np.abs(data - np.asarray(fitted["mean"]["mean"]))
-        return Stage(
-            lambda params, rows: jnp.mean((params[name] - rows) ** 2),
-            params,
-            optax.sgd(training.learning_rate),
-            data,
-        )
-
-    def evaluate(self, data, fitted, *, particles, split, key):
-        values = [Estimate(float(fitted[name][name]), 0.0) for name in self.stages]
-        return Report("held out: 20 numbers", [("units", 6)], [("both", values[1:])], {})
-
-    def sample(self, path, facts, fitted, *, count, key):
-        path.write_text(f"{count} of {facts['rows']}")
-
-    def pictures(self, folder, data, fitted, key):
-        pass
-
-
-def test_a_run_of_two_stages_goes_on_in_either(here, monkeypatch, capsys):
-    monkeypatch.setitem(RECIPES, "two", TwoStages)
-    assert main(["fit", "two", "--scale", "2"]) == 0
-    folder = here / "runs" / "two-001"
+def test_a_run_of_two_stages_goes_on_in_either(here, capsys):
+    assert main(["fit", str(TWO_STAGES), "--scale", "2"]) == 0
+    folder = here / "runs" / "two_stages-001"
     assert (folder / "samples.png").read_text() == "100 of 20"
     whole = saved(folder)
     assert whole["distance"].params["distance"] > 0
-    for stage in TwoStages.stages:
+    for stage in STAGES:
         killed = here / f"killed-{stage}"
         shutil.copytree(folder, killed)
         (killed / "figures.json").unlink()
@@ -196,7 +145,7 @@ def test_a_run_of_two_stages_goes_on_in_either(here, monkeypatch, capsys):
             shutil.rmtree(killed / "distance")
         assert main(["resume", str(killed)]) == 0
         assert_same(saved(killed), whole)
-        for name in TwoStages.stages:
+        for name in STAGES:
             assert metrics_of(killed / name) == metrics_of(folder / name)
     capsys.readouterr()
     assert main(["list"]) == 0

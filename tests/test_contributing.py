@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ def follow(page, checkout):
     """Write what a page says to write, where it says, and return the commands to run."""
     commands = []
     for _, kind, text in BLOCK.findall((ROOT / "docs" / f"{page}.md").read_text()):
+        if kind == "toml":
+            continue  # for a package of the reader's own
         if kind == "sh":
             commands += text.splitlines()
             continue
@@ -31,11 +34,16 @@ def follow(page, checkout):
         path = checkout / name
         if after is None:
             assert not path.exists(), path
+            path.parent.mkdir(exist_ok=True)
             path.write_text(code + "\n")
             continue
         lines = path.read_text().splitlines()
-        at = [i for i, line in enumerate(lines) if line.startswith(after)]
+        # A line of a block is found, and followed, as it stands in the block.
+        at = [i for i, line in enumerate(lines) if line.lstrip().startswith(after.lstrip())]
         assert at, f"{name} has no line that starts with {after!r}"
+        if not after.startswith(" "):
+            line = lines[at[0]]
+            code = textwrap.indent(code, line[: len(line) - len(line.lstrip())])
         path.write_text("\n".join([*lines[: at[0] + 1], code, *lines[at[0] + 1 :]]) + "\n")
     return commands
 

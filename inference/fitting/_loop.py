@@ -43,6 +43,9 @@ class FitError(PpgenError, ArithmeticError):
         True
     """
 
+    # Where its users see it: what messages and pickles say.
+    __module__ = "ppgen.inference"
+
     fitted: Any = None
 
 

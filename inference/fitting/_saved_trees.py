@@ -37,6 +37,9 @@ class CheckpointError(PpgenError):
         >>> folder.cleanup()
     """
 
+    # Where its users see it: what messages and pickles say.
+    __module__ = "ppgen.inference"
+
 
 def save_checkpoint(path: str | Path, tree: PyTree) -> None:
     """Writes the arrays of a pytree. The folder appears at once and complete, or not at all.

@@ -44,6 +44,9 @@ class DataError(PpgenError, ValueError):
         9
     """
 
+    # Where its users see it: what messages and pickles say.
+    __module__ = "ppgen.inference"
+
 
 class _Mark(NamedTuple):
     """Where a row lies: in the batch that follows `batches` others, and `state`."""

@@ -33,6 +33,9 @@ class PathError(PpgenError, ValueError):
         -0.47
     """
 
+    # Where its users see it: what messages and pickles say.
+    __module__ = "ppgen.inference"
+
 
 class ScheduleError(PpgenError, ValueError):
     """Noise levels, or moves between them, that make no chain. The message says which.
@@ -52,3 +55,6 @@ class ScheduleError(PpgenError, ValueError):
         >>> len(linear_schedule(10, last=8.0))
         11
     """
+
+    # Where its users see it: what messages and pickles say.
+    __module__ = "ppgen.inference"

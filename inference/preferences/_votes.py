@@ -41,6 +41,9 @@ class VotesError(PpgenError, ValueError):
         2
     """
 
+    # Where its users see it: what messages and pickles say.
+    __module__ = "ppgen.inference"
+
 
 class Interval(NamedTuple):
     """An estimate and a confidence interval, in nats."""

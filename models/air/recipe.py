@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from ppgen.models.parts.bounds import Bounds, Count
 from ppgen.models.parts.errors import CommandError
 from ppgen.models.parts.recipe import AbstractRecipe, Report, Split, Stage
 from ppgen.models.parts.training import Training, at_least
@@ -29,30 +30,35 @@ class AIRRecipe(AbstractRecipe):
     """The bound to maximise; vimco is iwelbo with another gradient, of score functions."""
     estimator: Literal["enumerate", "measure-valued", "score"] = "enumerate"
     """The gradient estimator of "is there something more?". vimco needs score."""
-    particles: int = 2
+    particles: Count = 2
     """Draws of all latent variables for each scene, in iwelbo and vimco."""
-    what: int = 10
+    what: Count = 10
     """Dimensions of the looks of a thing."""
-    looks: int = 3
+    looks: Annotated[int, Bounds(1, 3)] = 3
     """Most things to look for in a scene, from 1 to 3."""
-    hidden: int = 128
+    hidden: Count = 128
     """Width of the hidden layers."""
-    scenes: int = 20_000
+    scenes: Annotated[int, Bounds(2)] = 20_000
     """Scenes to train on."""
-    held_out: int = 2_000
+    held_out: Annotated[int, Bounds(2)] = 2_000
     """Scenes to hold out; no digit of theirs is in the former."""
 
     training: ClassVar[Training] = Training(
         steps=2000, batch_size=64, learning_rate=1e-3, chunk=20, checkpoint_every=500
     )
     evaluation_particles: ClassVar[int] = 10
+    tiny: ClassVar[Mapping[str, Any]] = {
+        "hidden": 4,
+        "what": 2,
+        "batch_size": 4,
+        "scenes": 40,
+        "held_out": 10,
+        "estimator": "score",
+        "looks": 1,
+    }
 
     def check(self) -> None:
-        """Refuse networks and data of no size."""
-        at_least(self, 1, "particles", "what", "hidden", "looks")
-        if self.looks > 3:
-            raise CommandError(f"--looks must be at most 3, not {self.looks}")
-        at_least(self, 2, "scenes", "held_out")
+        """Refuse options that do not go together."""
         if self.objective == "vimco":
             at_least(self, 2, "particles")
             if self.estimator != "score":

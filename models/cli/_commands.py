@@ -8,7 +8,7 @@ from typing import Any
 
 from ppgen.models.cli._machine import Compiler, Machine
 from ppgen.models.cli._options import from_record, record_of
-from ppgen.models.cli._rooms import RECIPES
+from ppgen.models.cli._rooms import Room, installed, missing, room_of_run
 from ppgen.models.cli._run_folder import (
     CONFIG,
     FIGURES,
@@ -17,20 +17,22 @@ from ppgen.models.cli._run_folder import (
     read_config,
     read_json,
 )
+from ppgen.models.parts.bounds import Count, check_bounds
 from ppgen.models.parts.errors import CommandError
 from ppgen.models.parts.recipe import Split
-from ppgen.models.parts.training import at_least, check_seed
+from ppgen.models.parts.training import check_seed
 
 
-def fit(model: str, options: Any) -> None:
+def fit(room: Room, options: Any) -> None:
     """`ppgen fit MODEL`."""
     for group in (options.recipe, options.training, options.machine):
+        check_bounds(group)
         group.check()
     options.compiler.start()
     workers = options.machine.start()
     from ppgen.models.cli import _drive
 
-    _drive.fit_anew(model, options, record_of(options), workers)
+    _drive.fit_anew(room, options, record_of(options), workers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Resume:
 
     def execute(self) -> None:
         """Fits the rest, evaluates, and writes what there is to write."""
+        check_bounds(self.machine)
         self.machine.check()
         options = _options(self.run)
         if (self.run / FIGURES).is_file():
@@ -65,7 +68,7 @@ class Evaluate:
 
     run: Path
     """Folder of the run (or the first word)."""
-    particles: int | None = None
+    particles: Count | None = None
     """Draws in the tightest bound on each datum. None stands for those of the figures after a
     fit."""
     split: Split = "held-out"
@@ -74,8 +77,7 @@ class Evaluate:
 
     def execute(self) -> None:
         """Loads the run and the data, and prints."""
-        if self.particles is not None:
-            at_least(self, 1, "particles")
+        check_bounds(self)
         options = _options(self.run)
         self.compiler.start()
         from ppgen.models.cli import _drive
@@ -96,7 +98,7 @@ class Sample:
     """Folder of the run (or the first word)."""
     out: Path = Path("samples.png")
     """PNG file to write. One that exists is left alone."""
-    num: int = 64
+    num: Count = 64
     """Number of samples."""
     seed: int = 0
     """Seed of the samples."""
@@ -104,7 +106,7 @@ class Sample:
 
     def execute(self) -> None:
         """Loads the model, draws and writes the picture."""
-        at_least(self, 1, "num")
+        check_bounds(self)
         check_seed(self.seed)
         if self.out.suffix.lower() != ".png":
             raise CommandError(f"--out {self.out} must end in .png")
@@ -139,8 +141,8 @@ class List:
     def execute(self) -> None:
         """Prints, without computing anything."""
         print("models")
-        for name, recipe in RECIPES.items():
-            print(f"  {name:<12} {recipe.__doc__.splitlines()[0]}")  # pyright: ignore
+        for name, room in installed().items():
+            print(f"  {name:<15} {room.line}")
         runs = sorted(path.parent for path in self.runs.glob(f"*/{CONFIG}"))
         print(f"runs in {self.runs}" + ("" if runs else ": none"))
         for run in runs:
@@ -149,7 +151,10 @@ class List:
 
 def _described(run: Path) -> str:
     try:
-        options, model = _options(run), read_config(run)["model"]
+        config = read_config(run)
+        if (what := missing(config)) is not None:
+            return f"{run}  {what}"
+        options = _options(run)
     except CommandError as error:
         return f"{run}  damaged: {error}"
     done = []
@@ -163,14 +168,11 @@ def _described(run: Path) -> str:
     if (run / FIGURES).is_file():
         state = "finished"
     steps = f"{', '.join(done) or 0} of {options.training.steps} steps"
-    return f"{run}  {model}  {steps}  objective {objective}  {state}"
+    return f"{run}  {config['model']}  {steps}  objective {objective}  {state}"
 
 
 def _options(run: Path) -> Any:
     """What a run was started with, read again as if it were typed."""
     config = read_config(run)
-    if config["model"] not in RECIPES:
-        raise CommandError(
-            f"{run} is a run of {config['model']!r}; there are: {', '.join(RECIPES)}"
-        )
-    return from_record(config["model"], config["options"], str(run / CONFIG))
+    room = room_of_run(run, config)
+    return from_record(room, config["options"], str(run / CONFIG))

@@ -16,6 +16,7 @@ from jaxtyping import Array, Key, PyTree
 from ppgen.inference import Checkpoints, EarlyStopping, Fitted, fit, load_fitted
 from ppgen.models.cli._interrupts import Interrupted, Interrupts, deferred
 from ppgen.models.cli._machine import Workers
+from ppgen.models.cli._rooms import Room
 from ppgen.models.cli._run_folder import (
     CHECKPOINTS,
     CONFIG,
@@ -35,11 +36,11 @@ VALIDATION_ROWS = 1000
 """Most rows to stop early by, all evaluated at once."""
 
 
-def fit_anew(model: str, options: Any, record: dict[str, Any], workers: Workers) -> None:
+def fit_anew(room: Room, options: Any, record: dict[str, Any], workers: Workers) -> None:
     """Fits in a new folder.
 
     Args:
-        model: the name of the recipe.
+        room: the model.
         options: of `ppgen fit`.
         record: what of them is written to the folder.
         workers: where to.
@@ -51,9 +52,12 @@ def fit_anew(model: str, options: Any, record: dict[str, Any], workers: Workers)
     name = recipe.stages[0]
     first = recipe.stage(name, training, _params(recipe, training, name, facts), data, {})
     _check(first, training, workers)
-    folder = _shared_folder(options.files.out, model, workers)
+    folder = _shared_folder(options.files.out, room.name, workers)
     if workers.leads:
-        write_json(folder / CONFIG, {"model": model, "options": record, "facts": facts})
+        what = {"model": room.name, "options": record, "facts": facts}
+        if room.path is not None:
+            what["path"] = str(room.path)
+        write_json(folder / CONFIG, what)
     _run(recipe, training, data, facts, folder, workers)
 
 

@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ppgen.models.parts.bounds import Count
 from ppgen.models.parts.errors import CommandError
-from ppgen.models.parts.training import at_least
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -49,13 +49,13 @@ class Compiler:
 class Machine:
     """Devices and hosts."""
 
-    devices: int | None = None
+    devices: Count | None = None
     """Local devices to divide each batch over. None stands for one, or for all in a run of several
     processes."""
     coordinator: str | None = None
     """HOST:PORT of process 0 of a run of several processes, each started with the same options
     but for --process-id, and all with one --out on a file system that they share."""
-    num_processes: int | None = None
+    num_processes: Count | None = None
     """How many processes there are."""
     process_id: int | None = None
     """Which one this is. Process 0 writes and prints."""
@@ -66,8 +66,6 @@ class Machine:
         Raises:
             CommandError: it names the option.
         """
-        if self.devices is not None:
-            at_least(self, 1, "devices")
         together = (self.coordinator, self.num_processes, self.process_id)
         if any(x is None for x in together):
             if any(x is not None for x in together):
@@ -75,7 +73,6 @@ class Machine:
                     "--coordinator, --num-processes and --process-id go together: give all three"
                 )
             return
-        at_least(self, 1, "num_processes")
         if not 0 <= self.process_id < self.num_processes:  # pyright: ignore
             raise CommandError(
                 f"--process-id must be from 0 to {self.num_processes} - 1, not {self.process_id}"

@@ -13,7 +13,7 @@ from ppgen.errors import PpgenError
 from ppgen.models.cli import _commands
 from ppgen.models.cli._interrupts import Interrupted
 from ppgen.models.cli._options import parse, parse_fit
-from ppgen.models.cli._rooms import RECIPES
+from ppgen.models.cli._rooms import installed, room_of
 from ppgen.models.parts.errors import CommandError
 
 USAGE_ERROR = 2
@@ -86,17 +86,16 @@ def _command(args: list[str]) -> Callable[[], None] | None:
 
 
 def _fit(args: list[str]) -> Callable[[], None] | None:
-    models = ", ".join(RECIPES)
     word = args.pop(0) if args else None
     if word in ("-h", "--help"):
-        print(_help("ppgen fit", _about(RECIPES)))
+        print(_help("ppgen fit", {name: room.line for name, room in installed().items()}))
         return None
     if word is None:
-        raise CommandError(f"`ppgen fit` needs one more word: {models} (or --help)")
-    if word not in RECIPES:
-        raise CommandError(f"there is no model {word!r}; there are: {models}")
-    options = parse_fit(word, args)
-    return None if options is None else lambda: _commands.fit(word, options)
+        models = ", ".join(installed())
+        raise CommandError(f"`ppgen fit` needs one more word: {models}, a .py file (or --help)")
+    room = room_of(word)
+    options = parse_fit(room, args)
+    return None if options is None else lambda: _commands.fit(room, options)
 
 
 def _about(commands: dict[str, Any]) -> dict[str, str]:
@@ -105,7 +104,7 @@ def _about(commands: dict[str, Any]) -> dict[str, str]:
 
 def _help(prog: str, about: dict[str, str]) -> str:
     lines = [f"usage: {prog} {{{','.join(about)}}} [-h]", ""]
-    return "\n".join(lines + [f"  {word:<10} {text}" for word, text in about.items()])
+    return "\n".join(lines + [f"  {word:<15} {text}" for word, text in about.items()])
 
 
 @contextlib.contextmanager

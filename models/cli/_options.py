@@ -10,14 +10,15 @@ import io
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from ppgen.models.cli._machine import Compiler, Machine
-from ppgen.models.cli._rooms import RECIPES
+from ppgen.models.cli._rooms import Room
+from ppgen.models.parts.bounds import check_bounds
 from ppgen.models.parts.errors import CommandError
 from ppgen.models.parts.training import flag
 
@@ -34,12 +35,12 @@ class Files:
 
 
 @functools.cache
-def fit_options(model: str) -> type:
+def fit_options(room: Room) -> type:
     """The options of `ppgen fit MODEL`: a frozen dataclass of groups of options.
 
     Its fields are `recipe`, `training`, `files`, `machine` and `compiler`.
     """
-    recipe = RECIPES[model]
+    recipe = room.recipe()
     groups: list[Any] = [
         ("recipe", recipe()),
         ("training", recipe.training),
@@ -48,7 +49,7 @@ def fit_options(model: str) -> type:
         ("compiler", Compiler()),
     ]
     return dataclasses.make_dataclass(
-        f"Fit_{model}",
+        f"Fit_{room.name}",
         [(name, type(x), dataclasses.field(default=x)) for name, x in groups],
         frozen=True,
         namespace={
@@ -78,23 +79,25 @@ def parse(kind: type, prog: str, args: Sequence[str], default: Any = None) -> An
         raise CommandError(f"{_unboxed(box.getvalue())} (see `{prog} --help`)") from None
 
 
-def parse_fit(model: str, args: Sequence[str]) -> Any:
+def parse_fit(room: Room, args: Sequence[str]) -> Any:
     """The options of `ppgen fit MODEL`, those of `--config` included; None after help.
 
     Raises:
         CommandError: they cannot be used.
     """
-    kind, prog = fit_options(model), f"ppgen fit {model}"
+    kind, prog = fit_options(room), f"ppgen fit {room.name}"
     options = parse(kind, prog, args)
     if options is None or options.files.config is None:
         return options
     path = options.files.config
     content = _read(path)
     if isinstance(content.get("options"), dict):  # the config.json of a run
-        if content.get("model") != model:
-            raise CommandError(f"{path} is of the model {content.get('model')!r}, not {model!r}")
+        if content.get("model") != room.name:
+            raise CommandError(
+                f"{path} is of the model {content.get('model')!r}, not {room.name!r}"
+            )
         content = content["options"]
-    default = from_record(model, content, str(path))
+    default = from_record(room, content, str(path))
     return parse(kind, prog, args, default)
 
 
@@ -105,18 +108,18 @@ def record_of(options: Any) -> dict[str, Any]:
     return {name: str(x) if isinstance(x, Path) else x for name, x in found.items()}
 
 
-def from_record(model: str, record: dict[str, Any], source: str) -> Any:
+def from_record(room: Room, record: dict[str, Any], source: str) -> Any:
     """The options of `ppgen fit MODEL` with those of a file.
 
     Args:
-        model: whose they are.
+        room: whose they are.
         record: by name.
         source: the file, for errors.
 
     Raises:
         CommandError: there is no such option, or it cannot have such a value.
     """
-    kind = fit_options(model)
+    kind = fit_options(room)
     names = [
         field.name
         for group in dataclasses.fields(kind)
@@ -129,15 +132,21 @@ def from_record(model: str, record: dict[str, Any], source: str) -> Any:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise CommandError(f"{source}: `ppgen fit {model}` has no option {key!r}{hint}")
+            raise CommandError(f"{source}: `ppgen fit {room.name}` has no option {key!r}{hint}")
         args += _arguments(name, value)
     try:
-        options = parse(kind, f"ppgen fit {model}", args)
-        options.recipe.check()
-        options.training.check()
+        options = parse(kind, f"ppgen fit {room.name}", args)
+        for group in (options.recipe, options.training):
+            check_bounds(group)
+            group.check()
     except CommandError as error:
         raise CommandError(f"{source}: {error}") from None
     return options
+
+
+def arguments_of(options: Mapping[str, Any]) -> list[str]:
+    """Options by name, as they are typed."""
+    return [word for name, value in options.items() for word in _arguments(name, value)]
 
 
 def _arguments(name: str, value: Any) -> list[str]:

@@ -49,31 +49,38 @@ References:
     from low-dimensional latents. TMLR 2022.
 """
 
-from ppgen.inference import ScheduleError as ScheduleError
-from ppgen.inference import linear_schedule as linear_schedule
-from ppgen.inference import quadratic_times as quadratic_times
-from ppgen.inference import uniform_times as uniform_times
-from ppgen.models.diffuse_vae.autoencoder import Autoencoder as Autoencoder
-from ppgen.models.diffuse_vae.autoencoder import autoencoder_bound as autoencoder_bound
-from ppgen.models.diffuse_vae.autoencoder import autoencoder_guide as autoencoder_guide
-from ppgen.models.diffuse_vae.autoencoder import autoencoder_model as autoencoder_model
-from ppgen.models.diffuse_vae.chain import Move as Move
-from ppgen.models.diffuse_vae.chain import Sampler as Sampler
-from ppgen.models.diffuse_vae.model import DiffuseVAE as DiffuseVAE
-from ppgen.models.diffuse_vae.model import abduct as abduct
-from ppgen.models.diffuse_vae.model import diffuse_vae_guide as diffuse_vae_guide
-from ppgen.models.diffuse_vae.model import diffuse_vae_model as diffuse_vae_model
-from ppgen.models.diffuse_vae.model import draw_images as draw_images
-from ppgen.models.diffuse_vae.model import replay as replay
-from ppgen.models.diffuse_vae.objectives import BoundTerms as BoundTerms
-from ppgen.models.diffuse_vae.objectives import bound_terms as bound_terms
-from ppgen.models.diffuse_vae.objectives import denoising_loss as denoising_loss
-from ppgen.models.diffuse_vae.objectives import joint_loss as joint_loss
-from ppgen.models.diffuse_vae.objectives import variational_bound as variational_bound
-from ppgen.models.diffuse_vae.prior import fit_mixture_prior as fit_mixture_prior
-from ppgen.models.diffuse_vae.training import autoencoder_objective as autoencoder_objective
-from ppgen.models.diffuse_vae.training import denoising_objective as denoising_objective
-from ppgen.models.diffuse_vae.training import fit_autoencoder as fit_autoencoder
-from ppgen.models.diffuse_vae.training import fit_denoiser as fit_denoiser
-from ppgen.models.diffuse_vae.training import fit_jointly as fit_jointly
-from ppgen.models.diffuse_vae.training import joint_objective as joint_objective
+from typing import TYPE_CHECKING
+
+from ppgen._lazy import export_lazily as _export_lazily
+
+if TYPE_CHECKING:
+    from ppgen.inference import ScheduleError as ScheduleError
+    from ppgen.inference import linear_schedule as linear_schedule
+    from ppgen.inference import quadratic_times as quadratic_times
+    from ppgen.inference import uniform_times as uniform_times
+    from ppgen.models.diffuse_vae.autoencoder import Autoencoder as Autoencoder
+    from ppgen.models.diffuse_vae.autoencoder import autoencoder_bound as autoencoder_bound
+    from ppgen.models.diffuse_vae.autoencoder import autoencoder_guide as autoencoder_guide
+    from ppgen.models.diffuse_vae.autoencoder import autoencoder_model as autoencoder_model
+    from ppgen.models.diffuse_vae.chain import Move as Move
+    from ppgen.models.diffuse_vae.chain import Sampler as Sampler
+    from ppgen.models.diffuse_vae.model import DiffuseVAE as DiffuseVAE
+    from ppgen.models.diffuse_vae.model import abduct as abduct
+    from ppgen.models.diffuse_vae.model import diffuse_vae_guide as diffuse_vae_guide
+    from ppgen.models.diffuse_vae.model import diffuse_vae_model as diffuse_vae_model
+    from ppgen.models.diffuse_vae.model import draw_images as draw_images
+    from ppgen.models.diffuse_vae.model import replay as replay
+    from ppgen.models.diffuse_vae.objectives import BoundTerms as BoundTerms
+    from ppgen.models.diffuse_vae.objectives import bound_terms as bound_terms
+    from ppgen.models.diffuse_vae.objectives import denoising_loss as denoising_loss
+    from ppgen.models.diffuse_vae.objectives import joint_loss as joint_loss
+    from ppgen.models.diffuse_vae.objectives import variational_bound as variational_bound
+    from ppgen.models.diffuse_vae.prior import fit_mixture_prior as fit_mixture_prior
+    from ppgen.models.diffuse_vae.training import autoencoder_objective as autoencoder_objective
+    from ppgen.models.diffuse_vae.training import denoising_objective as denoising_objective
+    from ppgen.models.diffuse_vae.training import fit_autoencoder as fit_autoencoder
+    from ppgen.models.diffuse_vae.training import fit_denoiser as fit_denoiser
+    from ppgen.models.diffuse_vae.training import fit_jointly as fit_jointly
+    from ppgen.models.diffuse_vae.training import joint_objective as joint_objective
+
+_export_lazily(__name__)

@@ -73,6 +73,15 @@ class DiffuseVAERecipe(AbstractRecipe):
         ema=0.999,
     )
     evaluation_particles: ClassVar[int] = 100
+    tiny: ClassVar[Mapping[str, Any]] = {
+        "hidden": 8,
+        "encoder_hidden": 8,
+        "latent": 2,
+        "levels": 50,
+        "moves": 3,
+        "components": 2,
+        "batch_size": 16,
+    }
     stages: ClassVar[tuple[str, ...]] = ("autoencoder", "denoiser")
 
     def check(self) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from ppgen.models.parts.bounds import Bounds, Count, Number, Weight
 from ppgen.models.parts.errors import CommandError
 from ppgen.models.parts.recipe import AbstractRecipe, Report, Split, Stage
-from ppgen.models.parts.training import Training, at_least
+from ppgen.models.parts.training import Training
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,22 +47,22 @@ class MarginalizationRecipe(AbstractRecipe):
     """Of an energy: the published heuristic, on what persistent chains draw; its unbiased
     counterpart, with importance weights, on ancestral draws; or the former on chains that are
     corrected to follow the target, which is best for many sites."""
-    draws: int = 128
+    draws: Annotated[int, Bounds(2)] = 128
     """Draws in a step of an energy, each from a chain of its own unless they are ancestral. Digits
     have --batch-size."""
-    erased: int = 3
+    erased: Count = 3
     """Sites that a move of a chain draws anew."""
-    penalty: float | None = None
+    penalty: Weight | None = None
     """Weight of the consistency penalty of an energy. None stands for the number of sites."""
-    joined: int = 5000
+    joined: Number = 5000
     """Draws of the conditionals that join the digits in the second stage."""
     network: Literal["mlp", "transformer"] = "mlp"
     """A perceptron of the whole vector, or attention among its sites."""
-    hidden: int = 256
+    hidden: Count = 256
     """Width of the network; of a transformer, of each site."""
-    depth: int = 1
+    depth: Count = 1
     """Residual blocks of the network."""
-    weight_decay: float = 0.4
+    weight_decay: Weight = 0.4
     """Decoupled weight decay of the conditionals of digits, against fitting the training images
     only."""
 
@@ -69,6 +70,7 @@ class MarginalizationRecipe(AbstractRecipe):
         steps=1500, batch_size=128, learning_rate=2e-3, chunk=50, checkpoint_every=500
     )
     evaluation_particles: ClassVar[int] = 500
+    tiny: ClassVar[Mapping[str, Any]] = {"task": "ising", "side": 3, "hidden": 8, "draws": 8}
 
     @property
     def stages(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -76,12 +78,7 @@ class MarginalizationRecipe(AbstractRecipe):
         return ("conditionals", "marginals") if self.task == "digits" else ("",)
 
     def check(self) -> None:
-        """Refuse networks and chains of no size."""
-        at_least(self, 1, "hidden", "depth", "erased")
-        at_least(self, 2, "draws")
-        at_least(self, 0, "weight_decay", "joined")
-        if self.penalty is not None:
-            at_least(self, 0, "penalty")
+        """Refuse a torus without known answers, and options that do not go together."""
         if self.task == "ising" and not 3 <= self.side <= 12:
             raise CommandError(f"--side must be from 3 to 12, not {self.side}")
         if self.network == "transformer" and self.hidden % HEADS:

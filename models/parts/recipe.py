@@ -113,16 +113,20 @@ class AbstractRecipe(abc.ABC):
         training: the defaults of the options that all models share.
         evaluation_particles: the default of `evaluate --particles`, and what figures after a fit
             are with.
+        tiny: options of a run of seconds, for tests, by name; any of the shared ones as well.
         stages: their names, each the name of a folder within the run; "" is the run's own.
     """
 
     training: ClassVar[Training]
     evaluation_particles: ClassVar[int]
+    tiny: ClassVar[Mapping[str, Any]] = {}
     stages: ClassVar[tuple[str, ...]] = ("",)
 
     @abc.abstractmethod
     def check(self) -> None:
-        """Refuse options that make no sense, before anything is read or written.
+        """Refuse options that do not go together, before anything is read or written.
+
+        Bounds of single ones are in their types: see `ppgen.models.parts.bounds`.
 
         Raises:
             CommandError: for the user.

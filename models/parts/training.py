@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from ppgen.models.parts.bounds import Bounds, Count, Positive
 from ppgen.models.parts.errors import CommandError
 
 
@@ -12,46 +13,39 @@ from ppgen.models.parts.errors import CommandError
 class Training:
     """The fit."""
 
-    steps: int
+    steps: Count
     """Gradient steps."""
-    batch_size: int
+    batch_size: Count
     """Rows of the data in a step."""
-    learning_rate: float
+    learning_rate: Positive
     """Highest learning rate."""
-    chunk: int
+    chunk: Count
     """Steps between two lines of metrics; an interrupted run ends after the chunk that it is in."""
-    checkpoint_every: int
+    checkpoint_every: Count
     """Steps between checkpoints: what a run loses at most when it is killed."""
-    keep: int = 2
+    keep: Count = 2
     """Checkpoints to keep of each stage."""
     seed: int = 0
     """Seed of everything random, the choice of the held-out data apart."""
-    ema: float | None = None
+    ema: Annotated[float, Bounds(0, 1, inside=True)] | None = None
     """Decay of a moving average of the parameters, .999 say. Evaluation and samples use it."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """In which the networks are computed. Parameters and densities are float32."""
     on_nonfinite: Literal["raise", "skip"] = "raise"
     """What to do at a step with a value or gradient that is not finite: end, or skip and count."""
-    early_stopping: int | None = None
+    early_stopping: Count | None = None
     """Evaluations without improvement after which to stop, on a tenth of the training data, which
     is then not fitted to. The best parameters count."""
-    evaluate_every: int = 100
+    evaluate_every: Count = 100
     """Steps between such evaluations."""
 
     def check(self) -> None:
-        """Refuse what makes no sense.
+        """Refuse a seed that is none; bounds of the others are in their types.
 
         Raises:
-            CommandError: it names the option.
+            CommandError: it says what is one.
         """
-        counts = ("steps", "batch_size", "chunk", "checkpoint_every", "keep", "evaluate_every")
-        at_least(self, 1, *counts)
-        if self.early_stopping is not None:
-            at_least(self, 1, "early_stopping")
-        positive(self, "learning_rate")
         check_seed(self.seed)
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise CommandError(f"--ema must be between 0 and 1, not {self.ema}")
 
 
 def flag(name: str) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
+from ppgen.models.parts.bounds import Bounds, Count, Number, Positive
 from ppgen.models.parts.errors import CommandError
 from ppgen.models.parts.recipe import AbstractRecipe, Report, Split, Stage
-from ppgen.models.parts.training import Training, at_least, positive
+from ppgen.models.parts.training import Training
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Key
@@ -42,45 +43,48 @@ class RandomGridRecipe(AbstractRecipe):
     equation: Literal["poisson", "burgers", "cavity"] = "poisson"
     """The nonlinear Poisson problem on a line; Burgers' equation in space and time; the steady flow
     of a fluid in a cavity with a lid that slides."""
-    points: int = 30
+    points: Count = 30
     """Points of a grid. The published sizes are 30, 225 and 512."""
     grid: Literal["random", "kept"] = "random"
     """Grids that are drawn anew for each problem, or one that is drawn once."""
     network: Literal["gicnet", "deeponet"] = "gicnet"
     """Of the solution: on the grid, or of the parameters alone."""
-    rank: int = 4
+    rank: Count = 4
     """Of the covariance of a solution, white noise apart."""
-    width: int = 96
+    width: Count = 96
     """Width of the dense layers."""
-    channels: int = 16
+    channels: Count = 16
     """Channels of the convolutions."""
-    nodes: int | None = None
+    nodes: Annotated[int, Bounds(2)] | None = None
     """Nodes of the regular grid that they run on, in each dimension. None stands for 16 on a line
     and 8 in the plane."""
-    tolerance: float = 0.05
+    tolerance: Positive = 0.05
     """Standard deviation of the residuals of the equation."""
-    observed: int = 0
+    observed: Number = 0
     """Problems whose solutions are observed."""
-    observations: int = 30
+    observations: Count = 30
     """Points at which each of them is, off the grid."""
-    noise: float = 0.01
+    noise: Positive = 0.01
     """Standard deviation of the noise of an observation."""
-    held_out: int = 64
+    held_out: Annotated[int, Bounds(2)] = 64
     """Problems that are solved by finite differences, for figures."""
 
     training: ClassVar[Training] = Training(
         steps=2000, batch_size=32, learning_rate=2e-3, chunk=50, checkpoint_every=500
     )
     evaluation_particles: ClassVar[int] = 4
+    tiny: ClassVar[Mapping[str, Any]] = {
+        "points": 4,
+        "width": 8,
+        "channels": 4,
+        "nodes": 5,
+        "rank": 1,
+        "batch_size": 2,
+        "held_out": 4,
+    }
 
     def check(self) -> None:
-        """Refuse networks and grids of no size."""
-        at_least(self, 1, "points", "rank", "width", "channels", "observations")
-        at_least(self, 2, "held_out")
-        if self.nodes is not None:
-            at_least(self, 2, "nodes")
-        at_least(self, 0, "observed")
-        positive(self, "tolerance", "noise")
+        """Nothing: the bounds of the options are in their types."""
 
     def load(self) -> Problems:
         """Problems and numerical solutions: always the same ones."""

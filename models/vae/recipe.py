@@ -6,8 +6,9 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from ppgen.models.parts.bounds import Bounds, Count, Weight
 from ppgen.models.parts.data.kinds import facts_of, load
 from ppgen.models.parts.errors import CommandError
 from ppgen.models.parts.recipe import AbstractRecipe, Report, Split, Stage
@@ -43,19 +44,19 @@ class VAERecipe(AbstractRecipe):
     classes, or a Gaussian vector that depends on another one."""
     posterior: Literal["diagonal", "flow"] = "diagonal"
     """Of a Gaussian vector: a diagonal Gaussian, or affine couplings of one."""
-    dimensions: int = 16
+    dimensions: Count = 16
     """Dimensions of the latent vector: numbers, flips or variables."""
-    classes: int = 8
+    classes: Annotated[int, Bounds(2)] = 8
     """Classes of each categorical variable."""
-    hidden: int = 128
+    hidden: Count = 128
     """Width of the hidden layer of each network; convolutions have an eighth as many channels at
     half of the resolution."""
-    beta: float = 1.0
+    beta: Weight = 1.0
     """Weight of the divergence from the prior in the elbo: what is maximised is a bound from 1
     on."""
-    weight_decay: float = 0.3
+    weight_decay: Weight = 0.3
     """Decoupled weight decay, against fitting the training images only."""
-    particles: int = 5
+    particles: Count = 5
     """Draws of the latent vector for each image: iwelbo takes the logarithm of their mean weight,
     elbo averages over them."""
     data: Path | None = None
@@ -66,15 +67,14 @@ class VAERecipe(AbstractRecipe):
         steps=2000, batch_size=128, learning_rate=2e-3, chunk=50, checkpoint_every=500
     )
     evaluation_particles: ClassVar[int] = 500
+    tiny: ClassVar[Mapping[str, Any]] = {"hidden": 8, "dimensions": 2, "batch_size": 16}
 
     def check(self) -> None:
-        """Refuse networks and draws of no size, and options that do not go together."""
-        at_least(self, 2 if self.objective == "vimco" else 1, "particles")
-        at_least(self, 1, "hidden")
-        pairs = self.latent == "vmf" or self.posterior == "flow"
-        at_least(self, 2 if pairs else 1, "dimensions")
-        at_least(self, 2, "classes")
-        at_least(self, 0, "weight_decay", "beta")
+        """Refuse options that do not go together."""
+        if self.objective == "vimco":
+            at_least(self, 2, "particles")
+        if self.latent == "vmf" or self.posterior == "flow":
+            at_least(self, 2, "dimensions")
         if self.posterior == "flow" and self.latent != "gaussian":
             raise CommandError(f"--posterior flow needs --latent gaussian, not {self.latent}")
         if self.objective == "dreg" and self.latent in ("binary", "categorical"):
