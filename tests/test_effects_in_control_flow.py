@@ -130,7 +130,7 @@ def test_terms_are_numpyros(flow, handler):
 
 
 @pytest.mark.parametrize("flow", SHAPES, ids=lambda p: p.__name__)
-@pytest.mark.parametrize("how", ["substitute", "condition", "function", "replay"])
+@pytest.mark.parametrize("how", ["substitute", "condition", "function"])
 def test_values_that_are_given(flow, how):
     z = values(SHAPES[flow])
     other, flat = reference(flow)
@@ -140,12 +140,18 @@ def test_values_that_are_given(flow, how):
         "function": lambda: handlers.substitute(
             flow, substitute_fn=lambda site: z if site["name"] == "z" else None
         ),
-        "replay": lambda: handlers.replay(
-            flow, {"z": {"type": "sample", "is_observed": False, "value": z, "infer": {}}}
-        ),
     }[how]()
     want = numpyro_log_density(other, (), {}, {"z": flat(z)})[0]
     np.testing.assert_allclose(ppgen.log_density(program)({}), want, rtol=2e-5)
+
+
+def test_a_replayed_site_is_refused_and_the_advice_works():
+    z = values((6,))
+    site = {"type": "sample", "is_observed": False, "value": z, "infer": {}}
+    with pytest.raises(ControlFlowError, match="replay"):
+        ppgen.seed(ppgen.simulate(handlers.replay(scanned, {"z": site})))(KEY)
+    conditioned = ppgen.log_density(handlers.condition(scanned, {"z": z}))({})
+    np.testing.assert_allclose(ppgen.log_density(scanned)({"z": z}), conditioned, rtol=1e-5)
 
 
 def test_one_value_for_all_steps():

@@ -234,6 +234,14 @@ def handler_at(handler: Any, steps: Sequence[Step], msg: dict) -> Any:
         if value is not None:
             msg["value"] = _value_at(value, steps, msg)
         return None
+    if isinstance(handler, replay) and msg.get("name") in handler.trace:
+        if msg["type"] == "sample":
+            raise ControlFlowError(
+                "handlers.replay of a site inside of NumPyro control flow",
+                site=msg["name"],
+                where=user_line(),
+                instead="ppgen.log_density(program)(choices, ...), or handlers.condition",
+            )
     if not steps:
         return handler
     here = copy.copy(handler)
@@ -244,7 +252,7 @@ def handler_at(handler: Any, steps: Sequence[Step], msg: dict) -> Any:
             given = lambda site: handler.data.get(site["name"])  # noqa: E731
         here.data = None
         setattr(here, name, lambda site: _value_at(given(site), steps, site))
-    elif isinstance(handler, replay) and msg.get("name") in handler.trace:
+    elif isinstance(handler, replay) and msg.get("name") in handler.trace:  # A plate.
         site = handler.trace[msg["name"]]
         here.trace = {msg["name"]: site | {"value": _value_at(site["value"], steps, msg)}}
     elif isinstance(handler, scale) and msg["type"] == "sample":
