@@ -70,8 +70,8 @@ OURS = frozenset(
 
 _ATOMLESS = frozenset(
     "marker add sub mul neg exp logistic tanh integer_pow reshape broadcast_in_dim squeeze "
-    "transpose slice gather dynamic_slice convert_element_type copy concatenate stack unstack split rev "
-    "stop_gradient reduce_sum cumsum dot_general".split()
+    "transpose slice gather dynamic_slice convert_element_type copy concatenate stack unstack "
+    "split rev stop_gradient reduce_sum cumsum dot_general".split()
 )
 """What gives no value a probability that had none."""
 
