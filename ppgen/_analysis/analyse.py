@@ -238,13 +238,13 @@ class _Walk:
             number = self.mark(id(eqn), Continuous(spec.name, spec.where, details))
             upstream = upstream._replace(moving=False, suspect=0)
             here = Influence(pathwise=1 << number)
-            return join(own, upstream, here)._replace(within=spec.within)
+            return join(own, upstream, here)._replace(within=spec.within, atoms=False)
         # Its derivative is the estimator's business: no path goes through the value.
         own = join(own, Influence(upstream.mixed, upstream.aligned))
         if spec.template.differentiable or not is_inexact(eqn.outvars[0]):
             return own
         number = self.mark(id(eqn), Continuous(spec.name, spec.where))
-        return join(own, Influence(frozen=1 << number))._replace(within=spec.within)
+        return join(own, Influence(frozen=1 << number))._replace(within=spec.within, atoms=False)
 
     def mark(self, equation: int, choice: Continuous) -> int:
         """The number of a choice with a density; a loop body is walked more than once."""
@@ -267,7 +267,9 @@ class _Walk:
         influence = influence._replace(moving=False, suspect=0, within=details["within"])
         if details["exogenous"] or details["smooth"]:
             return influence
-        return join(influence, Influence(pathwise=1 << number))._replace(within=details["within"])
+        return join(influence, Influence(pathwise=1 << number))._replace(
+            within=details["within"], atoms=False
+        )
 
     def region(self, eqn, jaxprs, ins, counter, depth, checked) -> list[Influence]:
         """A branch or loop that is evaluated as a whole; its choices count as one."""

@@ -48,7 +48,7 @@ CONTINUOUS = frozenset(
     sub tan tanh zeta
     reduce_sum reduce_max reduce_min reduce_prod cumsum cumprod cummax cummin cumlogsumexp
     slice dynamic_slice dynamic_update_slice broadcast_in_dim reshape transpose squeeze pad
-    concatenate split sort top_k rev dot_general conv_general_dilated gather
+    concatenate stack unstack tile split sort top_k rev dot_general conv_general_dilated gather
     scatter scatter-add scatter_add scatter_mul scatter_min scatter_max
     reduce_window_sum reduce_window_max reduce_window_min
     cholesky triangular_solve lu qr eigh svd householder_product fft custom_linear_solve
@@ -67,6 +67,13 @@ OURS = frozenset(
     "ppermute reduce_scatter".split()
 )
 """Identities, derivatives of samplers, and what moves or adds values between devices."""
+
+_ATOMLESS = frozenset(
+    "marker add sub mul neg exp logistic tanh integer_pow reshape broadcast_in_dim squeeze "
+    "transpose slice gather dynamic_slice convert_element_type copy concatenate stack unstack "
+    "split rev stop_gradient reduce_sum cumsum dot_general".split()
+)
+"""What gives no value a probability that had none."""
 
 _INDICES = {"gather": 1, "dynamic_slice": 1, "dynamic_update_slice": 2}
 
@@ -157,7 +164,10 @@ def settled(
     if all(map(is_inexact, eqn.outvars)):
         own = 0
     else:
-        own = join(*ins).suspicion() if jumps and not _follows(eqn) else 0
+        found = join(*ins)
+        own = found.suspicion() if jumps and not _follows(eqn) else 0
+        if eqn.primitive.name in ("eq", "ne") and not found.atoms:
+            own = 0  # a continuous value meets a number with probability zero
     new = []
     for v, out in zip(eqn.outvars, outs, strict=True):
         if is_inexact(v):
@@ -179,7 +189,8 @@ def ranged(eqn: _jax.Eqn, ins: Sequence[Influence], outs: Sequence[Influence]) -
     operands = zip(eqn.invars, ins, strict=True)
     within = [i.within if i is not NONE else known(v).within for v, i in operands]
     found = ranges.after(eqn, within)
-    return [o if o.within == found else o._replace(within=found) for o in outs]
+    atoms = name not in _ATOMLESS
+    return [o._replace(within=found, atoms=o.atoms or atoms) for o in outs]
 
 
 def known(v: Any) -> Influence:

@@ -27,6 +27,7 @@ class Influence(NamedTuple):
         pathwise: bit set of the reparameterised choices whose derivative flows into the value.
         frozen: bit set of the other choices with a density that it depends on continuously.
         moving: whether a derivative flows into it that comes through no choice: from an argument.
+        atoms: whether it may equal a number with a probability, or be no number.
         within: between which numbers it lies, as far as known: see `ranges`.
         suspect: of an integer or boolean, the `suspicion` of what it jumps with.
     """
@@ -38,6 +39,7 @@ class Influence(NamedTuple):
     moving: bool = False
     suspect: int = 0
     within: Range = ANYWHERE
+    atoms: bool = False
 
     def suspicion(self) -> int:
         """What a jump of the value would miss: zero unless it is both random and moving.
@@ -118,13 +120,14 @@ def join(*influences: Influence) -> Influence:
     if all(i is first for i in influences):
         return first
     mixed = pathwise = frozen = suspect = 0
-    moving, within = False, first.within
+    moving, atoms, within = False, False, first.within
     for i in influences:
         mixed |= i.mixed
         pathwise |= i.pathwise
         frozen |= i.frozen
         moving = moving or i.moving
         suspect |= i.suspect
+        atoms = atoms or i.atoms
         within = within if i.within == within else hull(within, i.within)
     aligned: dict[int, tuple[Alignment, ...]] = {}
     for i in influences:
@@ -138,7 +141,7 @@ def join(*influences: Influence) -> Influence:
                     del aligned[choice]
                     continue
             aligned[choice] = places
-    return Influence(mixed, aligned, pathwise, frozen, moving, suspect, within)
+    return Influence(mixed, aligned, pathwise, frozen, moving, suspect, within, atoms)
 
 
 def _agree(a: Alignment, b: Alignment) -> Alignment:
