@@ -88,9 +88,17 @@ def followed_claim(function: Any) -> Claim | None:
     """
     seen: set[int] = set()
     for inner in _unwrapped(function, seen):
-        if (claim := claim_of(inner)) is not None:
-            return claim
+        for claimed in (inner, _maker(inner)):
+            if (claim := claim_of(claimed)) is not None:
+                return claim
     return None
+
+
+def _maker(function: Any) -> Any:
+    """The function of a module in which another one was defined: `elbo` of what it returns."""
+    names = getattr(function, "__qualname__", "").split(".<locals>")
+    made = len(names) > 1
+    return getattr(function, "__globals__", {}).get(names[0]) if made else None
 
 
 def _unwrapped(function: Any, seen: set[int]) -> Iterator[Any]:
