@@ -229,7 +229,7 @@ def test_stops_before_the_step_and_names_the_site():
         numpyro.sample("z", dist.Normal(0.0, params))
 
     with pytest.raises(FitError) as caught:
-        fit(elbo(model, guide), 0.5, descend(0.2), key=KEY, steps=10, chunk=4)
+        fit(elbo(model, guide), 0.5, descend(0.2), key=KEY, steps=10, chunk=4, maximize=True)
     error = caught.value
     assert error.site == "z" and "test_fit_features.py" in error.where
     assert "nan at step 3: log of values in [-0.2507, -0.2507]" in error.message

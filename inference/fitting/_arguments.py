@@ -39,7 +39,7 @@ def check_arguments(
     for name, count in counts.items():
         whole = isinstance(count, numbers.Integral) and not isinstance(count, bool)
         if not whole or count < 1:
-            raise ValueError(f"{name} must be a whole number above zero, not {count!r}")
+            raise ValueError(f"{name} must be positive and whole, not {count!r}")
     if ema is not None and not (_is_real(ema) and 0 <= ema < 1):
         raise ValueError(f"ema is the decay of an average, from 0 to below 1, not {ema!r}")
     if on_nonfinite not in ("raise", "skip"):
