@@ -263,6 +263,28 @@ def typed_key(key: jax.Array) -> jax.Array:
     return jax.random.wrap_key_data(key)
 
 
+def define_companion(name: str) -> Primitive:
+    """The identity in the first of several operands; the others are what it was made of."""
+    primitive = core.Primitive(name)
+    primitive.def_abstract_eval(lambda x, *_, **__: x)
+    primitive.def_impl(lambda x, *_, **__: x)
+    ad.primitive_jvps[primitive] = lambda primals, tangents, **params: (
+        primitive.bind(*primals, **params),
+        tangents[0],
+    )
+
+    def batch(values, dims, **params):
+        x, dim = values[0], dims[0]
+        if dim is None:
+            sizes = (v.shape[d] for v, d in zip(values, dims, strict=True) if d is not None)
+            x, dim = jax.numpy.broadcast_to(x, (next(sizes), *x.shape)), 0
+        return primitive.bind(x, *values[1:], **params), dim
+
+    batching.primitive_batchers[primitive] = batch
+    mlir.register_lowering(primitive, lambda ctx, x, *_, **__: [x])
+    return primitive
+
+
 def define_elementwise(name: str, value: Callable, derivative: Callable) -> Primitive:
     """An elementwise primitive of one real operand with a derivative rule of its own.
 

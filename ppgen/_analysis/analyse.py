@@ -155,10 +155,11 @@ class _Walk:
             return NONE if isinstance(v, _jax.Literal) else env.get(v, NONE)
 
         # What nobody uses harms nobody: `logsumexp` computes a sign in passing.
-        # What goes through `assume_continuous` only is its author's word.
+        # What goes through `assume_continuous` only is its author's word; what a transform of a
+        # distribution does inside is the distribution's.
         used = frozenset()
         if checked:
-            used = needed(jaxpr, jaxpr.outvars, stop="assume_continuous")
+            used = needed(jaxpr, jaxpr.outvars, stop=("assume_continuous", "transformed"))
         for eqn in jaxpr.eqns:
             ins = [read(v) for v in eqn.invars]
             if eqn.primitive.name in FOLLOWED and any(i is not NONE for i in ins):
@@ -192,6 +193,20 @@ class _Walk:
             return [self.marked(eqn, ins[0])]
         if name == "assume_continuous":
             return [Influence(i.mixed, i.aligned) for i in ins]
+        if name == "transformed":
+            made, *of = ins
+            of = join(*of)
+            # As of a pathwise choice: what moves it by parameters moves it through the choice.
+            return [
+                made._replace(
+                    pathwise=of.pathwise,
+                    frozen=of.frozen,
+                    moving=of.moving and not of.pathwise,
+                    suspect=0,
+                    atoms=False,
+                    within=eqn.params["within"],
+                )
+            ]
         if checked and any(i is not NONE for i in ins):
             self.check(eqn, ins, checked)
         if name == "stop_gradient":

@@ -60,8 +60,8 @@ Singular vectors, and the factors of a matrix, are where those are well defined.
 """
 
 OURS = frozenset(
-    "marker assume_continuous implicit optimization_barrier sharding_constraint device_put "
-    "magic_box deviation freeze_once sealed sealed_one once forward_only "
+    "marker assume_continuous transformed implicit optimization_barrier sharding_constraint "
+    "device_put magic_box deviation freeze_once sealed sealed_one once forward_only "
     "random_gamma_grad igamma_grad_a fresh_key random_choice "
     "psum psum_invariant pmax pmin pvary pcast all_gather all_gather_invariant all_to_all "
     "ppermute reduce_scatter".split()
@@ -183,7 +183,8 @@ def settled(
 def ranged(eqn: _jax.Eqn, ins: Sequence[Influence], outs: Sequence[Influence]) -> list[Influence]:
     """The influences on the results, with the ranges of those that are random and moving."""
     name = eqn.primitive.name
-    own = name == "random_choice" or (name == "marker" and eqn.params["kind"] == "pathwise")
+    own = name in ("random_choice", "transformed")
+    own = own or (name == "marker" and eqn.params["kind"] == "pathwise")
     if own or _calls(eqn) or not (name == "ne" or any(o.pathwise or o.frozen for o in outs)):
         return list(outs)
     operands = zip(eqn.invars, ins, strict=True)

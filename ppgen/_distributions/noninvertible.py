@@ -1,7 +1,8 @@
-"""Transforms without an inverse: their density is known only where they were just applied.
+"""Transforms whose density is to be known where they were just applied: nothing is inverted.
 
-A site with such a distribution becomes two: the choice before the transforms, auxiliary, and the
-point that they map it to, with the Jacobian for a density. Nothing has to be inverted.
+Of a transform without an inverse nothing else is known: a site with such a distribution becomes
+two, the choice before the transforms, auxiliary, and the point that they map it to, with the
+Jacobian for a density. Of one that saturates, the inverse has lost what the density needs.
 """
 
 from __future__ import annotations
@@ -12,10 +13,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from numpyro.distributions import Delta, Distribution, TransformedDistribution
+from numpyro.distributions import Delta, Distribution, TransformedDistribution, transforms
 from numpyro.distributions.util import sum_rightmost
 
 from ppgen._distributions.wrappers import plain
+
+_INVERTED = (
+    transforms.AffineTransform,
+    transforms.ExpTransform,
+    transforms.IdentityTransform,
+    transforms.LowerCholeskyAffine,
+    transforms.PermuteTransform,
+    transforms.ReshapeTransform,
+)
 
 
 def split_one_way(dist: Distribution) -> tuple[Distribution, Callable[[Array], Delta]] | None:
@@ -25,9 +35,37 @@ def split_one_way(dist: Distribution) -> tuple[Distribution, Callable[[Array], D
         `None` where every transform has an inverse.
     """
     batch_shape = dist.batch_shape
-    dist = plain(dist)
-    if not isinstance(dist, TransformedDistribution) or _invertible(dist):
+    inner = plain(dist)
+    if not isinstance(inner, TransformedDistribution) or _invertible(inner):
         return None
+    return split_transforms(inner, batch_shape)
+
+
+def loses_digits(dist: Distribution) -> bool:
+    """Whether the point before the transforms can't be had back from the one after them.
+
+    A sigmoid of 20 is 1 in single precision. Affine and exponential transforms, and permutations,
+    can be inverted.
+    """
+    dist = plain(dist)
+    return (
+        isinstance(dist, TransformedDistribution)
+        and not all(type(t) in _INVERTED for t in dist.transforms)
+        # A subclass may have a density of its own.
+        and type(dist).log_prob is TransformedDistribution.log_prob
+        and _invertible(dist)
+    )
+
+
+def split_transforms(
+    dist: TransformedDistribution, batch_shape: tuple[int, ...]
+) -> tuple[Distribution, Callable[[Array], Delta]]:
+    """The distribution before the transforms, and the rest given its value, as a point mass.
+
+    Args:
+        dist: what is transformed, not expanded.
+        batch_shape: that of the expanded distribution.
+    """
     if dist.batch_shape != batch_shape:
         kept = len(dist.base_dist.batch_shape) - len(dist.batch_shape)
         tail = dist.base_dist.batch_shape[len(dist.batch_shape) :] if kept > 0 else ()

@@ -19,6 +19,7 @@ from ppgen._lowering.scan_structure import markov, one_at_a_time
 from ppgen._settings import current, settings
 from ppgen._staging.choice import bind_choice
 from ppgen._staging.primitives import CALLS, ChoiceSpec, equations, is_random, over_lanes
+from ppgen._staging.transformed import bind_transformed
 from ppgen._user_lines import where
 from ppgen.errors import ControlFlowError
 
@@ -96,6 +97,8 @@ def _site(eqn: _jax.Eqn, operands: list[Any]) -> list[Any]:
     if spec.observed:
         own = slice(end, end + 1)
         return [over_lanes(lambda _, ops: ops[0], lanes, mapped[own], None, operands[own])]
+    if spec.before is not None:
+        return [bind_transformed(spec, lanes, mapped, operands)[0]]
     own = [*spec.order, *range(spec.num_leaves, end)]
     return [
         bind_choice(spec.choice, lanes, tuple(mapped[i] for i in own), [operands[i] for i in own])

@@ -7,6 +7,7 @@ user wrote (plates, masks, conditioning) must come before it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,10 +17,10 @@ from numpyro.distributions import Distribution
 from numpyro.distributions.distribution import Unit
 from numpyro.primitives import Messenger
 
-from ppgen._distributions.noninvertible import split_one_way
+from ppgen._distributions.noninvertible import loses_digits, split_one_way, split_transforms
 from ppgen._distributions.rebuild import flatten
 from ppgen._distributions.supports import range_of, support_of
-from ppgen._distributions.wrappers import in_single_precision, split_event, split_mask
+from ppgen._distributions.wrappers import in_single_precision, plain, split_event, split_mask
 from ppgen._staging.choice import bind_choice, describe_choice, estimator_for, fresh_key
 from ppgen._staging.numpyro_control_flow import bind_control_flow, condition_plate, inside
 from ppgen._staging.primitives import ChoiceSpec, Plate, SiteSpec, site_p
@@ -163,6 +164,7 @@ def bind_site(
         choice, inner, rest = describe_choice(dist, estimator, name=name, where=where)
         position = {id(leaf): i for i, leaf in enumerate(leaves)}
         order = tuple(position[id(leaf)] for leaf in inner)
+        before = _before(dist, estimator, choice, position) if has_density else None
     else:
         value = jnp.asarray(given)
         choice = ChoiceSpec(
@@ -176,7 +178,7 @@ def bind_site(
             value.dtype,
             dist.batch_shape,
         )
-        rest, order = [], ()
+        rest, order, before = [], (), None
     spec = SiteSpec(
         choice=choice,
         order=order,
@@ -191,10 +193,28 @@ def bind_site(
         within=range_of(dist),
         plates=plates,
         fixed=fixed,
+        before=before,
     )
     operands = [*leaves, *rest]
     operands += [jnp.asarray(x) for x in (given, mask, scale) if x is not None]
     return site_p.bind(*operands, spec=spec, lanes=(), mapped=((),) * len(operands))
+
+
+def _before(
+    dist: Distribution, estimator: Any, choice: ChoiceSpec, position: dict[int, int]
+) -> tuple[ChoiceSpec, tuple[int, ...]] | None:
+    """The choice before transforms that a density would have to invert, and could not."""
+    inner, _ = split_event(dist)
+    if not (estimator.in_place and loses_digits(inner)):
+        return None
+    base, _ = split_transforms(plain(inner), inner.batch_shape)
+    if estimator.misfit(base) is not None:
+        return None
+    spec, leaves, _ = describe_choice(base, estimator, name=choice.name, where=choice.where)
+    if any(id(leaf) not in position for leaf in leaves):
+        return None
+    spec = dataclasses.replace(spec, family=choice.family, default=choice.default)
+    return spec, tuple(position[id(leaf)] for leaf in leaves)
 
 
 def _bind_subsample(msg: dict, hidden: bool) -> Array:

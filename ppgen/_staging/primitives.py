@@ -6,6 +6,8 @@
 - `estimated_program`: a program within another whose density is estimated.
 - `marker`: an identity that names a value for the soundness pass and the reports.
 - `assume_continuous`: an identity that says that no jump of a value matters.
+- `transformed`: an identity in its first operand, which a distribution's transforms have made of
+  the second and of their parameters, the others; how they did is not looked into.
 
 Under `vmap` each of the first four gains a *lane* axis, mapped operands or not, so that every lane
 has its own randomness. Distributions are not batched themselves (a vmapped NumPyro distribution
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -112,6 +114,8 @@ class SiteSpec:
         within: between which numbers the density is positive (`None`: one that is not known).
         plates: the plates around it, outermost first.
         fixed: whether it is the minibatch of a plate whose indices are given.
+        before: where the site draws and then transforms: the choice before the transforms, and the
+            positions of its operands as in `order`.
     """
 
     choice: ChoiceSpec
@@ -127,6 +131,7 @@ class SiteSpec:
     plates: tuple[Plate, ...] = ()
     fixed: bool = False
     within: tuple[float | None, float | None] = (-math.inf, math.inf)
+    before: tuple[ChoiceSpec, tuple[int, ...]] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -264,6 +269,7 @@ def _all_in_front(outs: list[Array]) -> tuple[list[Array], list[int]]:
 
 marker_p = _jax.define_marker("marker")
 assume_continuous_p = _jax.define_marker("assume_continuous")
+transformed_p = _jax.define_companion("transformed")
 
 
 def mark(value: Any, kind: str, name: str, where: str, **details: Any) -> Array:
@@ -286,19 +292,18 @@ def equations(jaxpr: Any):
             yield from equations(inner)
 
 
-def needed(jaxpr: Any, wanted: Iterable[Any], *, stop: str = "") -> frozenset[int]:
+def needed(jaxpr: Any, wanted: Iterable[Any], *, stop: Collection[str] = ()) -> frozenset[int]:
     """Ids of the top-level equations that the `wanted` variables depend on, themselves included.
 
-    Dependence through a primitive of the name `stop` does not count.
+    Dependence through the first operand of a primitive of one of the names `stop` does not count.
     """
     variables = {v for v in wanted if not isinstance(v, _jax.Literal)}
     found = set()
     for eqn in reversed(_jax.open_jaxpr(jaxpr)[0].eqns):
         if any(v in variables for v in eqn.outvars):
             found.add(id(eqn))
-            if eqn.primitive.name == stop:
-                continue
-            variables.update(v for v in eqn.invars if not isinstance(v, _jax.Literal))
+            operands = eqn.invars[1:] if eqn.primitive.name in stop else eqn.invars
+            variables.update(v for v in operands if not isinstance(v, _jax.Literal))
     return frozenset(found)
 
 

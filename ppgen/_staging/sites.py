@@ -27,6 +27,7 @@ from ppgen._staging.primitives import (
     needed,
     over_lanes,
 )
+from ppgen._staging.transformed import bind_transformed
 from ppgen.densities import log_prob
 from ppgen.errors import ControlFlowError, SiteError
 
@@ -165,7 +166,7 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
     lanes, mapped = eqn.params["lanes"], eqn.params["mapped"]
     name, where = spec.choice.name, spec.choice.where
     end = spec.num_leaves + spec.num_estimator
-    latent = not spec.observed
+    latent, drawn_logp = not spec.observed, None
     if not latent:
         value = over_lanes(
             lambda _, ops: ops[0], lanes, mapped[end : end + 1], None, operands[end : end + 1]
@@ -185,6 +186,8 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
             _check_minibatch(value, operands[0], spec)
     elif spec.fixed:
         value = over_lanes(lambda _, ops: ops[0], lanes, mapped[:1], None, operands[:1])
+    elif spec.before is not None:
+        value, drawn_logp = bind_transformed(spec, lanes, mapped, operands)
     else:
         own = [*spec.order, *range(spec.num_leaves, end)]
         value = bind_choice(
@@ -194,9 +197,14 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
     if spec.density is None:
         return [value], Sites(choices, {})
 
-    def density(_, operands, value):
+    def own_density(operands, value, drawn):
+        if drawn:
+            return drawn[0]
         dist = spec.density.build(operands[: spec.num_leaves])
-        logp = log_prob(dist, as_single_precision(value))
+        return log_prob(dist, as_single_precision(value))
+
+    def density(_, operands, value, *drawn):
+        logp = own_density(operands, value, drawn)
         rest = operands[spec.num_leaves :]
         if spec.has_mask:
             logp = jnp.where(rest[0], logp, jnp.zeros((), logp.dtype))
@@ -208,9 +216,8 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
         # A mask or a scale is no part of what the site was drawn from.
         scaled = density
 
-        def density(_, operands, value):
-            own = log_prob(spec.density.build(operands[: spec.num_leaves]), value)
-            return scaled(_, operands, value) - own
+        def density(_, operands, value, *drawn):
+            return scaled(_, operands, value, *drawn) - own_density(operands, value, drawn)
 
     scored = value
     if spec.within != ANYWHERE and jnp.issubdtype(value.dtype, jnp.inexact):
@@ -225,6 +232,7 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
             None,
             [operands[i] for i in own],
             scored,
+            *([] if drawn_logp is None else [drawn_logp]),
         )
     if given.seen is not None and latent and not lanes:
         given.seen[name] = (spec.density.build(operands[: spec.num_leaves]), spec, operands)
