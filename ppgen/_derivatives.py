@@ -35,6 +35,14 @@ def weighed(x: Array, weight: Array) -> Array:
     return _weighed(x, weight)
 
 
+def expected(x: Array, weight: Array) -> Array:
+    """`x * weight`, as `weighed`, where `x` is known to be finite wherever the weight is zero.
+
+    Only what flows back to the weight has to be looked at then.
+    """
+    return _expected(x, weight)
+
+
 def attach(theta: Array, coefficient: Array | float = 1.0) -> Array:
     """Zero, whose derivative is `coefficient * d theta`, once.
 
@@ -77,6 +85,9 @@ def _refuse(primals, tangents):
 
 
 _weighed = _jax.define_product("weighed", lambda x, w: jnp.where(w == 0, jnp.zeros_like(x), x * w))
+_expected = _jax.define_product(
+    "expected", lambda x, w: x * w, derivatives=(lambda ct, w: ct * w, _weighed)
+)
 _magic_box_p = _jax.define_elementwise("magic_box", jnp.ones_like, _magic_box_jvp)
 _deviation_p = _jax.define_elementwise("deviation", jnp.zeros_like, _deviation_jvp)
 _freeze_once_p = _jax.define_elementwise("freeze_once", lambda x: x, _freeze_once_jvp)

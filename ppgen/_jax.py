@@ -305,7 +305,9 @@ def define_elementwise(name: str, value: Callable, derivative: Callable) -> Prim
     return primitive
 
 
-def define_product(name: str, value: Callable) -> Callable:
+def define_product(
+    name: str, value: Callable, *, derivatives: tuple[Callable, Callable] | None = None
+) -> Callable:
     """A product of two real arrays whose derivatives are products of its kind.
 
     Unlike with `mul`, what `value` makes of a factor of zero holds for derivatives too, in forward
@@ -314,6 +316,8 @@ def define_product(name: str, value: Callable) -> Callable:
     Args:
         name: how jaxprs print it.
         value: its value; linear in each operand.
+        derivatives: what multiplies a cotangent with the second operand, and the first operand
+            with a cotangent, instead.
     """
     primitive = core.Primitive(name)
     primitive.def_abstract_eval(lambda x, y: jax.lax.mul_p.abstract_eval(x, y)[0])
@@ -332,7 +336,8 @@ def define_product(name: str, value: Callable) -> Callable:
         ]
         return bind(*moved), 0
 
-    ad.defbilinear(primitive, lambda ct, x, y: bind(ct, y), lambda ct, x, y: bind(x, ct))
+    first, second = derivatives or (bind, bind)
+    ad.defbilinear(primitive, lambda ct, x, y: first(ct, y), lambda ct, x, y: second(x, ct))
     batching.primitive_batchers[primitive] = batch
     return bind
 

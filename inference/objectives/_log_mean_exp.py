@@ -16,10 +16,9 @@ from jax.lax import stop_gradient
 
 def log_sum_exp(x: Array, axis: int = 0) -> Array:
     """Log of the sum of exp(x) along `axis`; where it is infinite, its derivative is zero."""
-    settled = jnp.isinf(stop_gradient(jnp.max(x, axis=axis, keepdims=True)))
-    total = jax.nn.logsumexp(jnp.where(settled, 0.0, x), axis=axis)
-    infinite = jnp.max(stop_gradient(x), axis=axis)
-    return jnp.where(jnp.squeeze(settled, axis), infinite, total)
+    largest = stop_gradient(jnp.max(x, axis=axis, keepdims=True))
+    x = jnp.where(jnp.isinf(largest), largest, x)
+    return jax.nn.logsumexp(x, axis=axis)
 
 
 def log_mean_exp(x: Array, axis: int = 0) -> Array:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ppgen._derivatives import weighed
+from ppgen._derivatives import expected, weighed
 from ppgen._evaluation.values import Value
 
 
@@ -76,8 +76,8 @@ def contract(factors: Sequence[Value], shape: Sequence[int]) -> Array:
     if not slots:
         # Nor does the weight's derivative count where the cost is infinite. (In slots, all weights
         # but the sample's are zero, of which only the derivatives count.)
-        term = jnp.where((weight == 0) & ~jnp.isfinite(term), jnp.zeros_like(term), term)
-    product = weighed(term, weight)
+        term = jnp.where((weight != 0) | jnp.isfinite(term), term, jnp.zeros_like(term))
+    product = weighed(term, weight) if slots else expected(term, weight)
     total = jnp.sum(product, axis=tuple(k for k, n in enumerate(names) if n not in out))
     kept = [n for n in names if n in out]
     return jnp.transpose(total, [kept.index(n) for n in out])
