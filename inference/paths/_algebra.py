@@ -58,7 +58,7 @@ class Coefficients(NamedTuple):
         """
         _, scale = self.normal()
         a, s, a_dot, s_dot = self.alpha, self.sigma, self.alpha_dot, self.sigma_dot
-        return scale**2 * s * (s * ratio(s * a_dot, a) - s_dot)
+        return scale**2 * s * (ratio(s * a_dot, a) - s_dot)
 
     def normal(self) -> tuple[Array, Array]:
         """Location and scale of the noise.

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ppgen import assume_continuous
 from ppgen.inference.paths._errors import PathError
 
 
@@ -68,4 +69,5 @@ def optimal_pairs(x0: Float[Array, " n *event"], x1: Float[Array, " n *event"]) 
         found = pairs(*primals)
         return found, np.zeros(found.shape, jax.dtypes.float0)
 
-    return pairs(x0, x1)
+    # The rule above refuses every derivative that would miss a jump, and no others.
+    return assume_continuous(pairs(x0, x1))

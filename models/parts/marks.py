@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,17 +36,17 @@ class Mark(NamedTuple):
     passed: bool | None
 
 
-def below(mark: str, measured: float, bound: float) -> Mark:
+def below(mark: str, measured: Any, bound: float | int) -> Mark:
     """A mark that is passed by what is smaller. A NaN fails."""
     return Mark(mark, float(measured), f"< {bound:.3g}", bool(measured < bound))
 
 
-def above(mark: str, measured: float, bound: float) -> Mark:
+def above(mark: str, measured: Any, bound: float | int) -> Mark:
     """A mark that is passed by what is larger. A NaN fails."""
     return Mark(mark, float(measured), f"> {bound:.3g}", bool(measured > bound))
 
 
-def report(mark: str, measured: float) -> Mark:
+def report(mark: str, measured: Any) -> Mark:
     """What has no bound: a floor, a baseline, or what explains the rest."""
     return Mark(mark, float(measured), "–", None)
 

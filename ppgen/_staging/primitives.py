@@ -274,7 +274,8 @@ transformed_p = _jax.define_companion("transformed")
 
 def mark(value: Any, kind: str, name: str, where: str, **details: Any) -> Array:
     """Name a value: `kind` is "pathwise", "log_prob" or "scored"."""
-    return marker_p.bind(value, kind=kind, name=name, where=where, details=tuple(details.items()))
+    value, more = jnp.asarray(value), tuple(details.items())
+    return marker_p.bind(value, kind=kind, name=name, where=where, details=more)
 
 
 CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
