@@ -102,5 +102,5 @@ class _Extrapolated(eqx.Module):
     weight: Any
 
     def __call__(self, x: Float[Array, "..."], t: Any) -> Float[Array, "..."]:
-        w = self.weight(t) if callable(self.weight) else self.weight
+        w: Any = self.weight(t) if callable(self.weight) else self.weight
         return (1 + w) * self.conditional(x, t) - w * self.unconditional(x, t)

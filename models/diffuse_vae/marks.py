@@ -142,7 +142,8 @@ class Trained(NamedTuple):
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
     images = load_digits()
-    return tuple((part / 8 - 1).astype(np.float32) for part in (images.train, images.held_out))
+    train, held_out = (np.float32(part / 8 - 1) for part in (images.train, images.held_out))
+    return np.asarray(train), np.asarray(held_out)
 
 
 def train(size: Size, seed: int, x: np.ndarray, names: list[str]) -> Trained:

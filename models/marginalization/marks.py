@@ -6,6 +6,9 @@ and controls: independent sites, uniform strings, training without the consisten
 digits whose pixels were shuffled between the images.
 """
 
+# pyright: reportArgumentType=false, reportReturnType=false
+# (JAX and NumPyro annotate arrays more widely than what they are.)
+
 from __future__ import annotations
 
 import statistics

@@ -13,6 +13,9 @@ the held-out images, with the same draws for each fit, so that differences are p
 - negative control: the same figure, where the guide looks at another image.
 """
 
+# pyright: reportArgumentType=false, reportReturnType=false
+# (JAX and NumPyro annotate arrays more widely than what they are.)
+
 from __future__ import annotations
 
 import argparse

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from numpyro.distributions import Distribution
 
-_KNOWN: dict[Any, jax.ShapeDtypeStruct] = {}
+_KNOWN: dict[Any, jax.ShapeDtypeStruct | None] = {}
 _PLAIN = (bool, int, float, str, type(None))
 
 

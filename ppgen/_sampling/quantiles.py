@@ -20,7 +20,7 @@ from ppgen._distributions.families import family
 
 def has_quantiles(d: Distribution) -> bool:
     """Whether `from_uniforms` serves `d`."""
-    icdf = family(d).icdf
+    icdf: Any = family(d).icdf
     return has_quantiles(getattr(d, icdf)) if isinstance(icdf, str) else icdf is not None
 
 
@@ -42,7 +42,7 @@ def from_uniforms(d: Any, u: Array) -> Array:
     """
     icdf = family(d).icdf
     if not isinstance(icdf, str):
-        return icdf(d, u)
+        return icdf(d, u)  # pyright: ignore[reportOptionalCall]
     # What is expanded is broadcast: all inverses are elementwise along the batch.
     x = from_uniforms(getattr(d, icdf), u)
     for transform in getattr(d, "transforms", ()):

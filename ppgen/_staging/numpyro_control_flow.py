@@ -248,8 +248,8 @@ def handler_at(handler: Any, steps: Sequence[Step], msg: dict) -> Any:
     if isinstance(handler, (condition, substitute)):
         name = "condition_fn" if isinstance(handler, condition) else "substitute_fn"
         given = getattr(handler, name)
-        if handler.data is not None:
-            given = lambda site: handler.data.get(site["name"])  # noqa: E731
+        if (data := handler.data) is not None:
+            given = lambda site: data.get(site["name"])  # noqa: E731
         here.data = None
         setattr(here, name, lambda site: _value_at(given(site), steps, site))
     elif isinstance(handler, replay) and msg.get("name") in handler.trace:  # A plate.
@@ -327,6 +327,6 @@ def condition_plate(msg: dict, binder: Any, hidden: bool) -> None:
     for handler in reversed(reached):
         if isinstance(handler, scope) and "plate" not in handler.hide_types:
             name = name.removeprefix(f"{handler.prefix}{handler.divider}")
-        elif isinstance(handler, condition) and name in (handler.data or {}):
+        elif isinstance(handler, condition) and handler.data and name in handler.data:
             msg["value"] = jnp.asarray(handler.data[name])
             return

@@ -41,7 +41,8 @@ def bind_transformed(
     def after(_, leaves, x):
         inner, reinterpreted = split_event(spec.density.build(leaves))
         base, finish = split_transforms(plain(inner), inner.batch_shape)
-        point, own = finish(x), log_prob(base, as_single_precision(x))
+        point: Any = finish(x)
+        own = log_prob(base, as_single_precision(x))
         own = sum_rightmost(own, own.ndim - len(inner.batch_shape)) + point.log_density
         return point.v, sum_rightmost(own, reinterpreted)
 
