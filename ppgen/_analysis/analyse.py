@@ -278,6 +278,8 @@ class _Walk:
                 where=eqn.params["where"],
                 instead="ppgen.expectation(f, allow_biased=True), or an unbiased estimator",
             )
+        if details["point"]:
+            return influence  # it is not random, moves with what it is at, and lies where that lies
         # What moves the value by its parameters moves it through the choice.
         influence = influence._replace(moving=False, suspect=0, within=details["within"])
         if details["exogenous"] or details["smooth"]:

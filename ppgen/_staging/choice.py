@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
-from numpyro.distributions import Distribution
+from numpyro.distributions import Delta, Distribution
 
 from ppgen import _jax
 from ppgen._distributions.edges import has_point_mass
@@ -145,6 +145,7 @@ def describe_choice(
         default=any(estimator is default for default in _DEFAULTS),
         looped=in_loop(),
         has_sampler=has_sampler,
+        point=type(plain(dist)) is Delta,
         within=range_of(dist),
     )
     return spec, leaves, estimator_leaves
@@ -190,6 +191,7 @@ def bind_choice(spec: ChoiceSpec, lanes: Lanes, mapped: Mapped, operands: list[A
         exogenous=bool(getattr(spec.template, "exogenous", False)),
         biased=spec.template.biased,
         within=spec.within,
+        point=spec.point,
     )
 
 

@@ -56,6 +56,7 @@ class ChoiceSpec:
         event: how many trailing axes of a sample are event axes of the site, for reports.
         default: whether nobody chose the estimator, for reports.
         looped: whether it was drawn in the body of a loop.
+        point: whether it is a point mass, and so not random.
         has_sampler: false where the distribution has only a density: its values are given.
         within: between which numbers its values lie (`None`: one that is not known).
     """
@@ -74,6 +75,7 @@ class ChoiceSpec:
     default: bool = False
     looped: bool = False
     has_sampler: bool = True
+    point: bool = False
     within: tuple[float | None, float | None] = (-math.inf, math.inf)
 
 
