@@ -136,7 +136,7 @@ def staged_in(eqn: Eqn, *functions: tuple[str, str]) -> bool:
     traceback = eqn.source_info.traceback
     frames = [] if traceback is None else traceback.frames
     return all(
-        any(f.file_name.endswith(file) and f.function_name.split(".")[-1] == name for f in frames)
+        any(f.file_name.endswith(file) and f.function_name.endswith(name) for f in frames)
         for file, name in functions
     )
 

@@ -30,8 +30,11 @@ OBJECTIVES = {name.split(".")[-1]: value for name, value in public() if is_objec
 CLAIMED = {name: claim for name, value in public() if (claim := claim_of(value)) is not None}
 
 # Docstrings that emphasise such a word of something else than an expectation: of rounding, of the
-# objective that is given, of a part of what is returned.
+# objective that is given, of a part of what is returned, of a field, of what a promise that is broken
+# leads to.
 OF_OTHERS = {
+    "ppgen.assume_continuous",
+    "ppgen.inference.classifier_free",
     "ppgen.inference.fit",
     "ppgen.inference.as_numpyro_elbo",
     "ppgen.inference.draw_ancestors",

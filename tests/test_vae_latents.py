@@ -20,6 +20,7 @@ import ppgen
 from ppgen.inference import beta_elbo, dreg, elbo, fit
 from ppgen.models.parts.data import Images
 from ppgen.models.parts.distributions import VonMisesFisher
+from ppgen.models.parts.bounds import check_bounds
 from ppgen.models.parts.errors import CommandError
 from ppgen.models.parts.latents import CategoricalLatent, FlowLatent, HierarchicalLatent
 from ppgen.models.vae import VAE, observed, reconstruct, vae_guide, vae_model
@@ -287,6 +288,7 @@ def test_the_recipe_fits_and_scores(options):
 )
 def test_options_that_do_not_go_together_are_refused(options, message):
     with pytest.raises(CommandError, match=message):
+        check_bounds(VAERecipe(**options))  # as the command does, of all options
         VAERecipe(**options).check()
 
 

@@ -93,6 +93,8 @@ _POTENTIAL = (
     ("numpyro/infer/util.py", "potential_energy"),
     ("numpyro/distributions/util.py", "wrapper"),
 )
+# NumPyro's check that what a density is asked of is a number, which is no end of a support.
+_IS_REAL = ("numpyro/distributions/constraints.py", "_Real.__call__")
 
 
 def analyse(jaxpr: Any, *, allow_biased: bool = False, strict: bool = True) -> Analysis:
@@ -236,7 +238,7 @@ class _Walk:
         to have a pathwise derivative.
         """
         scopes = _jax.in_scope(eqn, DENSITY_SCOPE, SAMPLER_SCOPE)
-        return scopes or _jax.staged_in(eqn, *_POTENTIAL)
+        return scopes or _jax.staged_in(eqn, *_POTENTIAL) or _jax.staged_in(eqn, _IS_REAL)
 
     def choice(self, eqn, ins: Sequence[Influence], index: int, depth: int) -> Influence:
         spec: ChoiceSpec = eqn.params["spec"]
