@@ -18,9 +18,9 @@ from numpyro.distributions.kl import kl_divergence
 
 import ppgen
 from ppgen.inference import beta_elbo, dreg, elbo, fit
+from ppgen.models.parts.bounds import check_bounds
 from ppgen.models.parts.data import Images
 from ppgen.models.parts.distributions import VonMisesFisher
-from ppgen.models.parts.bounds import check_bounds
 from ppgen.models.parts.errors import CommandError
 from ppgen.models.parts.latents import CategoricalLatent, FlowLatent, HierarchicalLatent
 from ppgen.models.vae import VAE, observed, reconstruct, vae_guide, vae_model
