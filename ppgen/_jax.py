@@ -157,6 +157,11 @@ def user_line(skip: Callable[[str], bool]) -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "unknown"
 
 
+def is_tracing() -> bool:
+    """Whether this runs in a function that JAX traces."""
+    return not core_src.trace_state_clean()
+
+
 def in_loop(boundary: Callable[[Any], bool]) -> bool:
     """Whether a loop body is being traced, within the innermost `jit` or `boundary` frame."""
     frame = sys._getframe(1)

@@ -75,4 +75,7 @@ def _outside_of_traces() -> contextlib.AbstractContextManager[Any]:
     jax = sys.modules.get("jax")
     if jax is None or not hasattr(jax, "ensure_compile_time_eval"):
         return contextlib.nullcontext()
+    # Where nothing is traced an import must not touch a device: JAX may be set up after it.
+    if not importlib.import_module("ppgen._jax").is_tracing():
+        return contextlib.nullcontext()
     return jax.ensure_compile_time_eval()

@@ -91,3 +91,15 @@ def test_the_first_name_may_be_asked_for_anywhere():
     """
     ran = in_python(program)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_an_import_leaves_the_devices_alone():
+    """What sets JAX up (several processes, say) may come after it."""
+    program = """if True:
+    import ppgen, ppgen.inference, ppgen.models.vae
+    ppgen.expectation, ppgen.inference.fit, ppgen.models.vae.VAE
+    from jax._src import xla_bridge
+    assert not xla_bridge.backends_are_initialized()
+    """
+    ran = in_python(program)
+    assert ran.returncode == 0, ran.stderr
