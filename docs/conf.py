@@ -70,6 +70,8 @@ def _public():
             own = getattr(value, "__module__", "").startswith(
                 "ppgen." if hasattr(sys.modules[module], "__path__") else module
             )
+            if member == "TYPE_CHECKING":
+                continue  # typing's
             if not member.startswith("_") and (own and callable(value) or member.isupper()):
                 yield f"{module}.{member}", value
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeVar
 
 Value = Literal["exact", "unbiased", "lower bound", "upper bound", "biased", "heuristic"]
-F = TypeVar("F", bound=Callable[..., Any])
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class Claim(NamedTuple):
@@ -33,7 +33,7 @@ def claims(
     *,
     gradient: Literal["unbiased", "biased"] | None = None,
     but: str = "",
-) -> Callable[[F], F]:
+) -> Callable[[_F], _F]:
     """Claim something of a public function.
 
     `tests/test_claims.py` holds each claim to the function's docstring, which says the same in
@@ -58,7 +58,7 @@ def claims(
         ('lower bound', 'unbiased')
     """
 
-    def declare(function: F) -> F:
+    def declare(function: _F) -> _F:
         function.__claim__ = Claim(value, of, gradient, but)
         return function
 

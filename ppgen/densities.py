@@ -23,8 +23,8 @@ from numpyro.distributions import Distribution
 from numpyro.distributions.util import clamp_probs
 
 from ppgen._derivatives import with_derivative_of
+from ppgen._distributions import truncated
 from ppgen._distributions.rebuild import rebuilt
-from ppgen._distributions.truncated import TRUNCATED, truncated_normal_log_prob
 from ppgen._distributions.wrappers import unwrapped
 
 
@@ -66,8 +66,8 @@ def corrected(d: Distribution) -> Distribution:
 def _correct(x: Any) -> Any:
     # A subclass may have a density of its own: exact types, and those known to inherit it.
     rule = _RULES.get(type(x))
-    if type(x) in TRUNCATED and type(x.base_dist) is dist.Normal:
-        rule = truncated_normal_log_prob
+    if type(x) in truncated.TRUNCATED and type(x.base_dist) is dist.Normal:
+        rule = truncated.truncated_normal_log_prob
     return x if rule is None else _Corrected(x, rule)
 
 

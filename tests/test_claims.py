@@ -30,8 +30,7 @@ OBJECTIVES = {name.split(".")[-1]: value for name, value in public() if is_objec
 CLAIMED = {name: claim for name, value in public() if (claim := claim_of(value)) is not None}
 
 # Docstrings that emphasise such a word of something else than an expectation: of rounding, of the
-# objective that is given, of a part of what is returned, of a field, of what a promise that is broken
-# leads to.
+# objective that is given, of a part of what is returned, of a field, of a promise that is broken.
 OF_OTHERS = {
     "ppgen.assume_continuous",
     "ppgen.inference.classifier_free",
