@@ -50,7 +50,10 @@ class Resume:
         self.machine.check()
         options = _options(self.run)
         if (self.run / FIGURES).is_file():
-            print(f"{self.run} is finished, after {read_json(self.run / FIGURES)['steps']} steps")
+            steps = read_json(self.run / FIGURES).get("steps")
+            if not isinstance(steps, int):
+                raise CommandError(f"{self.run / FIGURES} is damaged: it has no 'steps'")
+            print(f"{self.run} is finished, after {steps} steps")
             return
         machine = self.machine
         if machine.devices is None:
@@ -83,7 +86,7 @@ class Evaluate:
         from ppgen.models.cli import _drive
 
         fitted = _drive.load(options.recipe, options.training, self.run)
-        data = options.recipe.load()
+        data = _drive.data_of(options.recipe, self.run)
         report = _drive.evaluate(
             options.recipe, options.training, data, fitted, self.particles, self.split
         )
@@ -163,7 +166,8 @@ def _described(run: Path) -> str:
         last = last_metrics(run / stage)
         if last is not None:
             done.append(f"{last['step']}" if stage == "" else f"{stage} {last['step']}")
-            objective = f"{last['objective']:.6g}"
+            value = last.get("objective")  # None where it was not finite
+            objective = f"{value:.6g}" if isinstance(value, (int, float)) else "-"
     state = "running" if is_locked(run) else "unfinished"
     if (run / FIGURES).is_file():
         state = "finished"

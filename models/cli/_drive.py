@@ -63,11 +63,20 @@ def fit_anew(room: Room, options: Any, record: dict[str, Any], workers: Workers)
 
 def fit_on(recipe: AbstractRecipe, training: Training, folder: Path, workers: Workers) -> None:
     """Goes on with a run."""
-    facts = read_config(folder)["facts"]
+    data = data_of(recipe, folder)
+    _run(recipe, training, data, read_config(folder)["facts"], folder, workers)
+
+
+def data_of(recipe: AbstractRecipe, folder: Path) -> Any:
+    """The data of a run: of others, some that are held out now may have been fitted to.
+
+    Raises:
+        CommandError: they have changed.
+    """
     data = recipe.load()
-    if recipe.facts(data) != facts:
+    if recipe.facts(data) != read_config(folder)["facts"]:
         raise CommandError(f"the data are not those that {folder} was fitted to")
-    _run(recipe, training, data, facts, folder, workers)
+    return data
 
 
 def evaluate(
@@ -212,7 +221,6 @@ def _finish(
     params: Mapping[str, PyTree],
 ) -> None:
     report = evaluate(recipe, training, data, params)
-    print(report.table())
     for name, (stage, fitted) in stages.items():
         draw_history(
             folder / name / "loss.png",
@@ -232,6 +240,8 @@ def _finish(
             "figures": report.record(),
         },
     )
+    # Shown when they are written: a run that is killed here has lost nothing that was seen.
+    print(report.table())
     print(f"wrote {CHECKPOINTS}, {METRICS}, {FIGURES} and pictures to {folder}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,13 +59,25 @@ def _next_free(model: str) -> Path:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a file that is there whole or not at all."""
+    """Writes a file that is there whole or not at all; what is not finite is null, as in JSON."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
+        file.write(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -74,8 +87,8 @@ def read_json(path: Path) -> dict[str, Any]:
         CommandError: If it is none.
     """
     try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
+        content = json.loads(path.read_text(), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise CommandError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise CommandError(f"{path} does not hold an object")
@@ -103,7 +116,7 @@ def last_metrics(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     for line in reversed(path.read_text(errors="replace").splitlines()):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             record = json.loads(line)
             if isinstance(record, dict) and "step" in record:
                 return record
