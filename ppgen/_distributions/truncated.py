@@ -26,7 +26,7 @@ def truncated_normal_log_prob(d: Any, value: Array) -> Array:
     return -0.5 * z**2 - half_log_two_pi - jnp.log(scale) - log_mass
 
 
-def _standardized(bound: ArrayLike, loc: Array, scale: Array) -> Array:
+def _standardized(bound: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> Array:
     """A bound of the standard normal; one that is infinite moves with no parameter."""
     infinite = jnp.isinf(bound)
     return jnp.where(infinite, bound, (jnp.where(infinite, 0.0, bound) - loc) / scale)
