@@ -182,3 +182,16 @@ def test_a_hundred_sites_fit_the_screen():
     assert len(lines) < 70
     assert "… 77 more choices …" in lines
     assert lines[4].startswith("a rather long…") and "number 0  Bernoulli" in lines[4]
+
+
+def test_the_advice_is_that_of_the_error():
+    """Where a parameter itself moves the jump, freezing the choice is none."""
+
+    def f(theta):
+        x = ppgen.draw(dist.Normal(0.0, 1.0), name="x")
+        return jnp.where(x < theta, 1.0, 0.0)
+
+    with pytest.raises(ppgen.errors.DiscontinuityError) as caught:
+        jax.grad(ppgen.expectation(f), argnums=1)(jax.random.key(0), 0.3)
+    assert "as a probability" in caught.value.instead
+    assert ppgen.check(f)(0.3).verdict.endswith(caught.value.instead)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -52,6 +52,22 @@ class Continuous:
     details: dict[str, Any] | None = None
 
 
+class Discontinuity(NamedTuple):
+    """Something discontinuous that a random and moving value reaches.
+
+    Attributes:
+        what: it, in words.
+        where: the file and line.
+        sites: the choices that reach it.
+        instead: what to write instead.
+    """
+
+    what: str
+    where: str
+    sites: list[Continuous]
+    instead: str
+
+
 @dataclasses.dataclass
 class Analysis:
     """What is known of a lowered program before anything is run.
@@ -63,7 +79,7 @@ class Analysis:
         first: for each top-level equation that makes choices, the index of its first one.
         upstream: for each choice, what influences its distribution.
         influence: for each top-level variable, what influences it.
-        discontinuities: what was found, in words, with the pathwise choices that reach it.
+        discontinuities: what was found.
     """
 
     choices: list[Choice] = dataclasses.field(default_factory=list)
@@ -71,9 +87,7 @@ class Analysis:
     first: dict[int, int] = dataclasses.field(default_factory=dict)
     upstream: dict[int, Influence] = dataclasses.field(default_factory=dict)
     influence: dict[_jax.Var, Influence] = dataclasses.field(default_factory=dict)
-    discontinuities: list[tuple[str, str, list[Continuous]]] = dataclasses.field(
-        default_factory=list
-    )
+    discontinuities: list[Discontinuity] = dataclasses.field(default_factory=list)
 
     @property
     def pathwise(self) -> list[Any]:
@@ -418,10 +432,10 @@ class _Walk:
         sites = [self.analysis.continuous[i] for i in bits(suspicion >> 1)]
         known = eqn.params["error"].where if eqn.primitive.name == "undifferentiable" else None
         line = known or self.line or where(eqn)
-        self.analysis.discontinuities.append((what, line, sites))
+        jumps = eqn.primitive.name not in WITHOUT_DERIVATIVE
+        why, instead = remedy(suspicion, sites, jumps=jumps)
+        self.analysis.discontinuities.append(Discontinuity(what, line, sites, instead))
         if self.strict:
-            jumps = eqn.primitive.name not in WITHOUT_DERIVATIVE
-            why, instead = remedy(suspicion, sites, jumps=jumps)
             raise DiscontinuityError(
                 why.format(f"{what} at {line}"),
                 site=sites[0].name,

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from ppgen import _jax
+from ppgen._analysis.discontinuity import is_inexact
 from ppgen._lowering.lower import CUSTOM
 from ppgen._staging.primitives import CALLS, DENSITY_SCOPE, SAMPLER_SCOPE, equations, needed
 from ppgen._user_lines import where
@@ -191,14 +192,14 @@ class _Walk:
             return [Fact(every.random, every.moving and eqn.params["spec"].template.differentiable)]
         jumps = 0
         if checked and every.random and every.moving:
-            jumps = every.random if any(map(_is_float, eqn.invars)) else 0
+            jumps = every.random if any(map(is_inexact, eqn.invars)) else 0
         if jumps and name in _JUMPS:
             self.refuse_jump(eqn, jumps, name)
         if jumps and name == "sort":
             self.check_sort(eqn, ins)
         out = Fact(every.random, every.moving, 0, every.linear)
         discrete = Fact(every.random, False, every.jumped | jumps)
-        return [out if _is_float(v) else discrete for v in eqn.outvars]
+        return [out if is_inexact(v) else discrete for v in eqn.outvars]
 
     def marked(self, eqn: _jax.Eqn, fact: Fact) -> Fact:
         """A value that was named when the program was staged."""
@@ -249,7 +250,7 @@ class _Walk:
         """What is permuted by a key that jumps, other than the key, jumps."""
         count = eqn.params["num_keys"]
         keys = join(*ins[:count])
-        if keys.random and keys.moving and any(map(_is_float, eqn.outvars[count:])):
+        if keys.random and keys.moving and any(map(is_inexact, eqn.outvars[count:])):
             self.refuse_jump(eqn, keys.random, "argsort")
 
     def check_jumped(self, eqn: _jax.Eqn, ins: Sequence[Fact]) -> None:
@@ -260,18 +261,18 @@ class _Walk:
             missed = ins[0].jumped & ~along
             what = "a where() between values that do not depend on it"
             self.refuse_jump(eqn, missed and ins[0].jumped, what)
-            self.refuse_jump(eqn, join(*ins[1:]).jumped if _is_float(eqn.outvars[0]) else 0, what)
+            self.refuse_jump(eqn, join(*ins[1:]).jumped if is_inexact(eqn.outvars[0]) else 0, what)
             return
         if name in _INDEXED or name.startswith("scatter"):
             indices = ins[_INDEXED.get(name, 1) :]
             self.refuse_jump(eqn, join(*indices).jumped, "an index")
-        if any(map(_is_float, eqn.outvars)):
+        if any(map(is_inexact, eqn.outvars)):
             self.refuse_jump(eqn, join(*ins).jumped, "an indicator (turned into a number)")
 
     def check_linear(self, eqn: _jax.Eqn, ins: Sequence[Fact]) -> None:
         """The value of a nested expectation may be summed, scaled and moved about."""
         name, linear = eqn.primitive.name, join(*ins).linear
-        if name in _LINEAR and any(map(_is_float, eqn.outvars)):
+        if name in _LINEAR and any(map(is_inexact, eqn.outvars)):
             return
         if name == "pad":
             return
@@ -318,7 +319,3 @@ class _Walk:
 
 def _is_key(v: Any) -> bool:
     return jnp.issubdtype(v.aval.dtype, jax.dtypes.prng_key)
-
-
-def _is_float(v: Any) -> bool:
-    return jnp.issubdtype(v.aval.dtype, jnp.inexact)

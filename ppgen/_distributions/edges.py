@@ -45,18 +45,18 @@ Ends = list[Any]
 def edges_move_with(d: Distribution) -> frozenset[int]:
     """Which of the leaves of `flatten(d)` the ends of the support of `d` depend on continuously."""
     leaves, structure = flatten(d)
-    if not any(map(_is_real, leaves)):
+    if not any(map(is_real_array, leaves)):
         return frozenset()
 
     def found(*leaves: Any) -> list[Any]:
-        return [jnp.asarray(e) for e in _ends(structure.build(leaves)) if _is_real(e)]
+        return [jnp.asarray(e) for e in _ends(structure.build(leaves)) if is_real_array(e)]
 
     jaxpr, _ = _jax.open_jaxpr(jax.make_jaxpr(found)(*leaves))
     reached = {v for v in jaxpr.outvars if not isinstance(v, _jax.Literal)}
     for eqn in reversed(jaxpr.eqns):
         if reached.intersection(eqn.outvars) and eqn.primitive.name != "stop_gradient":
             reached.update(v for v in eqn.invars if not isinstance(v, _jax.Literal))
-    moving = (i for i, v in enumerate(jaxpr.invars) if v in reached and _is_real(leaves[i]))
+    moving = (i for i, v in enumerate(jaxpr.invars) if v in reached and is_real_array(leaves[i]))
     return frozenset(moving)
 
 
@@ -114,7 +114,7 @@ def _of_constraint(constraint: Any) -> Ends:
         constraint = constraint.base_constraint
     if constraint is None or isinstance(constraint, _REAL):
         return [-math.inf, math.inf]
-    held = [x for x in jax.tree.leaves(constraint) if _is_real(x)]
+    held = [x for x in jax.tree.leaves(constraint) if is_real_array(x)]
     if held:
         return held
     ends = [getattr(constraint, f"{side}_bound", None) for side in ("lower", "upper")]
@@ -141,7 +141,7 @@ def _through(transform: Any, ends: Ends) -> Ends:
         isinstance(e, (int, float)) and e in (0, 1, math.inf) for e in ends
     ):
         return ends
-    own = [x for x in flatten(cast(Any, transform))[0] if _is_real(x)]
+    own = [x for x in flatten(cast(Any, transform))[0] if is_real_array(x)]
     if all(isinstance(e, (int, float)) and math.isinf(e) for e in ends):
         return _of_constraint(transform.codomain)
     return [*ends, *own]
@@ -169,5 +169,6 @@ _SCALAR: Sequence[tuple[type, float, float, Callable[[Any], Any]]] = (
 )
 
 
-def _is_real(x: Any) -> bool:
+def is_real_array(x: Any) -> bool:
+    """Whether `x` is an array of floating-point (or complex) numbers, which have derivatives."""
     return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact)

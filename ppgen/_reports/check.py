@@ -82,8 +82,8 @@ def _report(f: Callable, args: tuple, kwargs: dict, draws: int, has_aux: bool) -
         rows, reach = _choices(jaxpr, analysis)
         terms = tuple(_terms(jaxpr, analysis, rows, reach))
         jumps = tuple(
-            f"{joined([s.name for s in sites])} reaches {what} at {file_and_line(line)}"
-            for what, line, sites in analysis.discontinuities
+            f"{joined([s.name for s in d.sites])} reaches {d.what} at {file_and_line(d.where)}"
+            for d in analysis.discontinuities
         )
         picks = tuple(
             f"{name}: {type(p.estimator).__name__}, because {p.reason}"
@@ -221,9 +221,8 @@ def _indices(places: Any) -> str:
 def _verdict(analysis: Analysis, rows: list[ChoiceRow], jumps: tuple) -> tuple[str, bool]:
     if jumps:
         return (
-            f"error: {jumps[0]}, which the pathwise gradient would silently miss. Write instead: "
-            "ScoreFunction() or MeasureValued() at the site, or Reparameterize(assume_smooth=True) "
-            "if the jumps do not matter",
+            f"error: {jumps[0]}, which the gradient would silently miss. Write instead: "
+            + analysis.discontinuities[0].instead,
             False,
         )
     specs = [spec for choice in analysis.choices for spec in choice.specs]

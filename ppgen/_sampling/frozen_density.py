@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax import Array
 from numpyro.distributions import Distribution
 
 from ppgen._derivatives import without_derivative, without_second_derivative
-from ppgen._distributions.edges import edges_move_with
+from ppgen._distributions.edges import edges_move_with, is_real_array
 from ppgen._distributions.families import family
 from ppgen._distributions.rebuild import flatten, rebuilt
 from ppgen.densities import log_prob
@@ -52,7 +50,7 @@ def _with_fixed_support(d: Distribution) -> Distribution:
 
 def _with_fixed_kink(x: Any) -> Any:
     """What has a kink at its location, which must not be differentiated twice."""
-    if not (family(x).kinked and _is_real(x.loc)):
+    if not (family(x).kinked and is_real_array(x.loc)):
         return x
     copy = object.__new__(type(x))
     vars(copy).update(vars(x))
@@ -63,7 +61,3 @@ def _with_fixed_kink(x: Any) -> Any:
         "Reparameterize() at this site, or first derivatives",
     )
     return copy
-
-
-def _is_real(x: Any) -> bool:
-    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact)

@@ -87,7 +87,7 @@ class Automatic:
     def pick(self, prepared: Any, draws: int) -> None:
         """Pick by what the analysis says; prefer what leaves no variance where it is cheap."""
         analysis, joint = prepared.analysis, prepared.joint
-        jumps = {site.name for _, _, sites in analysis.discontinuities for site in sites}
+        jumps = {site.name for jump in analysis.discontinuities for site in jump.sites}
         elements: dict[str, int] = {}
         steps: dict[str, int] = {}
         for i, choice in enumerate(analysis.choices):
