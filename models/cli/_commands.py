@@ -85,12 +85,8 @@ class Evaluate:
         self.compiler.start()
         from ppgen.models.cli import _drive
 
-        fitted = _drive.load(options.recipe, options.training, self.run)
-        data = _drive.data_of(options.recipe, self.run)
-        report = _drive.evaluate(
-            options.recipe, options.training, data, fitted, self.particles, self.split
-        )
-        print(report.table())
+        run = _drive.load(options.recipe, options.training, self.run)
+        print(run.figures(self.particles, self.split).table())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,14 +119,8 @@ class Sample:
 
         from ppgen.models.cli import _drive
 
-        fitted = _drive.load(options.recipe, options.training, self.run)
-        options.recipe.sample(
-            self.out,
-            read_config(self.run)["facts"],
-            fitted,
-            count=self.num,
-            key=jax.random.key(self.seed),
-        )
+        run = _drive.load(options.recipe, options.training, self.run)
+        run.draw_samples(self.out, jax.random.key(self.seed), self.num)
         print(f"wrote {self.out}")
 
 

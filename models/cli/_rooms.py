@@ -22,7 +22,7 @@ from typing import Any
 
 import ppgen.models
 from ppgen.models.parts.errors import CommandError
-from ppgen.models.parts.recipe import AbstractRecipe
+from ppgen.models.parts.recipe import Recipe
 
 GROUP = "ppgen.models"
 """Of the entry points."""
@@ -58,7 +58,7 @@ class Room:
         """The first line of the recipe's docstring."""
         return (self.recipe().__doc__ or "").split("\n")[0]
 
-    def recipe(self) -> type[AbstractRecipe]:
+    def recipe(self) -> type[Recipe]:
         """The one recipe that is written there.
 
         Raises:
@@ -138,7 +138,7 @@ def _source(module: str) -> str:
 
 
 @functools.cache
-def _recipe(room: Room) -> type[AbstractRecipe]:
+def _recipe(room: Room) -> type[Recipe]:
     module = _load(room.path) if room.path is not None else _import(room)
     found = [value for value in vars(module).values() if _is_recipe(value, module)]
     where = room.path or module.__name__
@@ -146,7 +146,7 @@ def _recipe(room: Room) -> type[AbstractRecipe]:
         names = ", ".join(kind.__name__ for kind in found) or "none"
         raise CommandError(
             f"{where} must define one recipe, a frozen dataclass that extends "
-            f"`ppgen.models.parts.recipe.AbstractRecipe`; it defines {names}"
+            f"`ppgen.models.parts.recipe.Recipe`; it defines {names}"
         )
     if "__dataclass_params__" not in vars(found[0]):
         raise CommandError(f"{where}: {found[0].__name__} must be a frozen dataclass")
@@ -156,7 +156,7 @@ def _recipe(room: Room) -> type[AbstractRecipe]:
 def _is_recipe(value: Any, module: ModuleType) -> bool:
     return (
         isinstance(value, type)
-        and issubclass(value, AbstractRecipe)
+        and issubclass(value, Recipe)
         and value.__module__ == module.__name__
         and not inspect.isabstract(value)
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -89,6 +90,29 @@ def draw_reconstructions(
         axes.set_ylabel(label, rotation=0, ha="right", va="center")
     figure.suptitle(title)
     _save(figure, path)
+
+
+def draw_images(
+    path: str | Path, images: Any, title: str, *, shape: Sequence[int], top: int
+) -> None:
+    """Writes images of any layout: by label as rows, one below the other; others as a sheet.
+
+    Args:
+        path: The PNG file.
+        images: Arrays with a leading axis.
+        title: What they are.
+        shape: Height and width of an image.
+        top: The value drawn as black; what is beyond it, or below 0, is clipped.
+    """
+
+    def as_images(x: Any) -> Float[np.ndarray, "n height width"]:
+        return np.asarray(x, np.float32).clip(0, top).reshape(-1, *shape)
+
+    if isinstance(images, Mapping):
+        rows = [(label, as_images(x)) for label, x in images.items()]
+        draw_reconstructions(path, rows, top=top, title=title)
+    else:
+        draw_samples(path, as_images(images), top=top, title=title)
 
 
 def draw_history(

@@ -6,7 +6,7 @@ import abc
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 # Not for the type checker alone: tyro evaluates the annotations.
 from ppgen.models.parts.training import Training
@@ -14,100 +14,122 @@ from ppgen.models.parts.training import Training
 if TYPE_CHECKING:
     from jaxtyping import Array, Key, PyTree
 
-    from ppgen.inference import Estimate
+    from ppgen.models.parts.figures import Figures
+    from ppgen.models.parts.runs import Run
 
 Split = Literal["held-out", "train"]
 
 
+class Dataset(Protocol):
+    """Data of one kind, in two parts; `ppgen.models.parts.data.Images`, say."""
+
+    @property
+    def train(self) -> Any:
+        """The rows to fit to, or None where a model is fitted to something else."""
+
+    @property
+    def held_out(self) -> Any:
+        """The rows that are never fitted to."""
+
+    def facts(self) -> dict[str, Any]:
+        """What must be known of the data without them, to make parameters and pictures.
+
+        It is written to config.json, and compared when a run goes on: a `fingerprint` in it makes
+        sure that they are the same.
+        """
+        ...
+
+
+def training_rows(data: Any, model: Any) -> Any:
+    """The rows to fit to: what a stage is fitted to unless it says otherwise."""
+    return data.train
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stage:
-    """One call of `ppgen.inference.fit`, whose arguments these are.
+    """One call of `ppgen.inference.fit`.
 
     Attributes:
-        objective: of the parameters and a batch: in `unit`, a mean over the batch.
-        params: initial parameters, those of `AbstractRecipe.params`.
+        objective: a program of a model and one row of data, in `unit`; of a whole batch if not
+            `each`, and of the model alone where there are no rows.
         optimizer: from optax.
-        data: arrays, an iterable of batches, or a program that draws one.
+        rows: what is fitted to, of the data and the model: arrays, an iterable of batches, a
+            program that draws one, or None.
+        part: the part of the model that is fitted, the rest being held; None for all of it.
+        begin: what the model becomes before.
+        each: whether the objective is of one row; its mean over a batch is fitted then.
         draws: draws of the objective to average.
         maximize: whether the objective is a bound.
         label: the name of the objective, for the picture of its history.
         unit: of the objective, say "nats per image".
-        steps: gradient steps; those of `--steps` if None.
         batch_size: rows of a batch; those of `--batch-size` if None.
         allow_biased: as for `fit`.
-        validation: what to stop early by; a tenth of the rows of `data`, which are not fitted to
-            then, if None.
     """
 
     objective: Callable[..., Any]
-    params: PyTree
     optimizer: Any
-    data: Any = None
+    rows: Callable[[Any, Any], Any] = training_rows
+    part: Callable[[Any], Any] | None = None
+    begin: Callable[[Any], Any] = lambda model: model
+    each: bool = True
     draws: int = 1
     maximize: bool = False
     label: str = "objective"
     unit: str = "nats"
-    steps: int | None = None
     batch_size: int | None = None
     allow_biased: bool = False
-    validation: Any = None
 
 
-class Report(NamedTuple):
-    """Figures on data.
+class Picture(NamedTuple):
+    """A picture of what a program returns.
 
     Attributes:
-        title: which data.
-        columns: the unit of each column and how many decimals it is shown with.
-        rows: a label and an estimate for each column, None where there is none. The first rows are
-            floors: what any model has to beat.
-        references: for the stages whose objective is comparable with some figures: those, with
-            labels, to be drawn into the picture of its history.
+        title: what it shows.
+        program: of one datum, or of nothing. It may draw.
+        draw: writes a file, from its path, what the program returned with a leading axis, and the
+            title.
+        most: data to run the program on.
     """
 
     title: str
-    columns: Sequence[tuple[str, int]]
-    rows: Sequence[tuple[str, Sequence[Estimate | None]]]
-    references: Mapping[str, Sequence[tuple[str, float]]]
-
-    def table(self) -> str:
-        """The figures for people."""
-        left = max(22, *(len(label) + 2 for label, _ in self.rows))
-        widths = [len(unit) + 4 for unit, _ in self.columns]
-        heads = (f"{unit:>{w}}" for (unit, _), w in zip(self.columns, widths, strict=True))
-        lines = [self.title, " " * left + "".join(heads)]
-        for label, estimates in self.rows:
-            shown = f"{label:<{left}}"
-            for estimate, (_, digits), width in zip(estimates, self.columns, widths, strict=True):
-                mean, error = ("", "") if estimate is None else estimate
-                text = "" if estimate is None else f"{mean:.{digits}f} ± {error:.{digits}f}"
-                shown += f"{text:>{width}}"
-            lines.append(shown.rstrip())
-        return "\n".join(lines)
-
-    def record(self) -> dict[str, Any]:
-        """The figures for programs: by label, then by unit."""
-        units = [unit for unit, _ in self.columns]
-        return {
-            label: {
-                unit: estimate._asdict()
-                for unit, estimate in zip(units, estimates, strict=True)
-                if estimate is not None
-            }
-            for label, estimates in self.rows
-        }
+    program: Callable[..., Any]
+    draw: Callable[[Path, Any, str], None]
+    most: int = 12
 
 
-class AbstractRecipe(abc.ABC):
+def image_picture(
+    title: str, program: Callable[..., Any], shape: Sequence[int], top: int = 1, most: int = 12
+) -> Picture:
+    """A picture of images.
+
+    Args:
+        title: what they are.
+        program: of one datum, or of nothing, that returns an image, or several by label: rows, one
+            below the other.
+        shape: height and width of an image.
+        top: the value drawn as black.
+        most: data to run the program on.
+    """
+
+    def draw(path: Path, images: Any, title: str) -> None:
+        from ppgen.models.parts.pictures import draw_images
+
+        draw_images(path, images, title, shape=shape, top=top)
+
+    return Picture(title, program, draw, most)
+
+
+class Recipe(abc.ABC):
     """How to fit, evaluate and sample one model: a frozen dataclass of the options of its own.
 
-    Everything else, run folders, checkpoints, resuming, options that all models share, is the same
-    for all. A model may be fitted in several stages, one after the other, each with all those
-    before it at hand.
+    Objectives and samples are programs over *one* datum. Batches, keys, compilation, run folders,
+    checkpoints, resuming, tables, files and the options that all models share are the same for
+    all. A model may be fitted in several stages, one after the other.
 
     The fields and their docstrings become options and their help. They are of types that a command
-    line and JSON can hold, and their names differ from those in `_training` and `_machine`. The
-    file of a recipe imports JAX, and all that does, within methods, so that help is fast.
+    line and JSON can hold, with bounds from `ppgen.models.parts.bounds`, and their names differ
+    from those of `Training`. What imports JAX is imported within methods, or is a name of a lazy
+    package that methods look into, so that help is fast.
 
     Attributes:
         training: the defaults of the options that all models share.
@@ -118,12 +140,11 @@ class AbstractRecipe(abc.ABC):
     """
 
     training: ClassVar[Training]
-    evaluation_particles: ClassVar[int]
+    evaluation_particles: ClassVar[int] = 100
     tiny: ClassVar[Mapping[str, Any]] = {}
     stages: ClassVar[tuple[str, ...]] = ("",)
 
-    @abc.abstractmethod
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027  (most recipes have nothing to refuse)
         """Refuse options that do not go together, before anything is read or written.
 
         Bounds of single ones are in their types: see `ppgen.models.parts.bounds`.
@@ -133,66 +154,42 @@ class AbstractRecipe(abc.ABC):
         """
 
     @abc.abstractmethod
-    def load(self) -> Any:
-        """The data, held-out ones included: what other methods call `data`."""
+    def load(self) -> Dataset:
+        """The data, held-out ones included."""
 
     @abc.abstractmethod
-    def facts(self, data: Any) -> dict[str, Any]:
-        """What must be known of the data without them, to make parameters and pictures.
+    def model(self, facts: dict[str, Any], keys: Mapping[str, Key[Array, ""]]) -> PyTree:
+        """Fresh parameters, of all stages.
 
-        It is written to config.json, and compared when a run goes on: `fingerprint(data)` in it
-        makes sure that they are the same.
+        Args:
+            facts: those of the data.
+            keys: one for each stage.
         """
 
     @abc.abstractmethod
-    def params(self, stage: str, facts: dict[str, Any], key: Key[Array, ""]) -> PyTree:
-        """Initial parameters of a stage."""
-
-    @abc.abstractmethod
-    def stage(
-        self,
-        name: str,
-        training: Training,
-        params: PyTree,
-        data: Any,
-        fitted: Mapping[str, PyTree],
-    ) -> Stage:
+    def stage(self, name: str, training: Training) -> Stage:
         """What to fit.
 
         Args:
             name: of the stage.
             training: the options that all models share.
-            params: initial parameters.
-            data: what `load` gave.
-            fitted: the parameters of the stages before.
         """
 
     @abc.abstractmethod
-    def evaluate(
-        self,
-        data: Any,
-        fitted: Mapping[str, PyTree],
-        *,
-        particles: int,
-        split: Split,
-        key: Key[Array, ""],
-    ) -> Report:
-        """Figures with standard errors, and those of a trivial model."""
+    def figures(self, run: Run, rows: Any, particles: int, key: Key[Array, ""]) -> Figures:
+        """What a fitted model reaches, and a trivial one.
+
+        Args:
+            run: its `model` and `data`.
+            rows: of the data: those held out, or those fitted to.
+            particles: draws in the tightest bound.
+            key: everything random follows from it.
+        """
 
     @abc.abstractmethod
-    def sample(
-        self,
-        path: Path,
-        facts: dict[str, Any],
-        fitted: Mapping[str, PyTree],
-        *,
-        count: int,
-        key: Key[Array, ""],
-    ) -> None:
-        """Write a picture of `count` samples."""
+    def sample(self, run: Run, key: Key[Array, ""]) -> Picture:
+        """Samples, whose program draws one datum; what it is made of may depend on `key`."""
 
-    @abc.abstractmethod
-    def pictures(
-        self, folder: Path, data: Any, fitted: Mapping[str, PyTree], key: Key[Array, ""]
-    ) -> None:
-        """Write further pictures, with the data, to the folder of the run."""
+    def pictures(self, run: Run) -> Mapping[str, Picture]:
+        """Further pictures, by name, whose programs are of one held-out datum each."""
+        return {}

@@ -6,8 +6,10 @@ from ppgen._lazy import export_lazily as _export_lazily
 
 if TYPE_CHECKING:
     from ppgen.inference import DataError as DataError
+    from ppgen.models.parts.data.choice import images_or_digits as images_or_digits
     from ppgen.models.parts.data.digits import load_digits as load_digits
     from ppgen.models.parts.data.files import load_images as load_images
+    from ppgen.models.parts.data.fingerprints import fingerprint as fingerprint
     from ppgen.models.parts.data.images import Images as Images
     from ppgen.models.parts.data.images import split as split
     from ppgen.models.parts.data.ising import Ising as Ising

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Num
 
 from ppgen.inference import DataError
+from ppgen.models.parts.data.fingerprints import fingerprint
 
 
 class Images(NamedTuple):
@@ -30,6 +31,11 @@ class Images(NamedTuple):
     def pixels(self) -> int:
         """Pixels of one image."""
         return math.prod(self.shape)
+
+    def facts(self) -> dict[str, Any]:
+        """What images look like, and a fingerprint of them: see `Dataset`."""
+        parts = (self.train, self.held_out)
+        return {"shape": list(self.shape), "levels": self.levels, "sha256": fingerprint(parts)}
 
 
 def split(

@@ -1,0 +1,47 @@
+"""Objectives of one datum as objectives of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def per_batch(
+    objective: Callable[..., Float[Array, ""]],
+) -> Callable[..., Float[Array, ""]]:
+    """Makes an objective of one datum that of a batch: its mean, in the same unit.
+
+    Each datum has random choices of its own. The value and its gradients are *unbiased* where those
+    of the objective are, and *a bound* of each datum becomes a bound of their mean; a bound of
+    several particles stays one on every datum, which the bound of a batch as a whole is not.
+
+    Args:
+        objective: `(params, *datum) -> scalar`, such as `elbo(model, guide)`.
+
+    Returns:
+        `(params, *batch) -> scalar`, for `ppgen.inference.fit`: each argument but the first is an
+        array, or a pytree of them, with a leading axis of the data.
+
+    Raises:
+        ValueError: a batch has no rows, whose mean is not a number.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, ppgen
+        >>> from ppgen.inference import per_batch
+        >>> squared = per_batch(lambda mean, x: (x - mean) ** 2)
+        >>> float(squared(1.0, jnp.array([1.0, 3.0])))
+        2.0
+    """
+
+    def mean(params: Any, *batch: Any) -> Float[Array, ""]:
+        if any(jnp.shape(x)[:1] == (0,) for x in jax.tree.leaves(batch)):
+            raise ValueError("the batch has no rows: there is no mean over none")
+        axes = (None, *(0 for _ in batch))
+        return jnp.mean(jax.vmap(objective, in_axes=axes)(params, *batch))
+
+    mean.__wrapped__ = objective  # so that what is claimed of it can be followed
+    return mean

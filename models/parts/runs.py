@@ -1,0 +1,320 @@
+"""Recipes at work: a model is made, fitted stage by stage, evaluated and sampled.
+
+The command line does this in the folder of a run. `fit_recipe` does it in memory, with the same
+keys: the same options give the same figures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key, PyTree
+
+import ppgen
+from ppgen.inference import EarlyStopping, Fitted, fit, per_batch
+from ppgen.models.parts.bounds import check_bounds
+from ppgen.models.parts.errors import CommandError
+from ppgen.models.parts.figures import Figures
+from ppgen.models.parts.recipe import Dataset, Picture, Recipe, Split, Stage
+from ppgen.models.parts.training import Training
+
+VALIDATION_ROWS = 1000
+"""Most rows to stop early by, all evaluated at once."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A model, and what it came from.
+
+    Attributes:
+        recipe: the options of the model.
+        training: the options that all models share.
+        facts: what is known of the data without them.
+        model: the parameters.
+        load: gives the data.
+    """
+
+    recipe: Recipe
+    training: Training
+    facts: dict[str, Any]
+    model: PyTree
+    load: Callable[[], Dataset]
+
+    @functools.cached_property
+    def data(self) -> Dataset:
+        """The data; loaded when they are first asked for."""
+        return self.load()
+
+    def figures(self, particles: int | None = None, split: Split = "held-out") -> Figures:
+        """What the model reaches on data. The same for the same fit and the same options.
+
+        Args:
+            particles: draws in the tightest bound; None for as many as after a fit.
+            split: the data that were not fitted to, or those that were.
+        """
+        recipe = self.recipe
+        particles = recipe.evaluation_particles if particles is None else particles
+        rows = self.data.held_out if split == "held-out" else self.data.train
+        key = named_key(self.training, "evaluate")
+        found = recipe.figures(self, rows, particles, key)
+        where = "held out" if split == "held-out" else "trained on"
+        return dataclasses.replace(found, title=f"{where}: {found.title}")
+
+    def sample(self, key: Key[Array, ""], num: int) -> PyTree:
+        """Draws data from the model.
+
+        Args:
+            key: everything random follows from it.
+            num: how many.
+
+        Returns:
+            Arrays, with one leading axis.
+        """
+        return self._samples(key, num)[1]
+
+    def draw_samples(self, path: Path, key: Key[Array, ""], num: int) -> None:
+        """Writes a picture of `sample(key, num)`."""
+        picture, samples = self._samples(key, num)
+        picture.draw(path, samples, picture.title)
+
+    def draw_pictures(self, folder: Path) -> None:
+        """Writes the other pictures of the model, with held-out data."""
+        key = named_key(self.training, "pictures")
+        for name, picture in self.recipe.pictures(self).items():
+            rows = _first(self.data.held_out, picture.most)
+            drawn = each_of(picture.program, rows, key=key)
+            picture.draw(folder / f"{name}.png", drawn, picture.title)
+
+    def _samples(self, key: Key[Array, ""], num: int) -> tuple[Picture, PyTree]:
+        first, second = jax.random.split(key)
+        picture = self.recipe.sample(self, first)
+        return picture, each_of(picture.program, num, key=second)
+
+
+class Prepared(NamedTuple):
+    """A stage that is ready for `fit`.
+
+    Attributes:
+        stage: what the recipe says of it.
+        objective: of parameters and a batch.
+        params: initial parameters.
+        rows: what is fitted to.
+        whole: from fitted parameters to the model.
+    """
+
+    stage: Stage
+    objective: Callable[..., Any]
+    params: PyTree
+    rows: Any
+    whole: Callable[[PyTree], PyTree]
+
+    def batch_size(self, training: Training) -> int | None:
+        """Rows of a batch; None where there is nothing to take some of."""
+        if self.rows is None or (callable(self.rows) and not hasattr(self.rows, "__iter__")):
+            return None
+        own = self.stage.batch_size
+        return training.batch_size if own is None else own
+
+    @property
+    def number(self) -> int | None:
+        """How many rows there are; None of a stream."""
+        leaves = jax.tree.leaves(self.rows)
+        arrays = bool(leaves) and all(eqx.is_array_like(x) and np.ndim(x) for x in leaves)
+        return len(leaves[0]) if arrays else None
+
+
+def fresh(recipe: Recipe, training: Training, facts: dict[str, Any]) -> PyTree:
+    """The model that a fit begins with."""
+    keys = {name: named_key(training, "params", name) for name in recipe.stages}
+    return recipe.model(facts, keys)
+
+
+def prepared(
+    recipe: Recipe, training: Training, name: str, model: PyTree, data: Dataset
+) -> Prepared:
+    """What to fit.
+
+    Args:
+        recipe: of the model.
+        training: the options that all models share.
+        name: of the stage.
+        model: as the stages before left it.
+        data: to fit to.
+
+    Raises:
+        CommandError: batches or early stopping do not go with the data.
+    """
+    stage = recipe.stage(name, training)
+    model = stage.begin(model)
+    whole = functools.partial(with_part, stage, model)
+    rows = stage.rows(data, model)
+    batched = per_batch(stage.objective) if stage.each else stage.objective
+
+    def objective(params: PyTree, *batch: Any) -> Any:
+        return batched(whole(params), *batch)
+
+    found = Prepared(stage, objective, part_of(stage, model), rows, whole)
+    _check(found, training)
+    return found
+
+
+def part_of(stage: Stage, model: PyTree) -> PyTree:
+    """What of a model a stage fits."""
+    return model if stage.part is None else stage.part(model)
+
+
+def with_part(stage: Stage, model: PyTree, part: PyTree) -> PyTree:
+    """A model with another such part."""
+    return part if stage.part is None else eqx.tree_at(stage.part, model, part)
+
+
+def fit_prepared(
+    ready: Prepared, training: Training, name: str, *, progress: bool = False, **options: Any
+) -> Fitted:
+    """Fits a stage.
+
+    Args:
+        ready: the stage.
+        training: the options that all models share.
+        name: of the stage.
+        progress: whether to show any.
+        **options: more of `ppgen.inference.fit`.
+    """
+    stage, rows, stopping = ready.stage, ready.rows, None
+    if training.early_stopping is not None:
+        validation = _first(rows, _held_back(ready))
+        rows = jax.tree.map(lambda x: x[_held_back(ready) :], rows)
+        stopping = EarlyStopping(
+            validation,
+            every=training.evaluate_every,
+            patience=training.early_stopping,
+            draws=stage.draws,
+        )
+    return fit(
+        ready.objective,
+        ready.params,
+        stage.optimizer,
+        key=named_key(training, "fit", name),
+        steps=training.steps,
+        data=rows,
+        batch_size=ready.batch_size(training),
+        draws=stage.draws,
+        maximize=stage.maximize,
+        ema=training.ema,
+        compute_dtype=None if training.precision == "float32" else training.precision,
+        on_nonfinite=training.on_nonfinite,
+        allow_biased=stage.allow_biased,
+        early_stopping=stopping,
+        chunk=training.chunk,
+        progress=progress,
+        **options,
+    )
+
+
+def evaluated(fitted: Fitted) -> PyTree:
+    """The parameters that count: the moving average, if there is one."""
+    return fitted.params if fitted.ema is None else fitted.ema
+
+
+def fit_recipe(
+    recipe: Recipe, *, data: Dataset | None = None, model: PyTree | None = None, **training: Any
+) -> Run:
+    """Fits a model in memory, as `ppgen fit` does in a folder: to the same figures.
+
+    Args:
+        recipe: its options.
+        data: in place of what the recipe loads.
+        model: where to begin, in place of fresh parameters.
+        **training: options of `Training` that differ from the recipe's.
+
+    Returns:
+        The fitted model, with what it takes to evaluate and sample it.
+
+    Raises:
+        CommandError: options are not within their bounds, or do not go together.
+
+    Example:
+        >>> from ppgen.models.parts.runs import fit_recipe
+        >>> from ppgen.models.vae.recipe import VAERecipe
+        >>> run = fit_recipe(VAERecipe(hidden=8, dimensions=2), steps=20, batch_size=16)
+        >>> list(run.figures(particles=2).estimates)
+        ['per-pixel histograms', 'ELBO', 'IWELBO-2']
+    """
+    options = dataclasses.replace(recipe.training, **training)
+    for group in (recipe, options):
+        check_bounds(group)
+        group.check()
+    data = recipe.load() if data is None else data
+    facts = data.facts()
+    model = fresh(recipe, options, facts) if model is None else model
+    for name in recipe.stages:
+        ready = prepared(recipe, options, name, model, data)
+        model = ready.whole(evaluated(fit_prepared(ready, options, name)))
+    return Run(recipe, options, facts, model, lambda: data)
+
+
+def each_of(
+    program: Callable[..., Any], rows: PyTree | int, *, key: Key[Array, ""], batch_size: int = 100
+) -> PyTree:
+    """Runs a program on each row of data, or a number of times.
+
+    Args:
+        program: of one row, or of nothing. It may draw.
+        rows: arrays with one leading axis, or how often.
+        key: each row gets a key of its own from it.
+        batch_size: rows computed at the same time.
+
+    Returns:
+        What it returns, with a leading axis, as NumPy's arrays.
+    """
+    args: Any = () if isinstance(rows, int) else (jax.tree.map(jnp.asarray, rows),)
+    number = rows if isinstance(rows, int) else len(jax.tree.leaves(rows)[0])
+    run = ppgen.seed(program)
+
+    @jax.jit
+    def every(keys: Key[Array, " n"], args: Any) -> Any:
+        return jax.lax.map(
+            lambda pair: run(pair[0], *pair[1]), (keys, args), batch_size=min(batch_size, number)
+        )
+
+    return jax.tree.map(np.asarray, every(jax.random.split(key, number), args))
+
+
+def named_key(training: Training, *names: str) -> Key[Array, ""]:
+    """A key for each purpose, so that a new one does not change the others."""
+    number = int.from_bytes(hashlib.sha256("/".join(names).encode()).digest()[:4], "big")
+    return jax.random.fold_in(jax.random.key(training.seed), number)
+
+
+def _first(rows: PyTree, number: int) -> PyTree:
+    return jax.tree.map(lambda x: x[:number], rows)
+
+
+def _check(ready: Prepared, training: Training) -> None:
+    size = ready.batch_size(training)
+    if size is None:
+        return
+    rows = ready.number
+    if rows is None:
+        if training.early_stopping is not None:
+            raise CommandError("--early-stopping is not for a model whose data are a stream")
+        return
+    if training.early_stopping is not None:
+        rows -= _held_back(ready)
+    if size > rows:
+        raise CommandError(f"--batch-size {size} exceeds the {rows} rows of training data")
+
+
+def _held_back(ready: Prepared) -> int:
+    """Rows to stop early by, which are not fitted to."""
+    assert ready.number is not None
+    return min(VALIDATION_ROWS, max(1, ready.number // 10))
