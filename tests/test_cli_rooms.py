@@ -115,7 +115,7 @@ def test_a_model_from_outside_fits_is_killed_goes_on_and_is_used(here, place, ca
 RECIPE = """
 import dataclasses
 from typing import ClassVar
-from ppgen.models.parts.recipe import AbstractRecipe
+from ppgen.models.parts.recipe import Recipe
 """
 
 

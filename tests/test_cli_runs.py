@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -33,6 +34,7 @@ from ppgen.models.cli._interrupts import SIGNALS, deferred
 from ppgen.models.cli._options import from_record
 from ppgen.models.cli._rooms import room_of_run
 from ppgen.models.cli._run_folder import read_config
+from ppgen.models.parts.runs import fresh, part_of
 
 TWO_STAGES = Path(__file__).parent / "two_stages.py"
 STAGES = ("mean", "distance")
@@ -42,10 +44,12 @@ def saved(folder):
     """The last parameters of every stage, and what comes with them."""
     config = read_config(folder)
     options = from_record(room_of_run(folder, config), config["options"], "config")
+    recipe, ema = options.recipe, options.training.ema
+    model = fresh(recipe, dataclasses.replace(options.training, seed=9), config["facts"])
     found = {}
-    for stage in options.recipe.stages:
-        params = options.recipe.params(stage, config["facts"], jax.random.key(9))
-        found[stage] = load_fitted(folder / stage / "checkpoints", params, ema=options.training.ema)
+    for name in recipe.stages:
+        params = part_of(recipe.stage(name, options.training), model)
+        found[name] = load_fitted(folder / name / "checkpoints", params, ema=ema)
     return found
 
 
@@ -135,7 +139,7 @@ def test_a_run_of_two_stages_goes_on_in_either(here, capsys):
     folder = here / "runs" / "two_stages-001"
     assert (folder / "samples.png").read_text() == "100 of 20"
     whole = saved(folder)
-    assert whole["distance"].params["distance"] > 0
+    assert whole["distance"].params > 0
     for stage in STAGES:
         killed = here / f"killed-{stage}"
         shutil.copytree(folder, killed)
@@ -245,7 +249,7 @@ def test_a_diverging_run_is_one_line(here, images, capsys, monkeypatch):
     def diverge(*_, **__):
         raise FitError("the objective is nan at step 3\n  at site 'z'")
 
-    monkeypatch.setattr("ppgen.models.cli._drive.fit", diverge)
+    monkeypatch.setattr("ppgen.models.parts.runs.fit", diverge)
     assert main(["fit", "vae", *TINY["vae"], "--data", str(images), "--out", "run"]) == 2
     assert_one_line(capsys, "the objective is nan at step 3 at site 'z'")
     assert not (here / "run" / "figures.json").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from typing import ClassVar
 
@@ -17,12 +16,13 @@ import scipy.special
 from numpyro.distributions.kl import kl_divergence
 
 import ppgen
-from ppgen.inference import beta_elbo, dreg, elbo, fit
+from ppgen.inference import beta_elbo, dreg, elbo
 from ppgen.models.parts.bounds import check_bounds
 from ppgen.models.parts.data import Images
 from ppgen.models.parts.distributions import VonMisesFisher
 from ppgen.models.parts.errors import CommandError
 from ppgen.models.parts.latents import CategoricalLatent, FlowLatent, HierarchicalLatent
+from ppgen.models.parts.runs import fit_recipe
 from ppgen.models.vae import VAE, observed, reconstruct, vae_guide, vae_model
 from ppgen.models.vae.recipe import VAERecipe
 from ppgen.testing import assert_unbiased, exact
@@ -248,28 +248,11 @@ def test_a_representation_draws_and_encodes_in_half_precision(latent):
     ids=lambda options: " ".join(map(str, options.values())),
 )
 def test_the_recipe_fits_and_scores(options):
-    recipe = VAERecipe(hidden=8, dimensions=2, **options)
-    recipe.check()
     train = np.random.RandomState(0).randint(0, 5, (12, 16)).astype(np.float32)
     data = Images(train, train[:4], (4, 4), 5)
-    facts = recipe.facts(data)
-    training = dataclasses.replace(VAERecipe.training, steps=2)
-    stage = recipe.stage("", training, recipe.params("", facts, KEY), data, {})
-    fitted = fit(
-        stage.objective,
-        stage.params,
-        stage.optimizer,
-        key=KEY,
-        steps=2,
-        data=stage.data,
-        batch_size=4,
-        draws=stage.draws,
-        maximize=True,
-    )
-    assert np.isfinite(fitted.history).all()
-    table = recipe.evaluate(
-        data, {"": fitted.params}, particles=2, split="held-out", key=KEY
-    ).table()
+    recipe = VAERecipe(hidden=8, dimensions=2, **options)
+    run = fit_recipe(recipe, data=data, steps=2, batch_size=4)
+    table = run.figures(particles=2).table()
     assert "IWELBO-2" in table and "nan" not in table
 
 

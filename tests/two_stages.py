@@ -5,12 +5,21 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from ppgen.models.parts.recipe import AbstractRecipe, Report, Stage
+from ppgen.models.parts.recipe import Picture, Recipe, Stage
 from ppgen.models.parts.training import Training
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoStages(AbstractRecipe):
+class Numbers:
+    train: object
+    held_out: object
+
+    def facts(self):
+        return {"rows": len(self.train)}
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoStages(Recipe):
     """First the mean of numbers, and then that of their distances from it."""
 
     scale: float = 1.0
@@ -19,48 +28,39 @@ class TwoStages(AbstractRecipe):
     training: ClassVar[Training] = Training(
         steps=4, batch_size=5, learning_rate=0.1, chunk=2, checkpoint_every=2
     )
-    evaluation_particles: ClassVar[int] = 1
     stages: ClassVar[tuple[str, ...]] = ("mean", "distance")
-
-    def check(self):
-        pass
 
     def load(self):
         import numpy as np
 
-        return self.scale * np.arange(20, dtype=np.float32)
+        numbers = self.scale * np.arange(20, dtype=np.float32)
+        return Numbers(numbers, numbers[:2])
 
-    def facts(self, data):
-        return {"rows": len(data)}
-
-    def params(self, stage, facts, key):
+    def model(self, facts, keys):
         import jax.numpy as jnp
 
-        return {stage: jnp.zeros(())}
+        assert list(keys) == ["mean", "distance"]
+        return {"mean": jnp.zeros(()), "distance": jnp.zeros(())}
 
-    def stage(self, name, training, params, data, fitted):
+    def stage(self, name, training):
         import jax.numpy as jnp
-        import numpy as np
         import optax
 
-        assert list(fitted) == ["mean", "distance"][: self.stages.index(name)]
-        if name == "distance":
-            data = np.abs(data - np.asarray(fitted["mean"]["mean"]))
-        return Stage(
-            lambda params, rows: jnp.mean((params[name] - rows) ** 2),
-            params,
-            optax.sgd(training.learning_rate),
-            data,
-        )
+        def objective(model, row):
+            goal = row if name == "mean" else jnp.abs(row - model["mean"])
+            return (model[name] - goal) ** 2
 
-    def evaluate(self, data, fitted, *, particles, split, key):
+        return Stage(objective, optax.sgd(training.learning_rate), part=lambda model: model[name])
+
+    def figures(self, run, rows, particles, key):
         from ppgen.inference import Estimate
+        from ppgen.models.parts.figures import Figures
 
-        values = [Estimate(float(fitted[name][name]), 0.0) for name in self.stages]
-        return Report("held out: 20 numbers", [("units", 6)], [("both", values[1:])], {})
+        both = {"both": {"units": Estimate(float(run.model["distance"]), 0.0)}}
+        return Figures("20 numbers", {"units": 6}, both)
 
-    def sample(self, path, facts, fitted, *, count, key):
-        path.write_text(f"{count} of {facts['rows']}")
+    def sample(self, run, key):
+        def draw(path, samples, title):
+            path.write_text(f"{len(samples)} of {run.facts['rows']}")
 
-    def pictures(self, folder, data, fitted, key):
-        pass
+        return Picture("the mean", lambda: run.model["mean"], draw)

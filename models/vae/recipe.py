@@ -20,10 +20,7 @@ from ppgen.models.parts.training import Training, at_least
 
 @dataclasses.dataclass(frozen=True)
 class VAERecipe(Recipe):
-    """Train a variational autoencoder on images.
-
-    The learning rate falls to zero along a cosine.
-    """
+    """Train a variational autoencoder on images, at a rate that falls to zero along a cosine."""
 
     objective: Literal["elbo", "iwelbo", "dreg", "vimco"] = "elbo"
     """The bound to maximise; dreg and vimco are iwelbo with other gradients: doubly
@@ -43,8 +40,7 @@ class VAERecipe(Recipe):
     classes: Annotated[int, Bounds(2)] = 8
     """Classes of each categorical variable."""
     hidden: Count = 128
-    """Width of the hidden layer of each network; convolutions have an eighth as many channels at
-    half of the resolution."""
+    """Width of the hidden layers; convolutions have an eighth as many channels at half the size."""
     beta: Weight = 1.0
     """Weight of the divergence from the prior in the elbo; a bound is maximised from 1 on."""
     weight_decay: Weight = 0.3
@@ -70,14 +66,19 @@ class VAERecipe(Recipe):
         if self.posterior == "flow" and self.latent != "gaussian":
             raise CommandError(f"--posterior flow needs --latent gaussian, not {self.latent}")
         if self.objective == "dreg" and self.latent in ("binary", "categorical"):
-            raise CommandError(f"--objective dreg: {self.latent} latents jump; vimco or iwelbo")
+            raise CommandError(
+                f"--objective dreg needs a latent vector that moves: {self.latent} ones jump"
+            )
         if self.beta != 1 and self.objective != "elbo":
             raise CommandError(f"--beta needs --objective elbo, not {self.objective}")
 
     def load(self):
         data = datasets.images_or_digits(self.data)
         if self.network == "conv" and any(side % 4 for side in data.shape):
-            raise CommandError(f"--network conv: {data.shape} are not multiples of four")
+            sides = "{}x{}".format(*data.shape)
+            raise CommandError(
+                f"--network conv needs sides that are multiples of four, not {sides}"
+            )
         return data
 
     def model(self, facts, keys):
