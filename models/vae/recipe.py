@@ -123,15 +123,15 @@ class VAERecipe(Recipe):
     def figures(self, run, rows, particles, key):
         from ppgen.models.parts import figures
         from ppgen.models.parts.metrics.baselines import pixel_marginal_log_likelihood
+        from ppgen.models.parts.runs import each_of
 
-        likelihood, pixels = run.model.likelihood, run.data.pixels
-        levels = [np.asarray(likelihood.discretize(x)) for x in (run.data.train, rows)]
-        floor = pixel_marginal_log_likelihood(*levels, values=likelihood.values)
+        model, pixels, values = run.model, run.data.pixels, run.model.likelihood.values
+        levels = [each_of(model.likelihood.discretize, x, key=key) for x in (run.data.train, rows)]
+        nats = {"per-pixel histograms": pixel_marginal_log_likelihood(*levels, values=values)}
         programs, of = (vae.vae_model, vae.vae_guide), vae.image_objective
-        bounds = figures.bounds(*programs, run.model, rows, particles, key, draws=50, of=of)
-        nats = {"per-pixel histograms": floor} | bounds
+        nats |= figures.bounds(*programs, model, rows, particles, key, draws=50, of=of)
         return figures.Figures(
-            title=f"{len(rows)} images, {pixels} pixels of {likelihood.values} values",
+            title=f"{len(rows)} images, {pixels} pixels of {values} values",
             units={"nats per image": 2, "bits per dimension": 3},
             rows={k: figures.nats_and_bits(x, pixels, per="image") for k, x in nats.items()},
         )
