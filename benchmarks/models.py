@@ -23,8 +23,9 @@ from types import ModuleType
 from ppgen import models
 from ppgen.models.parts.marks import machine, say, table, write_section
 
-NAMES = sorted(path.parent.name for path in Path(models.__path__[0]).glob("*/marks.py"))
-NAMES.remove("parts")
+NAMES = sorted(
+    {path.parent.name for path in Path(models.__path__[0]).glob("*/marks.py")} - {"parts"}
+)
 
 
 def sections(name: str, module: ModuleType, fast: bool, seeds: list[int]) -> Iterator[list[str]]:

@@ -1,22 +1,33 @@
 """The marks of models that the suite can afford, and how marks are written down.
 
-`python benchmarks/models.py` has all of them. What `--fast` runs of a model named here takes less
-than a minute of CPU; the bounds are easier, and leave the nets to be trained for longer elsewhere.
+`python benchmarks/models.py` has all of them. What `--fast` runs takes a minute or two of CPU; the
+bounds are easier, and leave the nets to be trained for longer elsewhere.
 """
 
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 import equinox as eqx
 import jax
 import pytest
 
+from ppgen import models
 from ppgen.models.parts import marks
 from ppgen.models.random_grid import marks as random_grid
 
 
-@pytest.mark.parametrize("model", ["diffuse_vae", "marginalization", "random_grid"])
+def rooms(file):
+    found = Path(models.__path__[0]).glob(f"*/{file}")
+    return sorted({path.parent.name for path in found} - {"parts"})
+
+
+def test_every_room_with_a_recipe_has_marks():
+    assert rooms("recipe.py") == rooms("marks.py")
+
+
+@pytest.mark.parametrize("model", rooms("marks.py"))
 def test_fast_marks_are_passed(model):
     found = importlib.import_module(f"ppgen.models.{model}.marks").marks(True, 10)
     assert [mark for mark in found if mark.passed is False] == []

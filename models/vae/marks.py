@@ -1,7 +1,5 @@
 """Variational autoencoders: held-out bounds of digits, against NumPyro's SVI.
 
-    python -m ppgen.models.vae.marks --seeds 0 --fast  # prints one table
-
 Every fit has the same networks, initial weights, optimiser, batch size and number of steps, and
 five draws of z for each image and step. What differs is the objective and its gradient, and whose
 they are. All fits are scored by one function: the bound of 500 particles on the log likelihood of
@@ -18,11 +16,9 @@ the held-out images, with the same draws for each fit, so that differences are p
 
 from __future__ import annotations
 
-import argparse
-import functools
+import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -34,16 +30,14 @@ import optax
 from numpyro.infer import SVI, RenyiELBO, Trace_ELBO
 from numpyro.optim import optax_to_numpyro
 
-import ppgen
-from ppgen.inference import dreg, elbo, fit, iwelbo, per_datum
-from ppgen.models.parts.data import Images, load_digits
-from ppgen.models.parts.marks import Mark, above, below, report, table
-from ppgen.models.parts.metrics.baselines import pixel_marginal_log_likelihood
-from ppgen.models.vae import VAE, batch_objective, image_objective, vae_guide, vae_model
+from ppgen.inference import iwelbo, per_datum
+from ppgen.models.parts.marks import Mark, above, below, report
+from ppgen.models.parts.runs import Run, fit_recipe, fresh
+from ppgen.models.vae.model import VAE, vae_guide, vae_model
+from ppgen.models.vae.recipe import VAERecipe
 
 PARTICLES = 5
 """Draws of z for each image and step."""
-BATCH = 128
 OTHER = "elbo, other draws"
 TIE = 0.5
 """Nats per image within which two fits of one objective have to be."""
@@ -55,56 +49,27 @@ ABOUT = (
     "spread of which is the floor."
 )
 
-
-class Size(NamedTuple):
-    """How much is trained and drawn."""
-
-    steps: int
-    particles: int
-    hidden: int = 128
-    dimensions: int = 16
-
-
-FULL = Size(steps=2000, particles=500)
-FAST = Size(steps=200, particles=20)
+LATENTS: dict[str, dict[str, Any]] = {
+    "von Mises-Fisher": {"latent": "vmf"},
+    "Gaussian": {},
+    "Gaussian, convolutions": {"network": "conv"},
+    "Gaussian, flow posterior": {"posterior": "flow"},
+    "two layers": {"latent": "hierarchical"},
+    "flips": {"latent": "binary", "dimensions": 32},
+    "classes": {"latent": "categorical"},
+}
 
 
-def optimizer(size: Size) -> optax.GradientTransformation:
-    schedule = optax.cosine_decay_schedule(2e-3, size.steps)
-    return optax.adamw(schedule, weight_decay=0.3)
-
-
-def start(size: Size, seed: int, **options: Any) -> VAE:
-    return VAE(
-        pixels=64,
-        levels=17,
-        shape=(8, 8),
-        hidden=size.hidden,
-        **{"dimensions": size.dimensions} | options,
-        key=jax.random.key(seed),
-    )
-
-
-def by_ppgen(
-    bound: Callable[..., Any], vae: VAE, data: Images, size: Size, key: Any, draws: int = 1
-) -> VAE:
+def by_ppgen(seed: int, steps: int, start: VAE | None = None, **options: Any) -> Run:
     """What `ppgen fit vae` does."""
-    return fit(
-        batch_objective(bound),
-        vae,
-        optimizer(size),
-        key=key,
-        steps=size.steps,
-        data=data.train,
-        batch_size=BATCH,
-        draws=draws,
-        maximize=True,
-    ).params
+    recipe = VAERecipe(particles=PARTICLES, **options)
+    return fit_recipe(recipe, model=start, seed=seed, steps=steps)
 
 
-def by_numpyro(loss: Any, vae: VAE, data: Images, size: Size, key: Any) -> VAE:
-    """The same Gaussian model and guide, written for NumPyro, over a batch."""
-    arrays, static = eqx.partition(vae, eqx.is_inexact_array)
+def by_numpyro(loss: Any, like: Run) -> Run:
+    """The same Gaussian model, guide, weights and optimiser, for NumPyro, over a batch."""
+    recipe, training = like.recipe, like.training
+    arrays, static = eqx.partition(fresh(recipe, training, like.facts), eqx.is_inexact_array)
 
     def networks() -> VAE:
         return eqx.combine(numpyro.param("vae", arrays), static)
@@ -123,29 +88,31 @@ def by_numpyro(loss: Any, vae: VAE, data: Images, size: Size, key: Any) -> VAE:
         with numpyro.plate("images", len(x)):
             numpyro.sample("z", dist.Normal(mean, jnp.exp(0.5 * log_variance)).to_event(1))
 
-    svi = SVI(model, guide, optax_to_numpyro(optimizer(size)), loss)
-    order_key, init_key = jax.random.split(key)
-    train = jnp.asarray(data.train)
-    epoch = len(train) // BATCH
-    epochs = jax.random.split(order_key, math.ceil(size.steps / epoch))
-    orders = jax.vmap(lambda k: jax.random.permutation(k, len(train))[: epoch * BATCH])(epochs)
-    batches = orders.reshape(-1, BATCH)[: size.steps]
+    rate = optax.cosine_decay_schedule(training.learning_rate, training.steps)
+    optimizer = optax.adamw(rate, weight_decay=recipe.weight_decay)
+    svi = SVI(model, guide, optax_to_numpyro(optimizer), loss)
+    order_key, init_key = jax.random.split(jax.random.key(training.seed))
+    train, size = jnp.asarray(like.data.train), training.batch_size
+    epoch = len(train) // size
+    epochs = jax.random.split(order_key, math.ceil(training.steps / epoch))
+    orders = jax.vmap(lambda k: jax.random.permutation(k, len(train))[: epoch * size])(epochs)
+    batches = orders.reshape(-1, size)[: training.steps]
 
     @jax.jit
     def run(state: Any) -> Any:
         return jax.lax.scan(lambda s, rows: svi.update(s, train[rows]), state, batches)[0]
 
-    state = run(svi.init(init_key, train[:BATCH]))
-    return eqx.combine(svi.get_params(state)["vae"], static)
+    state = run(svi.init(init_key, train[:size]))
+    return dataclasses.replace(like, model=eqx.combine(svi.get_params(state)["vae"], static))
 
 
-def scores(vae: VAE, images: np.ndarray, particles: int) -> np.ndarray:
-    """The bound of every image, in nats: the same draws for every VAE."""
-    bound = image_objective(iwelbo(vae_model, vae_guide, particles=particles))
-    return per_datum(bound, vae, images, key=jax.random.key(2**31)).astype(float)
+def scores(run: Run, particles: int) -> dict[str, np.ndarray]:
+    """Nats of every held-out image: the same draws for every run of a seed."""
+    rows = run.figures(particles).rows
+    return {label: np.asarray(row["nats per image"], float) for label, row in rows.items()}
 
 
-def astray(vae: VAE, images: np.ndarray, particles: int) -> np.ndarray:
+def astray(run: Run, particles: int) -> np.ndarray:
     """The bound, with a guide that looks at the image before."""
 
     def guide(vae: VAE, pair: Any) -> Any:
@@ -154,48 +121,16 @@ def astray(vae: VAE, images: np.ndarray, particles: int) -> np.ndarray:
     def model(vae: VAE, pair: Any) -> Any:
         return vae_model(vae, pair[0])
 
+    images = run.data.held_out
     pairs = np.stack([images, np.roll(images, 1, 0)], 1)
     bound = iwelbo(model, guide, particles=particles)
-    return per_datum(bound, vae, pairs, key=jax.random.key(2**31)).astype(float)
+    return per_datum(bound, run.model, pairs, key=jax.random.key(2**31)).astype(float)
 
 
-LATENTS: dict[str, dict[str, Any]] = {
-    "von Mises-Fisher": {"latent": "vmf"},
-    "Gaussian": {},
-    "Gaussian, convolutions": {"network": "conv"},
-    "Gaussian, flow posterior": {"latent": "flow"},
-    "two layers": {"latent": "hierarchical"},
-    "flips": {"latent": "binary", "dimensions": 32},
-    "classes": {"latent": "categorical"},
-}
-
-
-def kinds(size: Size, seed: int, data: Images, key: Any, count: int) -> dict[str, np.ndarray]:
-    """Each kind of latent representation, fitted by the ELBO with the estimator it is given."""
-    found = {}
-    for name, options in list(LATENTS.items())[:count]:
-        vae = start(size, seed, **options)
-        guide = ppgen.with_estimators(vae_guide, "auto")
-        fitted = by_ppgen(elbo(vae_model, guide), vae, data, size, key, draws=PARTICLES)
-        found[name] = scores(fitted, data.held_out, size.particles)
-    return found
-
-
-def objectives(size: Size, seed: int, data: Images, key: Any) -> dict[str, VAE]:
-    """One VAE by each objective."""
-    vae, keys = start(size, seed), jax.random.split(key)
-    ours = functools.partial(by_ppgen, vae=vae, data=data, size=size)
-    theirs = functools.partial(by_numpyro, vae=vae, data=data, size=size, key=keys[0])
-    plain, weighted = elbo(vae_model, vae_guide), {"particles": PARTICLES}
-    again = {} if size is FAST else {OTHER: ours(plain, key=keys[1], draws=PARTICLES)}
-    return {
-        "elbo": ours(plain, key=keys[0], draws=PARTICLES),
-        **again,
-        "iwelbo": ours(iwelbo(vae_model, vae_guide, **weighted), key=keys[0]),
-        "dreg": ours(dreg(vae_model, vae_guide, **weighted), key=keys[0]),
-        "Trace_ELBO": theirs(Trace_ELBO(num_particles=PARTICLES)),
-        "RenyiELBO(0)": theirs(RenyiELBO(alpha=0, num_particles=PARTICLES)),
-    }
+def gap(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """The mean difference of pairs, and its standard error."""
+    each = one - other
+    return float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each)))
 
 
 def marks(fast: bool, seed: int) -> list[Mark]:
@@ -208,23 +143,23 @@ def marks(fast: bool, seed: int) -> list[Mark]:
     Returns:
         The marks.
     """
-    size, data = FAST if fast else FULL, load_digits()
-    keys = jax.random.split(jax.random.key(seed))
-    fits = objectives(size, seed, data, keys[0])
-    held_out = data.held_out
-    bounds = {name: scores(vae, held_out, size.particles) for name, vae in fits.items()}
-    levels = (data.train, held_out)
-    histograms = pixel_marginal_log_likelihood(*levels, values=data.levels)
-    control = astray(fits["dreg"], held_out, size.particles)
-
-    def difference(one: str, other: str) -> tuple[float, float]:
-        gap = bounds[one] - bounds[other]
-        return float(gap.mean()), float(gap.std(ddof=1) / math.sqrt(len(gap)))
-
-    gain, error = difference("dreg", "Trace_ELBO")
-    rival, rival_error = difference("dreg", "RenyiELBO(0)")
-    same, same_error = difference("elbo", "Trace_ELBO")
-    weighted, weighted_error = difference("iwelbo", "RenyiELBO(0)")
+    steps, particles = (200, 20) if fast else (2000, 500)
+    plain = by_ppgen(seed, steps)
+    runs = {
+        "elbo": plain,
+        **({} if fast else {OTHER: other_draws(plain, seed)}),
+        "iwelbo": by_ppgen(seed, steps, objective="iwelbo"),
+        "dreg": by_ppgen(seed, steps, objective="dreg"),
+        "Trace_ELBO": by_numpyro(Trace_ELBO(num_particles=PARTICLES), plain),
+        "RenyiELBO(0)": by_numpyro(RenyiELBO(alpha=0, num_particles=PARTICLES), plain),
+    }
+    found = {name: scores(run, particles) for name, run in runs.items()}
+    bounds = {name: each[f"IWELBO-{particles}"] for name, each in found.items()}
+    histograms = found["elbo"]["per-pixel histograms"]
+    gain, error = gap(bounds["dreg"], bounds["Trace_ELBO"])
+    rival, rival_error = gap(bounds["dreg"], bounds["RenyiELBO(0)"])
+    same, same_error = gap(bounds["elbo"], bounds["Trace_ELBO"])
+    weighted, weighted_error = gap(bounds["iwelbo"], bounds["RenyiELBO(0)"])
     rows = [
         above("dreg − NumPyro Trace_ELBO, nats per image, > 2 standard errors", gain, 2 * error),
         report("… its standard error", error),
@@ -238,36 +173,33 @@ def marks(fast: bool, seed: int) -> list[Mark]:
     ]
     rows += [report(f"bound: {name}", float(b.mean())) for name, b in bounds.items()]
     if not fast:
-        some, count = slice(0, 50), 10 * size.particles
-        more = scores(fits["dreg"], held_out[some], count) - bounds["dreg"][some]
+        more = scores(runs["dreg"], 10 * particles)[f"IWELBO-{10 * particles}"]
         rows += [
-            report("floor: elbo − elbo with other draws", difference("elbo", OTHER)[0]),
-            report(f"floor: dreg, {count} particles − {size.particles}", float(more.mean())),
+            report("floor: elbo − elbo with other draws", gap(bounds["elbo"], bounds[OTHER])[0]),
+            report(
+                f"floor: dreg, {10 * particles} particles − {particles}",
+                gap(more, bounds["dreg"])[0],
+            ),
         ]
     rows.append(
         below(
             "control: dreg, a guide that looks at another image, below histograms",
-            float(control.mean()),
+            float(astray(runs["dreg"], particles).mean()),
             float(histograms.mean()),
         )
     )
     # A quarter of the steps, which is enough to be told from histograms.
-    short = size._replace(steps=max(size.steps // 4, FAST.steps))
-    for name, bound in kinds(short, seed, data, keys[1], 1 if fast else len(LATENTS)).items():
-        gap = bound - histograms
-        error = float(gap.std(ddof=1) / math.sqrt(len(gap)))
-        mark = f"elbo, {name}, {short.steps} steps − histograms, > 5 standard errors"
-        rows.append(above(mark, gap.mean(), 5 * error))
+    short = max(steps // 4, 200)
+    for name, options in list(LATENTS.items())[: 1 if fast else None]:
+        bound = scores(by_ppgen(seed, short, **options), particles)[f"IWELBO-{particles}"]
+        over, error = gap(bound, histograms)
+        mark = f"elbo, {name}, {short} steps − histograms, > 5 standard errors"
+        rows.append(above(mark, over, 5 * error))
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--fast", action="store_true", help="a smoke run")
-    options = parser.parse_args()
-    print(*table([marks(options.fast, seed) for seed in options.seeds]), sep="\n")
-
-
-if __name__ == "__main__":
-    main()
+def other_draws(run: Run, seed: int) -> Run:
+    """A second fit from the same weights, scored by the same draws."""
+    start = fresh(run.recipe, run.training, run.facts)
+    again = by_ppgen(seed + 1000, run.training.steps, start)
+    return dataclasses.replace(run, model=again.model)
