@@ -21,25 +21,45 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 
 
-def test_code_blocks_run(capsys):
-    """Every block, in one namespace; the estimator that they define is unbiased."""
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) >= 4
+GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
+
+
+def run_blocks(path):
+    """Every block of a page, in one namespace."""
     scope: dict = {}
-    for block in blocks:
-        exec(compile(block, str(README), "exec"), scope)
+    for block in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL):
+        exec(compile(block, str(path), "exec"), scope)
+    return scope
+
+
+def test_code_blocks_run(capsys):
+    scope = run_blocks(README)
     assert np.isfinite(scope["value"])
-    assert np.isfinite(scope["fitted"].history).all()
-    capsys.readouterr()
+    assert capsys.readouterr().out == "p = 0.4\n"  # as the text says
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 130
+
+
+@pytest.mark.parametrize("page", GUIDE, ids=lambda path: path.stem)
+def test_pages_of_the_guide_run(page, capsys):
+    scope = run_blocks(page)
+    if "fitted" in scope:
+        assert np.isfinite(scope["fitted"].history).all()
+
+
+def test_the_estimator_of_the_guide_is_unbiased(capsys):
+    mirrored = run_blocks(ROOT / "docs" / "guide" / "estimators.md")["Mirrored"]
 
     def cube(theta):
-        return ppgen.draw(dist.Normal(theta, 1.0), grad=scope["Mirrored"]()) ** 3
+        return ppgen.draw(dist.Normal(theta, 1.0), grad=mirrored()) ** 3
 
     assert_unbiased(cube, 1.0, order=1)
 
     def cubes(theta):  # in a plate, which expands the distribution
         with numpyro.plate("pair", 2):
-            return jnp.sum(ppgen.draw(dist.Normal(theta, 1.0), grad=scope["Mirrored"]()) ** 3)
+            return jnp.sum(ppgen.draw(dist.Normal(theta, 1.0), grad=mirrored()) ** 3)
 
     assert_unbiased(cubes, 1.0, order=1)
 
@@ -57,9 +77,10 @@ def test_first_block_is_the_elbo_of_a_conjugate_model():
 
 def commands():
     """What the shell blocks say, line by line, and each part of a line, without comments."""
-    for block in re.findall(r"```sh\n(.*?)```", README.read_text(), re.DOTALL):
-        for line in block.splitlines():
-            yield from line.split("#")[0].strip().split(" && ")
+    for page in (README, ROOT / "docs" / "command_line.md"):
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.splitlines():
+                yield from line.split("#")[0].strip().split(" && ")
 
 
 def test_commands_run(here):  # noqa: F811
@@ -83,11 +104,13 @@ def test_commands_run(here):  # noqa: F811
 
 
 def test_what_is_linked_is_there():
-    names = re.findall(r"\]\((?!http)(.*?)\)", README.read_text())
-    names += re.findall(r"`(benchmarks/[\w.]+|[A-Z]+\.[a-z]+)`", README.read_text())
-    assert len(names) > 5
-    for name in names:
-        assert (ROOT / name).exists(), name
+    for page in (README, *GUIDE):
+        text = page.read_text()
+        names = [page.parent / name for name in re.findall(r"\]\((?!http)(.*?)\)", text)]
+        names += [ROOT / name for name in re.findall(r"`(benchmarks/[\w.]+)`", text)]
+        assert len(names) > 5 or page != README
+        for name in names:
+            assert name.exists(), name
 
 
 # --- the table against other libraries ------------------------------------------------------------
