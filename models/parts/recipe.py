@@ -6,7 +6,7 @@ import abc
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 # Not for the type checker alone: tyro evaluates the annotations.
 from ppgen.models.parts.training import Training
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Split = Literal["held-out", "train"]
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """Data of one kind, in two parts; `ppgen.models.parts.data.Images`, say."""
 

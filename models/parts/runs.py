@@ -303,7 +303,9 @@ def _check(ready: Prepared, training: Training) -> None:
     rows = ready.number
     if training.early_stopping is not None:
         if rows is None:
-            raise CommandError("--early-stopping is not for a model whose data are a stream, or none")
+            raise CommandError(
+                "--early-stopping is not for a model whose data are a stream, or none"
+            )
         rows -= _held_back(ready)
     size = ready.batch_size(training)
     if size is not None and rows is not None and size > rows:

@@ -82,7 +82,7 @@ class RandomGridRecipe(Recipe):
             options["forward"] = net
         if self.grid == "kept":
             law = random_grid.uniform_grids(problem, self.points)
-            options["grid"] = np.asarray(ppgen.seed(ppgen.draw)(grid_key, law))
+            options["grid"] = np.asarray(ppgen.seed(ppgen.draw)(grid_key, law)).tolist()
         return random_grid.RGNP(
             problem,
             points=self.points,
