@@ -18,6 +18,7 @@ import ppgen
 from ppgen.inference import elbo
 from ppgen.models.cli import main
 from ppgen.models.parts.networks import DeepONet, GICNet, KernelInterpolation, fourier_features
+from ppgen.models.parts.runs import Run
 from ppgen.models.random_grid import (
     RGNP,
     AbstractProblem,
@@ -670,8 +671,28 @@ def test_the_command_beats_the_mean_of_other_solutions(tmp_path, monkeypatch, ca
 def test_every_equation_has_a_recipe_and_a_picture(equation, network, tmp_path):
     recipe = RandomGridRecipe(equation=equation, network=network, grid="kept", points=3, width=8)
     recipe.check()
-    rgnp = recipe.params("", {}, jax.random.key(0))
+    rgnp = recipe.model({}, {"": jax.random.key(0)})
     assert rgnp.points == 3 and rgnp.grid is not None
     assert type(rgnp.forward).__name__.lower() == network
-    recipe.sample(tmp_path / "a.png", {}, {"": rgnp}, count=2, key=jax.random.key(1))
+    run = Run(recipe, recipe.training, {}, rgnp, recipe.load)
+    run.draw_samples(tmp_path / "a.png", jax.random.key(1), 2)
     assert matplotlib.image.imread(tmp_path / "a.png").shape[0] > 100
+
+
+def test_there_must_be_rows_to_stop_early_by(tmp_path, capsys):
+    tiny = [f"--{k.replace('_', '-')}={v}" for k, v in RandomGridRecipe.tiny.items()]
+    out = tmp_path / "run"
+    assert main(["fit", "random_grid", *tiny, "--early-stopping", "2", "--out", str(out)]) == 2
+    assert "whose data are a stream, or none" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: type(problem).__name__)
+def test_each_reference_is_a_row_of_data_and_scores_the_same(problem):
+    references = draw_references(problem, 3, key=jax.random.key(1))
+    each = references.each()
+    assert [len(x) for x in each] == [3, 3, 3, 3]
+    np.testing.assert_array_equal(each.points[2], references.points)
+    rgnp = small(problem)
+    shared, apart = (score(rgnp, x, key=jax.random.key(2)) for x in (references, each))
+    jax.tree.map(np.testing.assert_array_equal, shared, apart)

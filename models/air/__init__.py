@@ -12,5 +12,6 @@ if TYPE_CHECKING:
     from ppgen.models.air.model import PRESENT as PRESENT
     from ppgen.models.air.model import air_guide as air_guide
     from ppgen.models.air.model import air_model as air_model
+    from ppgen.models.air.model import reconstruct as reconstruct
 
 _export_lazily(__name__)

@@ -24,6 +24,7 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int, Key
 
+import ppgen
 from ppgen.models.parts.networks import DiagonalGaussianMLP, attend, paint
 
 NEVER = -100.0
@@ -166,6 +167,18 @@ def air_guide(
         unexplained = unexplained - (present * taken if conditional else taken)
         count = count + present
     return count
+
+
+def reconstruct(air: AIR, image: Float[Array, "canvas canvas"]) -> Float[Array, "canvas canvas"]:
+    """What the guide finds in an image, painted again.
+
+    Args:
+        air: The parameters.
+        image: What was seen.
+    """
+    found: Any = ppgen.simulate(air_guide)(air, image).choices
+    again: Any = numpyro.handlers.condition(air_model, found)
+    return again(air)
 
 
 def _flip(before: Array | int, logit: Array) -> dist.Distribution:

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
+import numpy as np
+
+import ppgen
+from ppgen import inference
+from ppgen.models import air
+from ppgen.models.parts import data as datasets
 from ppgen.models.parts.bounds import Bounds, Count
 from ppgen.models.parts.errors import CommandError
-from ppgen.models.parts.recipe import AbstractRecipe, Report, Split, Stage
+from ppgen.models.parts.recipe import Recipe, Stage, image_picture
 from ppgen.models.parts.training import Training, at_least
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Key
-
-    from ppgen.models.air.model import AIR
-    from ppgen.models.parts.data import Scenes
-
-EVALUATED_TOGETHER = 100
-"""Scenes whose bounds are computed at the same time."""
 
 
 @dataclasses.dataclass(frozen=True)
-class AIRRecipe(AbstractRecipe):
+class AIRRecipe(Recipe):
     """Attend, infer, repeat: learn to count, find and read digits in scenes, without labels."""
 
     objective: Literal["elbo", "iwelbo", "vimco"] = "elbo"
@@ -47,7 +42,7 @@ class AIRRecipe(AbstractRecipe):
         steps=2000, batch_size=64, learning_rate=1e-3, chunk=20, checkpoint_every=500
     )
     evaluation_particles: ClassVar[int] = 10
-    tiny: ClassVar[Mapping[str, Any]] = {
+    tiny: ClassVar = {
         "hidden": 4,
         "what": 2,
         "batch_size": 4,
@@ -57,207 +52,81 @@ class AIRRecipe(AbstractRecipe):
         "looks": 1,
     }
 
-    def check(self) -> None:
-        """Refuse options that do not go together."""
+    def check(self):
         if self.objective == "vimco":
             at_least(self, 2, "particles")
             if self.estimator != "score":
                 raise CommandError("--objective vimco needs --estimator score")
 
-    def load(self) -> tuple[Scenes, Scenes]:
-        """Scenes of scikit-learn's digits."""
-        from ppgen.models.parts.data import load_scenes
+    def load(self):
+        return datasets.load_scenes(train=self.scenes, held_out=self.held_out)
 
-        return load_scenes(train=self.scenes, held_out=self.held_out)
-
-    def facts(self, data: tuple[Scenes, Scenes]) -> dict[str, Any]:
-        """The size of a scene."""
-        from ppgen.models.parts.data.kinds import fingerprint
-
-        return {"canvas": data[0].images.shape[1], "sha256": fingerprint(data)}
-
-    def params(self, stage: str, facts: dict[str, Any], key: Key[Array, ""]) -> AIR:
-        """Fresh weights."""
-        from ppgen.models.air.model import AIR, PRESENT
-
-        return AIR(
+    def model(self, facts, keys):
+        return air.AIR(
             canvas=facts["canvas"],
             what=self.what,
             hidden=self.hidden,
-            present=PRESENT[: self.looks],
-            key=key,
+            present=air.PRESENT[: self.looks],
+            key=keys[""],
         )
 
-    def stage(
-        self,
-        name: str,
-        training: Training,
-        params: AIR,
-        data: tuple[Scenes, Scenes],
-        fitted: Mapping[str, Any],
-    ) -> Stage:
-        """The mean of the bound over a batch, by Adam."""
-        import jax
+    def stage(self, name, training):
         import optax
 
-        from ppgen.inference import elbo, iwelbo, vimco
-        from ppgen.models.air.model import air_model
-
-        guide = _guide(self.estimator)
-        if self.objective == "elbo":
-            bound = elbo(air_model, guide)
-        else:
-            build = iwelbo if self.objective == "iwelbo" else vimco
-            bound = build(air_model, guide, particles=self.particles)
-        each = jax.vmap(bound, in_axes=(None, 0))
+        estimators = {
+            "enumerate": ppgen.Enumerate(),
+            "measure-valued": ppgen.MeasureValued(),
+            "score": ppgen.ScoreFunction(baseline=0.0),
+        }
+        guide = ppgen.with_estimators(air.air_guide, {"z_pres_*": estimators[self.estimator]})
+        options = {} if self.objective == "elbo" else {"particles": self.particles}
         return Stage(
-            objective=lambda air, images: jax.numpy.mean(each(air, images)),
-            params=params,
-            optimizer=optax.adam(training.learning_rate),
-            data=data[0].images,
+            getattr(inference, self.objective)(air.air_model, guide, **options),
+            optax.adam(training.learning_rate),
+            rows=lambda scenes, model: scenes.train.images,
             maximize=True,
-            label="IWELBO" if self.objective == "vimco" else self.objective.upper(),
+            label="ELBO" if self.objective == "elbo" else "IWELBO",
             unit="nats per scene",
         )
 
-    def evaluate(
-        self,
-        data: tuple[Scenes, Scenes],
-        fitted: Mapping[str, AIR],
-        *,
-        particles: int,
-        split: Split,
-        key: Key[Array, ""],
-    ) -> Report:
-        """Two bounds and how many counts are right; floors of both kinds."""
+    def figures(self, run, rows, particles, key):
         import jax
-        import numpy as np
 
-        import ppgen
-        from ppgen.inference import elbo, iwelbo, mean_over_data, per_datum
-        from ppgen.models.air.model import air_guide, air_model
+        from ppgen.models.parts.figures import Figures, bounds
+        from ppgen.models.parts.runs import each_of
 
-        air, train = fitted[""], data[0]
-        seen = data[1] if split == "held-out" else train
-        keys = jax.random.split(key, 3)
-        most = np.bincount(train.counts).argmax()
-
-        def of_each(objective: Callable[..., Any], which: int) -> np.ndarray:
-            return per_datum(
-                objective, air, seen.images, key=keys[which], batch_size=EVALUATED_TOGETHER
-            )
-
-        def count(air: AIR, image: jax.Array) -> jax.Array:
-            found = jax.lax.stop_gradient(air_guide(air, image))
-            return found.astype(image.dtype)
-
+        model, train, images = run.model, run.data.train, rows.images
         # Normal around the mean scene, with the model's own noise: what knows no digits says.
-        noise = (seen.images - train.images.mean(0)) / air.noise
-        floor = -0.5 * (noise**2 + np.log(2 * np.pi * air.noise**2)).sum((1, 2))
-        bounds = {
-            "mean scene": floor,
-            "ELBO": of_each(elbo(air_model, air_guide), 0),
-            f"IWELBO-{particles}": of_each(iwelbo(air_model, air_guide, particles=particles), 1),
-        }
-        counts = jax.lax.map(
-            lambda pair: ppgen.seed(count)(pair[0], air, pair[1]),
-            (jax.random.split(keys[2], len(seen.images)), jax.numpy.asarray(seen.images)),
-            batch_size=EVALUATED_TOGETHER,
-        )
-        right = {
-            "most frequent count": seen.counts == most,
-            "counts by the guide": np.asarray(counts) == seen.counts,
-        }
-        rows = [(label, (mean_over_data(x), None)) for label, x in bounds.items()]
-        rows += [(label, (None, mean_over_data(x * 1.0))) for label, x in right.items()]
-        where = "held out" if split == "held-out" else "trained on"
-        references = [(f"held-out {k}", float(x.mean())) for k, x in bounds.items()]
-        return Report(
-            title=f"{where}: {len(seen.images)} scenes, {seen.images[0].size} pixels",
-            columns=(("nats per scene", 2), ("share right", 3)),
-            rows=rows,
-            references={"": references},
+        noise = (images - train.images.mean(0)) / model.noise
+        floor = -0.5 * (noise**2 + np.log(2 * np.pi * model.noise**2)).sum((1, 2))
+        programs = air.air_model, air.air_guide
+        reached = bounds(*programs, model, images, particles, key, batch_size=100)
+        found = each_of(lambda x: air.air_guide(model, x), images, key=jax.random.split(key, 3)[2])
+        most = np.bincount(train.counts).argmax()
+        right = {"most frequent count": most, "counts by the guide": found}
+        nats, share = "nats per scene", "share right"
+        return Figures(
+            title=f"{len(images)} scenes, {images[0].size} pixels",
+            units={nats: 2, share: 3},
+            rows={k: {nats: x} for k, x in ({"mean scene": floor} | reached).items()}
+            | {k: {share: (x == rows.counts) * 1.0} for k, x in right.items()},
         )
 
-    def sample(
-        self,
-        path: Path,
-        facts: dict[str, Any],
-        fitted: Mapping[str, AIR],
-        *,
-        count: int,
-        key: Key[Array, ""],
-    ) -> None:
-        """Draws scenes of one and of two things: of the prior's own, nineteen of 20 are empty."""
-        import equinox as eqx
-        import jax
-        import numpy as np
+    def sample(self, run, key):
         import numpyro
 
-        import ppgen
-        from ppgen.models.air.model import air_model
-        from ppgen.models.parts.pictures import draw_samples
+        def scene():
+            # Of the prior's own, nineteen of 20 are empty.
+            flips = [1, ppgen.draw(numpyro.distributions.Bernoulli(0.5)), 0]
+            present = {f"z_pres_{t}": flip for t, flip in enumerate(flips[: self.looks])}
+            return numpyro.handlers.condition(air.air_model, present)(run.model)
 
-        air = fitted[""]
+        title = "Scenes of the model, given that there are one or two things"
+        return image_picture(title, scene, [run.model.canvas] * 2)
 
-        def scene(air: AIR, more: jax.Array) -> jax.Array:
-            flips = [1, more, 0][: len(air.present)]
-            present = {f"z_pres_{t}": flip for t, flip in enumerate(flips)}
-            conditioned: Any = numpyro.handlers.condition(air_model, present)
-            return conditioned(air)
+    def pictures(self, run):
+        def rows(scene):
+            return {"held out": scene.images, "rebuilt": air.reconstruct(run.model, scene.images)}
 
-        draw = eqx.filter_jit(jax.vmap(ppgen.seed(scene), in_axes=(0, None, 0)))
-        more = jax.numpy.arange(count) % 2
-        scenes = np.asarray(draw(jax.random.split(key, count), air, more))
-        draw_samples(
-            path,
-            np.clip(scenes, 0, 1),
-            top=1,
-            title="Scenes of the model, given that there are one (two) things",
-        )
-
-    def pictures(
-        self,
-        folder: Path,
-        data: tuple[Scenes, Scenes],
-        fitted: Mapping[str, AIR],
-        key: Key[Array, ""],
-    ) -> None:
-        """Held-out scenes above what was found in them, painted again."""
-        import equinox as eqx
-        import jax
-        import numpy as np
-        import numpyro
-
-        import ppgen
-        from ppgen.models.air.model import air_guide, air_model
-        from ppgen.models.parts.pictures import draw_reconstructions
-
-        air, images = fitted[""], data[1].images[:12]
-
-        def rebuild(air: AIR, image: jax.Array) -> jax.Array:
-            found: Any = ppgen.simulate(air_guide)(air, image).choices
-            conditioned: Any = numpyro.handlers.condition(air_model, found)
-            return conditioned(air)
-
-        draw = eqx.filter_jit(jax.vmap(ppgen.seed(rebuild), in_axes=(0, None, 0)))
-        rebuilt = np.asarray(draw(jax.random.split(key, len(images)), air, images))
-        draw_reconstructions(
-            folder / "reconstructions.png",
-            [("held out", images), ("rebuilt", np.clip(rebuilt, 0, 1))],
-            top=1,
-            title="Held-out scenes and what the guide found in them",
-        )
-
-
-def _guide(estimator: str) -> Callable[..., Any]:
-    """The guide, with an estimator for "is there something more?"."""
-    import ppgen
-    from ppgen.models.air.model import air_guide
-
-    estimators = {
-        "enumerate": ppgen.Enumerate(),
-        "measure-valued": ppgen.MeasureValued(),
-        "score": ppgen.ScoreFunction(baseline=0.0),
-    }
-    return ppgen.with_estimators(air_guide, {"z_pres_*": estimators[estimator]})
+        title = "Held-out scenes and what the guide found in them"
+        return {"reconstructions": image_picture(title, rows, [run.model.canvas] * 2)}

@@ -300,17 +300,15 @@ def _first(rows: PyTree, number: int) -> PyTree:
 
 
 def _check(ready: Prepared, training: Training) -> None:
-    size = ready.batch_size(training)
-    if size is None:
-        return
     rows = ready.number
-    if rows is None:
-        if training.early_stopping is not None:
-            raise CommandError("--early-stopping is not for a model whose data are a stream")
-        return
     if training.early_stopping is not None:
+        if rows is None:
+            raise CommandError(
+                "--early-stopping is not for a model whose data are a stream, or none"
+            )
         rows -= _held_back(ready)
-    if size > rows:
+    size = ready.batch_size(training)
+    if size is not None and rows is not None and size > rows:
         raise CommandError(f"--batch-size {size} exceeds the {rows} rows of training data")
 
 

@@ -8,10 +8,11 @@ problems solved by finite differences.
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -19,24 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ppgen.models import random_grid as room
 from ppgen.models.parts.marks import Mark, above, below, report, say
 from ppgen.models.parts.networks import DeepONet
-from ppgen.models.random_grid import (
-    RGNP,
-    AbstractProblem,
-    Burgers,
-    Cavity,
-    Observations,
-    Poisson,
-    References,
-    Scores,
-    draw_references,
-    fit_random_grid,
-    normalized_squared_error,
-    observe,
-    outputs,
-    score,
-)
+from ppgen.models.parts.runs import fit_recipe, fresh
+from ppgen.models.random_grid.recipe import RandomGridRecipe
 
 NOISE = 0.01
 """Standard deviation of the observations; solutions are of the order of one."""
@@ -63,6 +51,11 @@ class Size(NamedTuple):
 
 
 FAST = Size(width=32, batch=16, points=16, steps=1000, references=16)
+SIZES = {
+    "burgers": {"width": 64, "batch": 16, "points": 32, "steps": 6000, "references": 32},
+    "cavity": {"width": 64, "batch": 8, "points": 64, "steps": 5000, "references": 32},
+}
+"""Where they are not those of the Poisson problem."""
 
 
 def parameters_of(network: Any) -> int:
@@ -70,180 +63,128 @@ def parameters_of(network: Any) -> int:
     return sum(math.prod(x.shape) for x in jax.tree.leaves(network) if hasattr(x, "shape"))
 
 
-def rival(rgnp: RGNP, key: Any) -> DeepONet:
+def rival(rgnp: room.RGNP, key: Any) -> DeepONet:
     """A DeepONet of about as many parameters as the network of the solution."""
-    problem = rgnp.problem
-    (z,), (w,) = problem.parameters().event_shape, problem.conditions().event_shape
 
     def make(width: int) -> DeepONet:
-        return DeepONet(
-            context=z + w,
-            query=len(problem.low),
-            outputs=outputs(problem, rgnp.rank),
-            width=width,
-            frequencies=2,
-            key=key,
-        )
+        return room.deep_operator(rgnp.problem, rank=rgnp.rank, width=width, key=key)
 
-    aim = parameters_of(rgnp.forward)
-    widths = range(8, 400)
-    place = bisect.bisect_left(
-        widths, aim, key=lambda n: parameters_of(eqx.filter_eval_shape(make, n))
-    )
-    found = make(widths[place])
+    def size(width: int) -> int:
+        return parameters_of(eqx.filter_eval_shape(make, width))
+
+    widths, aim = range(8, 400), parameters_of(rgnp.forward)
+    found = make(widths[bisect.bisect_left(widths, aim, key=size)])
     assert abs(parameters_of(found) / aim - 1) < 0.05, (parameters_of(found), aim)
     return found
 
 
-class Run(NamedTuple):
-    """What training led to."""
+class Trained(NamedTuple):
+    """What training led to; the error is the median NSE_u."""
 
-    scores: Scores
+    scores: room.Scores
+    error: float
     seconds: float
     parameters: int
 
 
 def train(
-    problem: AbstractProblem,
-    references: References,
+    equation: str,
+    references: room.References,
     size: Size,
     seed: int,
     *,
-    grid: Any = None,
+    even: bool = False,
     deeponet: bool = False,
-    observations: Observations | None = None,
-) -> Run:
-    """Trains from the same weights, but for those that differ in shape, with the same keys."""
-    keys = jax.random.split(jax.random.key(seed), 4)
-
-    def make(forward: Any = None) -> RGNP:
-        return RGNP(
-            problem,
-            points=size.points,
-            width=size.width,
-            nodes=16 if len(problem.low) == 1 else 8,
-            grid=grid,
-            forward=forward,
-            key=keys[0],
-        )
-
-    rgnp = make()
-    rgnp = make(rival(rgnp, keys[1])) if deeponet else rgnp
+    seen: tuple[Any, ...] = (),
+    **options: Any,
+) -> Trained:
+    """Fits the recipe from the same weights, but for those that differ in shape."""
+    recipe = RandomGridRecipe(equation=equation, points=size.points, width=size.width, **options)
+    training = {"seed": seed, "steps": size.steps, "batch_size": size.batch}
+    model = fresh(recipe, dataclasses.replace(recipe.training, **training), {})
+    if deeponet:
+        model = eqx.tree_at(lambda r: r.forward, model, rival(model, jax.random.key(seed)))
+    if even:
+        networks = model.forward, model.backward
+        grid = np.linspace(-1, 1, size.points + 2)[1:-1, None].tolist()
+        model = room.RGNP(model.problem, grid=grid, key=jax.random.key(seed))
+        model = eqx.tree_at(lambda r: (r.forward, r.backward), model, networks)
     began = time.process_time()
-    fitted = fit_random_grid(
-        rgnp,
-        key=keys[2],
-        steps=size.steps,
-        batch=size.batch,
-        observations=observations,
-        noise=NOISE,
-    )
+    run = fit_recipe(recipe, data=room.Problems(references, *seen), model=model, **training)
     seconds = time.process_time() - began
-    scores = score(fitted.params, references, key=keys[3])
-    run = Run(scores, seconds, parameters_of(rgnp.forward))
-    what = ["deeponet"] * deeponet + ["kept grid"] * (grid is not None)
-    what += ["observations"] * (observations is not None)
+    scores = room.score(run.model, references, key=jax.random.key(4000 + seed))
+    error = float(np.median(scores.nse_u))
+    what = ["even grid"] * even + ["deeponet"] * deeponet + [f"{k} {v}" for k, v in options.items()]
     say(
-        f"seed {seed}, {type(problem).__name__}, {size.points} points, {size.steps} steps, "
-        f"{', '.join(what) or 'random grids'}: median NSE_u {median(run):.3g}, "
-        f"NSE_z {scores.nse_z.mean():.3g}, {seconds:.0f} s"
+        f"seed {seed}, {', '.join([equation, *what])}, {size.points} points, {size.steps} steps: "
+        f"median NSE_u {error:.3g}, NSE_z {scores.nse_z.mean():.3g}, {seconds:.0f} s"
     )
-    return run
+    return Trained(scores, error, seconds, parameters_of(run.model.forward))
 
 
-def median(run: Run) -> float:
-    return float(np.median(run.scores.nse_u))
+def drawn(equation: str, number: int, key: int) -> room.References:
+    problem = RandomGridRecipe(equation=equation).problem()
+    return room.draw_references(problem, number, key=jax.random.key(key))
 
 
-def trivial(problem: AbstractProblem, references: References, key: Any) -> float:
-    """Median NSE_u of the mean over other problems. Zero has 1 for every problem."""
-    mean = draw_references(problem, 4 * len(references.z), key=key).u.mean(0).ravel()
-    u = jnp.asarray(references.u.reshape(len(references.z), -1))
-    return float(np.median(normalized_squared_error(jnp.asarray(mean), u)))
-
-
-def floor(problem: AbstractProblem, references: References) -> float:
+def floor(equation: str, references: room.References) -> float:
     """Median NSE_u of the reference itself, against one of four times the resolution."""
-    count = min(8, len(references.z))
-    z, w, ours = (part[:count] for part in (references.z, references.w, references.u))
-    finer = [problem.solve(*pair, refine=4)[1].ravel() for pair in zip(z, w, strict=True)]
-    errors = normalized_squared_error(
-        jnp.asarray(ours.reshape(count, -1)), jnp.asarray(np.stack(finer), ours.dtype)
-    )
-    return float(np.median(errors))
+    solve = RandomGridRecipe(equation=equation).problem().solve
+    pairs = list(zip(references.z, references.w, strict=True))[:8]
+    finer = np.stack([solve(*pair, refine=4)[1] for pair in pairs]).reshape(len(pairs), -1)
+    ours = jnp.asarray(references.u[: len(pairs)].reshape(finer.shape))
+    return float(np.median(room.normalized_squared_error(ours, jnp.asarray(finer, ours.dtype))))
 
 
 @functools.cache
-def random_grids(problem: AbstractProblem, size: Size, seed: int) -> tuple[References, Run]:
+def random_grids(equation: str, size: Size, seed: int) -> tuple[room.References, Trained]:
     """The run that others are compared with, and what all of them are scored on."""
-    key = jax.random.key(1000 + seed)
-    references = draw_references(problem, size.references, key=key)
-    return references, train(problem, references, size, seed)
+    references = drawn(equation, size.references, 1000 + seed)
+    return references, train(equation, references, size, seed)
 
 
-def equation(name: str, problem: AbstractProblem, size: Size, seed: int, most: float) -> list[Mark]:
+def solves(equation: str, size: Size, seed: int) -> list[Mark]:
     """Random grids on one equation: errors forward and inverse, and what they compare with."""
-    references, run = random_grids(problem, size, seed)
-    scores = run.scores
+    size = size._replace(**SIZES.get(equation, {}))
+    references, run = random_grids(equation, size, seed)
+    scores, name = run.scores, equation.capitalize()
+    others = drawn(equation, 4 * len(references.z), 3000 + seed)
+    mean_solution = float(np.median(room.mean_solution_error(references, others)))
+    most = {Size(): (5e-3, 0.5), FAST: (0.2, 1.0)}.get(size, (mean_solution / 2, 1.0))
     sizes = f"{size.points} points, batch {size.batch}, {size.steps} steps"
-    mean_solution = trivial(problem, references, jax.random.key(3000 + seed))
     return [
-        below(f"{name}, {sizes}: median NSE_u", median(run), most or mean_solution / 2),
-        below(f"{name}: mean NSE_z", float(scores.nse_z.mean()), 0.5 if most == 5e-3 else 1.0),
-        report(f"{name}: median NSE_z", float(np.median(scores.nse_z))),
+        below(f"{name}, {sizes}: median NSE_u", run.error, most[0]),
+        below(f"{name}: mean NSE_z", scores.nse_z.mean(), most[1]),
+        report(f"{name}: median NSE_z", np.median(scores.nse_z)),
         *[
-            report(f"{name}: mean squared error of z{i} / its prior variance", float(error))
+            report(f"{name}: mean squared error of z{i} / its prior variance", error)
             for i, error in enumerate(scores.error_z.mean(0), 1)
         ],
-        report(f"{name}: mean NSE_u", float(scores.nse_u.mean())),
+        report(f"{name}: mean NSE_u", scores.nse_u.mean()),
         report(f"{name}: median NSE_u of the mean solution", mean_solution),
-        report(f"{name}: median NSE_u of the reference", floor(problem, references)),
-        report(f"{name}: 2σ coverage of u (.954)", float(scores.coverage_u.mean())),
-        report(f"{name}: 2σ coverage of z (.954)", float(scores.coverage_z.mean())),
+        report(f"{name}: median NSE_u of the reference", floor(equation, references)),
+        report(f"{name}: 2σ coverage of u (.954)", scores.coverage_u.mean()),
+        report(f"{name}: 2σ coverage of z (.954)", scores.coverage_z.mean()),
         report(f"{name}: seconds of CPU in training", run.seconds),
     ]
-
-
-def poisson(size: Size, seed: int) -> list[Mark]:
-    return equation("Poisson", Poisson(), size, seed, 0.2 if size == FAST else 5e-3)
-
-
-def burgers(size: Size, seed: int) -> list[Mark]:
-    """Against half of what the mean solution has."""
-    smaller = size._replace(width=64, batch=16, points=32, steps=6000, references=32)
-    return equation("Burgers", Burgers(), smaller, seed, 0.0)
-
-
-def cavity(size: Size, seed: int) -> list[Mark]:
-    """Against half of what the mean solution has."""
-    smaller = size._replace(width=64, batch=8, points=64, steps=5000, references=32)
-    return equation("Cavity", Cavity(), smaller, seed, 0.0)
-
-
-def kept(size: Size, seed: int) -> list[list[float]]:
-    """Points that are drawn once."""
-    key = jax.random.key(seed)
-    return np.asarray(jax.random.uniform(key, (size.few, 1), minval=-1.0, maxval=1.0)).tolist()
 
 
 def grids(size: Size, seed: int) -> list[Mark]:
     """The negative control."""
     few = size._replace(points=size.few)
-    references, run = random_grids(Poisson(), few, seed)
-    name, least = f"Poisson, {size.few} points: median NSE_u", 2 if size == FAST else 20
-    random = median(run)
-    drawn = median(train(Poisson(), references, few, seed, grid=kept(size, seed)))
+    references, run = random_grids("poisson", few, seed)
+    name = f"Poisson, {size.few} points"
+    kept = train("poisson", references, few, seed, grid="kept").error
     rows = [
-        report(f"{name}, random grids", random),
-        report(f"{name}, one random grid, kept", drawn),
-        above(f"Poisson, {size.few} points: kept / random", drawn / random, least),
+        report(f"{name}: median NSE_u, random grids", run.error),
+        report(f"{name}: median NSE_u, one random grid, kept", kept),
+        above(f"{name}: kept / random", kept / run.error, 2 if size == FAST else 20),
     ]
     if size != FAST:
-        even = np.linspace(-1, 1, size.few + 2)[1:-1, None].tolist()
-        spaced = median(train(Poisson(), references, few, seed, grid=even))
+        spaced = train("poisson", references, few, seed, even=True).error
         rows += [
-            report(f"{name}, an even grid, kept", spaced),
-            report(f"Poisson, {size.few} points: even / random", spaced / random),
+            report(f"{name}: median NSE_u, an even grid, kept", spaced),
+            report(f"{name}: even / random", spaced / run.error),
         ]
     return rows
 
@@ -251,37 +192,42 @@ def grids(size: Size, seed: int) -> list[Mark]:
 def data(size: Size, seed: int) -> list[Mark]:
     """Observations off the grid, in the first quarter of the training."""
     few = size._replace(points=size.few, steps=size.steps // 4)
-    references, run = random_grids(Poisson(), few, seed)
-    keys = jax.random.split(jax.random.key(2000 + seed))
-    others = draw_references(Poisson(), 1000, key=keys[0])
-    seen = observe(others, 30, noise=NOISE, key=keys[1])
+    references, run = random_grids("poisson", few, seed)
+    others = drawn("poisson", 1000, 2000 + seed)
+    seen = others, room.observe(others, 30, noise=NOISE, key=jax.random.key(5000 + seed))
+    observed = {"observed": len(others.z), "noise": NOISE, "seen": seen}
     rows = []
-    for grid, what in ((None, "random grids"), (kept(size, seed), "one random grid, kept")):
-        alone = run if grid is None else train(Poisson(), references, few, seed, grid=grid)
-        runs = [alone, train(Poisson(), references, few, seed, grid=grid, observations=seen)]
+    for grid, what in (("random", "random grids"), ("kept", "one random grid, kept")):
+        fitted = functools.partial(train, "poisson", references, few, seed, grid=grid)
+        alone, both = run if grid == "random" else fitted(), fitted(**observed)
         name = f"Poisson, {size.few} points, {few.steps} steps, {what}"
         with_data = f"{name}, and 1,000 solutions seen at 30 points, noise {NOISE}"
         rows += [
-            report(f"{name}: median NSE_u", median(runs[0])),
-            below(f"{with_data}: median NSE_u", *map(median, runs[::-1])),
-            report(f"{name}: mean NSE_u", float(runs[0].scores.nse_u.mean())),
-            report(f"{with_data}: mean NSE_u", float(runs[1].scores.nse_u.mean())),
+            report(f"{name}: median NSE_u", alone.error),
+            below(f"{with_data}: median NSE_u", both.error, alone.error),
+            report(f"{name}: mean NSE_u", alone.scores.nse_u.mean()),
+            report(f"{with_data}: mean NSE_u", both.scores.nse_u.mean()),
         ]
     return rows
 
 
 def deeponet(size: Size, seed: int) -> list[Mark]:
-    references, ours = random_grids(Poisson(), size, seed)
-    theirs = train(Poisson(), references, size, seed, deeponet=True)
+    references, ours = random_grids("poisson", size, seed)
+    theirs = train("poisson", references, size, seed, deeponet=True)
     return [
-        report(f"Poisson: median NSE_u of {ours.parameters:,} parameters, GICNet", median(ours)),
-        report(f"Poisson: that of {theirs.parameters:,} parameters, DeepONet", median(theirs)),
+        report(f"Poisson: median NSE_u of {ours.parameters:,} parameters, GICNet", ours.error),
+        report(f"Poisson: that of {theirs.parameters:,} parameters, DeepONet", theirs.error),
         report("Poisson: seconds of CPU in training, DeepONet", theirs.seconds),
-        below("Poisson: GICNet / DeepONet", median(ours) / median(theirs), 1.0),
+        below("Poisson: GICNet / DeepONet", ours.error / theirs.error, 1.0),
     ]
 
 
-PARTS = {f.__name__: f for f in (poisson, grids, data, deeponet, burgers, cavity)}
+PARTS: dict[str, Callable[[Size, int], list[Mark]]] = {
+    "poisson": functools.partial(solves, "poisson"),
+    **{part.__name__: part for part in (grids, data, deeponet)},
+    "burgers": functools.partial(solves, "burgers"),
+    "cavity": functools.partial(solves, "cavity"),
+}
 
 
 def marks(fast: bool = False, seed: int = 0, parts: Sequence[str] = tuple(PARTS)) -> list[Mark]:

@@ -3,74 +3,69 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-import ppgen
 from ppgen.models.parts.pictures import draw_bands, draw_curves, draw_samples
+from ppgen.models.parts.recipe import Picture
+from ppgen.models.parts.runs import each_of
 from ppgen.models.random_grid.model import rgnp_guide
 from ppgen.models.random_grid.process import RGNP
-from ppgen.models.random_grid.scores import References, solve_references
+from ppgen.models.random_grid.references import References
+from ppgen.models.random_grid.scores import solved
 
 
-def draw_solutions(
-    path: str | Path, rgnp: RGNP, references: References, *, key: Key[Array, ""], most: int = 8
-) -> None:
-    """Writes solutions, mean and two standard deviations, next to their references.
+def solutions_picture(rgnp: RGNP) -> Picture:
+    """Solutions, mean and two standard deviations, next to their references.
 
     Along the first coordinate; of a problem in more dimensions, where the others are in the middle.
 
     Args:
-        path: The PNG file.
         rgnp: The process.
-        references: The problems and their solutions.
-        key: Draws the grids.
-        most: Problems to show, each with a panel for each field.
+
+    Returns:
+        A picture of references, each with a panel for each field.
     """
-    count = min(most, len(references.z))
-    shown = References(
-        references.z[:count], references.w[:count], references.points, references.u[:count]
-    )
-    law = solve_references(rgnp, shown, key=key).u
-    mean, deviation = jax.tree.map(np.asarray, (law.mean, jnp.sqrt(law.variance())))
-    others = references.points[:, 1:]
-    middle = np.median(np.unique(others, axis=0), axis=0) if others.size else np.zeros(0)
-    apart = np.abs(others - middle).sum(1)
-    line = np.flatnonzero(apart == apart.min())
-    line = line[np.argsort(references.points[line, 0])]
-    panels = [
-        (
-            f"problem {i + 1}",
-            np.asarray(shown.u)[i, line, field],
-            mean[i, line, field],
-            deviation[i, line, field],
-        )
-        for i in range(count)
-        for field in range(rgnp.problem.fields)
-    ]
-    draw_bands(
-        path,
-        references.points[line, 0],
-        panels,
-        title=f"{type(rgnp.problem).__name__}: solutions on random grids of {rgnp.points} points",
-        columns=4 if rgnp.problem.fields == 1 else rgnp.problem.fields,
-    )
+
+    def program(reference: References) -> dict[str, Array]:
+        law = solved(rgnp, reference).u
+        deviation = jnp.sqrt(law.variance())
+        return reference._asdict() | {"mean": law.mean, "deviation": deviation}
+
+    def draw(path: Path, drawn: dict[str, np.ndarray], title: str) -> None:
+        points, curves = drawn["points"][0], [drawn[k] for k in ("u", "mean", "deviation")]
+        others = points[:, 1:]
+        middle = np.median(np.unique(others, axis=0), axis=0) if others.size else np.zeros(0)
+        apart = np.abs(others - middle).sum(1)
+        line = np.flatnonzero(apart == apart.min())
+        line = line[np.argsort(points[line, 0])]
+        fields = range(rgnp.problem.fields)
+        panels = [
+            (f"problem {i + 1}", *(curve[i, line, field] for curve in curves))
+            for i in range(len(curves[0]))
+            for field in fields
+        ]
+        columns = 4 if len(fields) == 1 else len(fields)
+        draw_bands(path, points[line, 0], panels, title=title, columns=columns)
+
+    title = f"{_name(rgnp)}: solutions on random grids of {rgnp.points} points"
+    return Picture(title, program, draw, most=8)
 
 
-def draw_functions(path: str | Path, rgnp: RGNP, count: int, *, key: Key[Array, ""]) -> None:
-    """Writes solutions of random problems: of each a draw, without its white noise.
+def functions_picture(rgnp: RGNP) -> Picture:
+    """Solutions of random problems: of each a draw, without its white noise.
 
     Curves on a line; in the plane images of the first field, dark where it is high.
 
     Args:
-        path: The PNG file.
         rgnp: The process.
-        count: How many.
-        key: Draws problems, grids and solutions.
+
+    Returns:
+        A picture of nothing given: its program draws a problem, a grid and a solution.
     """
     low, high = rgnp.problem.low, rgnp.problem.high
     axes = [
@@ -78,21 +73,54 @@ def draw_functions(path: str | Path, rgnp: RGNP, count: int, *, key: Key[Array, 
     ]
     points = jnp.asarray(np.stack(np.meshgrid(*axes), -1).reshape(-1, len(low)), jnp.float32)
 
-    @eqx.filter_jit
-    def draw(keys: Key[Array, " n"], rgnp: RGNP) -> Float[Array, "n points"]:
-        def one(key: Key[Array, ""]) -> Array:
-            z, w, x, common, _ = ppgen.seed(rgnp_guide)(key, rgnp)
-            law = jax.vmap(rgnp.solution(z, w, x))(points)
-            return law.at(common, jnp.zeros_like(law.mean))[:, 0]
+    def program() -> Float[Array, " points"]:
+        z, w, x, common, _ = rgnp_guide(rgnp)
+        law = jax.vmap(rgnp.solution(z, w, x))(points)
+        return law.at(common, jnp.zeros_like(law.mean))[:, 0]
 
-        return jax.lax.map(one, keys)
+    def draw(path: Path, u: Float[np.ndarray, "n points"], title: str) -> None:
+        if len(low) == 1:
+            draw_curves(path, axes[0], u, title=title)
+            return
+        # The last coordinate goes up.
+        images = u.reshape(len(u), len(axes[1]), len(axes[0]))[:, ::-1]
+        images = (images - images.min()) / (np.ptp(images) + 1e-9)
+        draw_samples(path, images, top=1, title=title)
 
-    u = np.asarray(draw(jax.random.split(key, count), rgnp))
-    title = f"{type(rgnp.problem).__name__}: solutions of {count} random problems"
-    if len(low) == 1:
-        draw_curves(path, axes[0], u, title=title)
-        return
-    # The last coordinate goes up.
-    images = u.reshape(count, len(axes[1]), len(axes[0]))[:, ::-1]
-    images = (images - images.min()) / (np.ptp(images) + 1e-9)
-    draw_samples(path, images, top=1, title=title)
+    return Picture(f"{_name(rgnp)}: solutions of random problems", program, draw)
+
+
+def draw_solutions(
+    path: str | Path, rgnp: RGNP, references: References, *, key: Key[Array, ""], most: int = 8
+) -> None:
+    """Writes `solutions_picture`.
+
+    Args:
+        path: The PNG file.
+        rgnp: The process.
+        references: The problems and their solutions.
+        key: Draws the grids.
+        most: Problems to show.
+    """
+    shown = jax.tree.map(lambda x: x[:most], references.each())
+    _write(path, solutions_picture(rgnp), shown, key)
+
+
+def draw_functions(path: str | Path, rgnp: RGNP, count: int, *, key: Key[Array, ""]) -> None:
+    """Writes `functions_picture`.
+
+    Args:
+        path: The PNG file.
+        rgnp: The process.
+        count: Problems to draw.
+        key: Draws problems, grids and solutions.
+    """
+    _write(path, functions_picture(rgnp), count, key)
+
+
+def _write(path: str | Path, picture: Picture, rows: Any, key: Key[Array, ""]) -> None:
+    picture.draw(Path(path), each_of(picture.program, rows, key=key), picture.title)
+
+
+def _name(rgnp: RGNP) -> str:
+    return type(rgnp.problem).__name__

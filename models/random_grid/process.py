@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 
-from ppgen.models.parts.networks import GICNet
+from ppgen.models.parts.networks import DeepONet, GICNet
 from ppgen.models.random_grid.law import Moments, RandomField
 from ppgen.models.random_grid.problem import AbstractProblem
 
@@ -113,8 +113,7 @@ class RGNP(eqx.Module):
         """p(X): independent and uniform on the box, or a point mass on the grid that was given."""
         if self.grid is not None:
             return dist.Delta(jnp.asarray(self.grid), event_dim=2)
-        low, high = jnp.asarray(self.problem.low), jnp.asarray(self.problem.high)
-        return dist.Uniform(low, high).expand([self.points, len(low)]).to_event(2)
+        return uniform_grids(self.problem, self.points)
 
     def unconstrained(self, z: Float[Array, " z"], w: Float[Array, " w"], x: Cloud) -> RandomField:
         """q_α(ũ | z, w, X), at any point."""
@@ -176,9 +175,37 @@ class RGNP(eqx.Module):
         return (2 * x - low - high) / (high - low)
 
 
+def uniform_grids(problem: AbstractProblem, points: int) -> dist.Distribution:
+    """Points that are independent and uniform on the box of a problem."""
+    low, high = jnp.asarray(problem.low), jnp.asarray(problem.high)
+    return dist.Uniform(low, high).expand([points, len(low)]).to_event(2)
+
+
 def outputs(problem: AbstractProblem, rank: int) -> int:
     """How many numbers the forward network has at a query: mean, log scale and factor."""
     return problem.fields * (2 + rank)
+
+
+def deep_operator(
+    problem: AbstractProblem, *, rank: int, width: int, key: Key[Array, ""]
+) -> DeepONet:
+    """A forward network that reads the parameters alone, not the grid.
+
+    Args:
+        problem: The equation.
+        rank: Of the covariance of a solution, white noise apart.
+        width: Of its layers.
+        key: Draws the weights.
+    """
+    (z,), (w,) = problem.parameters().event_shape, problem.conditions().event_shape
+    return DeepONet(
+        context=z + w,
+        query=len(problem.low),
+        outputs=outputs(problem, rank),
+        width=width,
+        frequencies=2,
+        key=key,
+    )
 
 
 def _standard(value: Float[Array, " n"], prior: dist.Distribution) -> Float[Array, " n"]:

@@ -12,25 +12,8 @@ from jaxtyping import Array, Float, Key
 
 import ppgen
 from ppgen.models.random_grid.law import Moments
-from ppgen.models.random_grid.model import Observations
-from ppgen.models.random_grid.problem import AbstractProblem
 from ppgen.models.random_grid.process import RGNP
-
-
-class References(NamedTuple):
-    """Problems and their numerical solutions, at points that all of them share.
-
-    Attributes:
-        z: Parameters of the equation.
-        w: Conditions.
-        points: Of a fine grid.
-        u: The solutions there.
-    """
-
-    z: Float[np.ndarray, "problems z"]
-    w: Float[np.ndarray, "problems w"]
-    points: Float[np.ndarray, "nodes d"]
-    u: Float[np.ndarray, "problems nodes fields"]
+from ppgen.models.random_grid.references import References
 
 
 class Scores(NamedTuple):
@@ -52,51 +35,6 @@ class Scores(NamedTuple):
     coverage_z: Float[np.ndarray, " problems"]
 
 
-def draw_references(
-    problem: AbstractProblem, number: int, *, key: Key[Array, ""], refine: int = 1
-) -> References:
-    """Draws problems from p(z) p(w) and solves them.
-
-    Args:
-        problem: The equation.
-        number: How many.
-        key: Draws the problems: the same ones for the same key.
-        refine: Resolution of the solver, in multiples of the usual one; the points stay.
-
-    Returns:
-        The problems and their solutions.
-    """
-    z_key, w_key = jax.random.split(key)
-    z = np.asarray(problem.parameters().sample(z_key, (number,)))
-    w = np.asarray(problem.conditions().sample(w_key, (number,)))
-    solved = [problem.solve(*pair, refine=refine) for pair in zip(z, w, strict=True)]
-    u = np.stack([values for _, values in solved]).astype(z.dtype)
-    return References(z, w, solved[0][0].astype(z.dtype), u)
-
-
-def observe(
-    references: References, number: int, *, noise: float, key: Key[Array, ""]
-) -> Observations:
-    """Observes each reference at a few of its points, at random, with noise.
-
-    Args:
-        references: The solutions.
-        number: Points for each.
-        noise: Standard deviation of the noise of each field.
-        key: Draws the points and the noise.
-
-    Returns:
-        The observations, with a leading axis of the problems.
-    """
-    where_key, noise_key = jax.random.split(key)
-    count, nodes, fields = references.u.shape
-    where = jax.random.randint(where_key, (count, number), 0, nodes)
-    exact = jnp.take_along_axis(jnp.asarray(references.u), where[:, :, None], axis=1)
-    values = exact + noise * jax.random.normal(noise_key, exact.shape)
-    points = jnp.asarray(references.points)[where]
-    return Observations(jnp.asarray(references.z), jnp.asarray(references.w), points, values)
-
-
 def normalized_squared_error(
     guess: Float[Array, "... n"], truth: Float[Array, "... n"]
 ) -> Float[Array, "..."]:
@@ -104,8 +42,16 @@ def normalized_squared_error(
     return jnp.sum((guess - truth) ** 2, -1) / jnp.sum(truth**2, -1)
 
 
+def mean_solution_error(
+    references: References, others: References
+) -> Float[np.ndarray, " problems"]:
+    """Of each reference, if the mean of other solutions is taken for its solution."""
+    mean, u = others.u.mean(0).ravel(), references.u.reshape(len(references.u), -1)
+    return np.asarray(normalized_squared_error(jnp.asarray(mean), jnp.asarray(u)))
+
+
 class Solved(NamedTuple):
-    """What a process makes of references.
+    """What a process makes of a reference, or of many with a leading axis.
 
     Attributes:
         u: The law of the solution, at the points of the references.
@@ -114,15 +60,33 @@ class Solved(NamedTuple):
     """
 
     u: Moments
-    z_mean: Float[Array, "problems z"]
-    z_scale: Float[Array, "problems z"]
+    z_mean: Float[Array, "*problems z"]
+    z_scale: Float[Array, "*problems z"]
+
+
+def solved(rgnp: RGNP, reference: References) -> Solved:
+    """Solves one problem forward, and inversely from its reference, on a grid that it draws.
+
+    The inverse map reads the reference at those of its points that are next to the grid.
+
+    Args:
+        rgnp: The process.
+        reference: One of `References.each`.
+
+    Returns:
+        The laws of u and z.
+    """
+    z, w, points, u = map(jnp.asarray, reference)
+    x = ppgen.draw(rgnp.grids())
+    nearest = jnp.argmin(jnp.sum((x[:, None] - points) ** 2, -1), 1)
+    inverse = rgnp.parameters(u[nearest], w, points[nearest])
+    moments = jax.vmap(rgnp.solution(z, w, x))(points)
+    return Solved(moments, inverse.mean, jnp.sqrt(inverse.variance))
 
 
 @eqx.filter_jit
 def solve_references(rgnp: RGNP, references: References, *, key: Key[Array, ""]) -> Solved:
-    """Solves every problem forward, and inversely from its reference, on a grid of its own.
-
-    The inverse map reads the reference at those of its points that are next to the grid.
+    """Runs `solved` on every problem.
 
     Args:
         rgnp: The process.
@@ -132,17 +96,9 @@ def solve_references(rgnp: RGNP, references: References, *, key: Key[Array, ""])
     Returns:
         The laws of u and z, with a leading axis of the problems.
     """
-    points = jnp.asarray(references.points)
-
-    def one(key: Key[Array, ""], z: Array, w: Array, u: Array) -> Solved:
-        x = ppgen.seed(lambda: ppgen.draw(rgnp.grids()))(key)
-        nearest = jnp.argmin(jnp.sum((x[:, None] - points) ** 2, -1), 1)
-        inverse = rgnp.parameters(u[nearest], w, points[nearest])
-        moments = jax.vmap(rgnp.solution(z, w, x))(points)
-        return Solved(moments, inverse.mean, jnp.sqrt(inverse.variance))
-
     keys = jax.random.split(key, len(references.z))
-    return jax.vmap(one)(keys, *map(jnp.asarray, (references.z, references.w, references.u)))
+    one = ppgen.seed(lambda reference: solved(rgnp, reference))
+    return jax.vmap(one)(keys, references.each())
 
 
 def score(rgnp: RGNP, references: References, *, key: Key[Array, ""]) -> Scores:

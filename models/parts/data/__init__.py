@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ppgen.models.parts.data.molecules import all_strings as all_strings
     from ppgen.models.parts.data.molecules import molecule_string as molecule_string
     from ppgen.models.parts.data.scenes import Scenes as Scenes
+    from ppgen.models.parts.data.scenes import SplitScenes as SplitScenes
     from ppgen.models.parts.data.scenes import draw_scenes as draw_scenes
     from ppgen.models.parts.data.scenes import load_scenes as load_scenes
 

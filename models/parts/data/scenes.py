@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ppgen.inference import DataError
 from ppgen.models.parts.data.digits import LEVELS, load_digits
+from ppgen.models.parts.data.fingerprints import fingerprint
 
 ATTEMPTS = 1000
 """How often the places of the digits of a scene are drawn before there is no room for them."""
@@ -27,6 +28,22 @@ class Scenes(NamedTuple):
     images: Float[np.ndarray, "scenes canvas canvas"]
     counts: Int[np.ndarray, " scenes"]
     corners: Int[np.ndarray, "scenes most 2"]
+
+
+class SplitScenes(NamedTuple):
+    """Scenes in two parts: see `ppgen.models.parts.recipe.Dataset`.
+
+    Attributes:
+        train: Scenes to fit to.
+        held_out: Scenes never fitted to.
+    """
+
+    train: Scenes
+    held_out: Scenes
+
+    def facts(self) -> dict[str, Any]:
+        """The size of a scene, and a fingerprint."""
+        return {"canvas": self.train.images.shape[1], "sha256": fingerprint(self)}
 
 
 def draw_scenes(
@@ -89,7 +106,7 @@ def _overlap(
 
 def load_scenes(
     *, train: int = 20_000, held_out: int = 2_000, canvas: int = 24, most: int = 2, seed: int = 0
-) -> tuple[Scenes, Scenes]:
+) -> SplitScenes:
     """Scenes of scikit-learn's handwritten digits: real 8x8 images, no download.
 
     Args:
@@ -111,7 +128,6 @@ def load_scenes(
         (part.reshape(-1, *digits.shape) / np.float32(LEVELS - 1), number, 2 * seed + i)
         for i, (part, number) in enumerate([(digits.train, train), (digits.held_out, held_out)])
     ]
-    first, second = (
-        draw_scenes(part, number, canvas=canvas, most=most, seed=s) for part, number, s in parts
+    return SplitScenes(
+        *(draw_scenes(part, number, canvas=canvas, most=most, seed=s) for part, number, s in parts)
     )
-    return first, second
