@@ -15,10 +15,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree, UInt32
-from tqdm import tqdm
 
 import ppgen
 from ppgen.inference.fitting._arguments import check_arguments, check_direction, warn_of_flight
+from ppgen.inference.fitting._bar import Bar
 from ppgen.inference.fitting._checkpoint_store import Checkpoints, Store
 from ppgen.inference.fitting._early_stopping import EarlyStopping, Validation
 from ppgen.inference.fitting._loop import FitError, Loop
@@ -249,9 +249,7 @@ def fit(
         first = jax.process_index() == 0
         if metrics is not None and first:
             log = stack.enter_context(MetricLog(metrics, loop.step))
-        bar = stack.enter_context(
-            tqdm(total=steps, initial=loop.step, disable=not (progress and first))
-        )
+        bar = stack.enter_context(Bar(total=steps, initial=loop.step, shown=progress and first))
         began -= notes["seconds"]
         # A fit that a callback ended goes on; one that early stopping ended is at its end.
         stopped = "early stopping" if notes["stopped"] == "early stopping" else ""
@@ -268,8 +266,8 @@ def fit(
                 skipped = int(loop.carry.skipped)
                 if log is not None:
                     log.write(_record(loop.step, values, notes, skipped))
-                bar.update(len(values))
-                bar.set_postfix_str(f"objective {mean_of_finite(values)}", refresh=False)
+                mean = mean_of_finite(values)
+                bar.update(len(values), "" if mean is None else f"objective {mean:.4g}")
                 if calls:
                     now = loop.parameters(loop.kept(loop.carry.trained.params))
                     now = Progress(

@@ -116,6 +116,7 @@ def _run(start: Run, folder: Path, workers: Workers) -> None:
     with locked(folder):
         try:
             run, stages = _stages(start, folder, workers)
+            workers.say("evaluating")
             _finish(run, folder, stages)
         except KeyboardInterrupt:
             raise Interrupted(folder, signal.SIGINT) from None
