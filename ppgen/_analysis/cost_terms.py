@@ -17,8 +17,8 @@ import numpy as np
 from ppgen import _jax
 from ppgen._analysis.analyse import Analysis
 from ppgen._analysis.influence import Influence
+from ppgen._interpret import needed, variables_of
 from ppgen._lowering.scan_structure import sums_over_points
-from ppgen._staging.primitives import needed
 
 LINEAR = frozenset(
     "add sub neg add_any reduce_sum broadcast_in_dim reshape squeeze transpose slice concatenate "
@@ -43,8 +43,8 @@ class Terms:
     def __init__(self, jaxpr: Any, analysis: Analysis) -> None:
         self._analysis = analysis
         # Whole numbers are summed as real ones, unless somebody gets to see them as they are.
-        self._seen = needed(jaxpr, jaxpr.outvars[1:])
-        self._shown = {v for v in jaxpr.outvars[1:] if not isinstance(v, _jax.Literal)}
+        self._seen = needed(jaxpr, jaxpr.outvars[1:]).equations
+        self._shown = set(variables_of(jaxpr.outvars[1:]))
         producers = {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
         tail = self._linear_tail(jaxpr, producers)
         below: dict[_jax.Var, dict[_jax.Var, None]] = {}
@@ -81,12 +81,8 @@ class Terms:
     def _upstream(self, jaxpr: Any) -> frozenset[int]:
         summed = {v for eqn in self.equations for v in eqn.outvars} - self.leaves.keys()
         operands = [v for eqn in self.equations for v in eqn.invars]
-        wanted = [
-            v
-            for v in (*jaxpr.outvars, *operands)
-            if not isinstance(v, _jax.Literal) and v not in summed
-        ]
-        return needed(jaxpr, [*wanted, *self.leaves])
+        wanted = [v for v in variables_of([*jaxpr.outvars, *operands]) if v not in summed]
+        return needed(jaxpr, [*wanted, *self.leaves]).equations
 
     def _is_influenced(self, v: Any) -> bool:
         influence = self._analysis.of(v)

@@ -13,6 +13,7 @@ from typing import Any
 from ppgen import _jax
 from ppgen._analysis.analyse import Analysis
 from ppgen._analysis.cost_terms import BILINEAR, LINEAR_IN_FIRST, is_linear
+from ppgen._interpret import dependent, variables_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,8 @@ def cost_terms(jaxpr: Any, analysis: Analysis, reach: Mapping[_jax.Var, int]) ->
     if isinstance(out, _jax.Literal):
         return []
     producers = {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
-    varying = _varying(jaxpr, reach)
+    # What depends on an argument or on a choice.
+    varying = dependent(jaxpr, [*jaxpr.constvars, *reach]).variables
     signs: dict[_jax.Var, set[int]] = {out: {1}}
     terms = []
     for eqn in reversed(jaxpr.eqns):
@@ -66,15 +68,6 @@ def cost_terms(jaxpr: Any, analysis: Analysis, reach: Mapping[_jax.Var, int]) ->
     return terms
 
 
-def _varying(jaxpr: Any, reach: Mapping[_jax.Var, int]) -> set[_jax.Var]:
-    """The variables that depend on an argument or on a choice."""
-    found = {*jaxpr.constvars, *reach}
-    for eqn in jaxpr.eqns:
-        if any(not isinstance(v, _jax.Literal) and v in found for v in eqn.invars):
-            found.update(eqn.outvars)
-    return found
-
-
 def _is_log_density(eqn: _jax.Eqn) -> bool:
     return eqn.primitive.name == "marker" and eqn.params["kind"] == "log_prob"
 
@@ -91,8 +84,8 @@ def _term(v: Any, signs: set[int], eqn: _jax.Eqn, producers: Mapping[Any, _jax.E
     inside: dict[str, None] = {}
     queue, seen = [eqn], {id(eqn)}
     while queue:
-        for operand in queue.pop().invars:
-            above = None if isinstance(operand, _jax.Literal) else producers.get(operand)
+        for operand in variables_of(queue.pop().invars):
+            above = producers.get(operand)
             if above is None or id(above) in seen:
                 continue
             seen.add(id(above))
@@ -106,7 +99,7 @@ def _term(v: Any, signs: set[int], eqn: _jax.Eqn, producers: Mapping[Any, _jax.E
 def _parts(eqn: _jax.Eqn, reach: Mapping[_jax.Var, int]) -> list[tuple[Any, int]] | None:
     """The operands whose signed sum (up to factors) an equation is, or `None` if it is no sum."""
     name = eqn.primitive.name
-    variables = [v for v in eqn.invars if not isinstance(v, _jax.Literal)]
+    variables = variables_of(eqn.invars)
     if name == "sub":
         return [(v, s) for v, s in zip(eqn.invars, (1, -1), strict=True) if v in variables] or None
     if name == "neg":
