@@ -12,12 +12,12 @@ from jax import Array
 
 from ppgen import _jax
 from ppgen._interpret import follow
+from ppgen._log_weights import log_mean_exp
 from ppgen._programs.estimated import (
     bind_estimated,
     check_particles,
     check_proposal,
     inner,
-    log_mean_exp,
     stack,
     total,
 )
