@@ -195,3 +195,24 @@ def test_the_advice_is_that_of_the_error():
         jax.grad(ppgen.expectation(f), argnums=1)(jax.random.key(0), 0.3)
     assert "as a probability" in caught.value.instead
     assert ppgen.check(f)(0.3).verdict.endswith(caught.value.instead)
+
+
+@pytest.mark.parametrize(
+    "with_constant, sign",
+    [
+        (lambda x: x + jnp.negative(3.0), "+"),
+        (lambda x: jnp.negative(3.0) - x, "-"),
+        (lambda x: x - 3.0, "+"),
+        (lambda x: -(3.0 - x), "+"),
+        (lambda x: x * -3.0, "-"),
+        (lambda x: x / -3.0, "-"),
+        (lambda x: jnp.stack([x, jnp.asarray(3.0)]).sum(), "+"),
+        (lambda x: jnp.where(jnp.asarray(True), x, jnp.negative(3.0)), "+"),
+        (lambda x: x + jnp.broadcast_to(jnp.negative(3.0), 2).sum(), "+"),
+        (lambda x: x - x, "±"),
+    ],
+)
+def test_constants_are_no_terms_wherever_they_enter(with_constant, sign):
+    report = ppgen.check(lambda p: with_constant(ppgen.draw(dist.Normal(p, 1.0), name="x")))(0.3)
+    assert report.ok, report.verdict
+    assert [(t.sign, t.reached_by) for t in report.terms] == [(sign, ("x",))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
 import pytest
 from scipy import special
@@ -61,6 +62,26 @@ def test_an_impossible_class_among_the_points_of_a_measure_valued_derivative():
 
     _, *derivatives = value_and_derivatives(f, 0.4)
     np.testing.assert_allclose(derivatives, [jax.grad(exact)(0.4)] * 2, rtol=1e-5)
+
+
+def test_a_value_that_no_particle_can_give_has_a_density_of_zero_and_no_derivative():
+    """As for a bound: the estimate is zero for good, whatever the parameters are."""
+
+    def program(t):
+        k = numpyro.sample("k", dist.Bernoulli(0.5))
+        logits = jnp.where(ALLOWED, t * jnp.arange(3.0) + k, -jnp.inf)
+        numpyro.sample("x", dist.Categorical(logits=logits))
+
+    kept = ppgen.marginal(program, keep=["x"], particles=3)
+
+    def log_p(t, x):
+        return ppgen.log_density(kept)({"x": jnp.int32(x)}, t)
+
+    value, slope = jax.value_and_grad(ppgen.expectation(log_p), 1)(KEY, 0.4, 0)
+    assert value == -jnp.inf and slope == 0
+    value, slope = jax.value_and_grad(ppgen.expectation(log_p), 1)(KEY, 0.4, 1)
+    np.testing.assert_allclose(value, jax.nn.log_sigmoid(-0.4), rtol=1e-5)
+    np.testing.assert_allclose(slope, -jax.nn.sigmoid(0.4), rtol=1e-5)
 
 
 def test_steps_that_add_a_constant_are_not_done_once_for_two_terms():

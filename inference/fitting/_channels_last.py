@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from ppgen import _jax
+from ppgen._interpret import interpret
 from ppgen._lowering.lower import REMATS
 from ppgen._staging.primitives import CALLS
 
@@ -35,17 +36,13 @@ def channels_last(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _run(jaxpr: Any, args: Sequence[Any]) -> list[Any]:
-    jaxpr, consts = _jax.open_jaxpr(jaxpr)
-    env: dict[_jax.Var, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
-    env.update(zip(jaxpr.invars, args, strict=True))
-    for eqn in jaxpr.eqns:
-        values = [v.val if isinstance(v, _jax.Literal) else env[v] for v in eqn.invars]
-        if eqn.primitive.name == "conv_general_dilated":
-            out = [_convolve(eqn, *values)]
-        else:
-            out = _jax.bind(eqn, values, _with_bodies(eqn) if _inside(eqn) else None)
-        env.update(zip(eqn.outvars, out, strict=True))
-    return [v.val if isinstance(v, _jax.Literal) else env[v] for v in jaxpr.outvars]
+    return interpret(jaxpr, args, _equation)
+
+
+def _equation(eqn: _jax.Eqn, values: list[Any]) -> list[Any]:
+    if eqn.primitive.name == "conv_general_dilated":
+        return [_convolve(eqn, *values)]
+    return _jax.bind(eqn, values, _with_bodies(eqn) if _inside(eqn) else None)
 
 
 def _inside(eqn: _jax.Eqn) -> bool:

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen._log_weights import log_mean_exp
 from ppgen.annotations import Program
 from ppgen.claims import claims
-from ppgen.inference.objectives._log_mean_exp import log_mean_exp
 
 
 @claims(

@@ -11,11 +11,11 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen._log_weights import log_mean_exp, self_normalized, weighted
 from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.errors import EstimatorError, SiteError
 from ppgen.inference.objectives._detached import detached
-from ppgen.inference.objectives._log_mean_exp import log_mean_exp, self_normalized, weighted
 
 
 @claims("lower bound", "the log evidence", gradient="unbiased")

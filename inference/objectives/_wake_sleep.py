@@ -11,10 +11,10 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen._log_weights import log_mean_exp, self_normalized
 from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.inference.objectives._detached import detached
-from ppgen.inference.objectives._log_mean_exp import log_mean_exp, self_normalized
 
 
 @claims(

@@ -14,9 +14,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 import ppgen
+from ppgen._log_weights import normalized
 from ppgen.annotations import Program
 from ppgen.claims import claims
-from ppgen.inference.objectives._log_mean_exp import normalized
 from ppgen.inference.particles._kernels import AbstractKernel
 from ppgen.inference.posteriors._unconstrained import Unconstrained
 

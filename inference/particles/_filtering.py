@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 import ppgen
+from ppgen._log_weights import normalized
 from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.errors import SiteError
-from ppgen.inference.objectives._log_mean_exp import normalized
 from ppgen.inference.particles._particle_filter import ParticleFilter, Trajectory
 from ppgen.inference.particles._resampling import check_scheme, draw_ancestors
 

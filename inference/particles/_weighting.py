@@ -13,9 +13,9 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, PyTree
 
 import ppgen
+from ppgen._log_weights import normalized
 from ppgen.annotations import Program
 from ppgen.claims import claims
-from ppgen.inference.objectives._log_mean_exp import normalized
 from ppgen.inference.posteriors._arviz_data import ParetoSmoothed, pareto_smoothed
 
 

@@ -12,12 +12,12 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.primitives import Messenger
 
+from ppgen import _jax
 from ppgen._distributions.wrappers import unwrapped
+from ppgen._interpret import follow
+from ppgen._staging.primitives import CALLS
 from ppgen.annotations import Program
 from ppgen.inference.paths._errors import PathError
-
-# Equations that only call another jaxpr, operand by operand.
-_CALLS = ("jit", "pjit", "closed_call")
 
 
 class Sites(Messenger):
@@ -86,21 +86,16 @@ def is_unbounded(law: Any) -> bool:
 def depends(f: Callable[[Array], Any], x: Array) -> list[bool]:
     """Which of the results of `f` can depend on `x`, by its jaxpr: never too few."""
 
-    def walk(jaxpr: Any, flags: list[bool]) -> list[bool]:
-        jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-        found = {v for v, flag in zip(jaxpr.invars, flags, strict=True) if flag}
-        for eqn in jaxpr.eqns:
-            # A literal has no hash, and depends on nothing.
-            into = [not hasattr(v, "val") and v in found for v in eqn.invars]
-            inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-            if eqn.primitive.name in _CALLS and inner is not None:
-                out = walk(inner, into)
-            else:
-                out = [any(into)] * len(eqn.outvars)
-            found.update(v for v, flag in zip(eqn.outvars, out, strict=True) if flag)
-        return [not hasattr(v, "val") and v in found for v in jaxpr.outvars]
+    def through(jaxpr: Any, flags: list[bool]) -> list[bool]:
+        env = follow(jaxpr, flags, equation, nothing=False)
+        return env.read(_jax.open_jaxpr(jaxpr)[0].outvars)
 
-    return walk(jax.make_jaxpr(f)(x), [True])
+    def equation(eqn: _jax.Eqn, flags: list[bool]) -> list[bool]:
+        if eqn.primitive.name in CALLS:
+            return through(_jax.subjaxprs(eqn)[0], flags)
+        return [any(flags)] * len(eqn.outvars)
+
+    return through(jax.make_jaxpr(f)(x), [True])
 
 
 def checked(coefficients: Any, right: Array, message: str, instead: str) -> Any:

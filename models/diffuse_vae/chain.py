@@ -124,7 +124,7 @@ class Sampler(eqx.Module):
         """Whether everything follows from where the chain starts."""
         return self.eta == 0
 
-    def move(self, i: int) -> Move:
+    def move(self, i: int | Int[Array, ""]) -> Move:
         """The move number `i` of `moves`."""
         return Move(*(leaf[i] for leaf in self.moves))
 

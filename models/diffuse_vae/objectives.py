@@ -7,14 +7,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int
 from numpyro.distributions.kl import kl_divergence
 
 import ppgen
-from ppgen.inference import ScheduleError
+from ppgen.inference import ScheduleError, regress
 from ppgen.models.diffuse_vae.autoencoder import autoencoder_bound
-from ppgen.models.diffuse_vae.chain import Move, Sampler
+from ppgen.models.diffuse_vae.chain import Move, Sampler, path_like
 from ppgen.models.diffuse_vae.model import DiffuseVAE, reverse_chain
 
 
@@ -63,16 +64,14 @@ def denoising_loss(
         6
     """
     x_hat = model.vae.decoder(ppgen.draw(model.vae.posterior(x), name="z"))
-    moves = sampler.moves
-    i = ppgen.draw(dist.DiscreteUniform(0, len(moves.time) - 1), name="t")
-    move = Move(*(leaf[i] for leaf in moves))
-    noise = ppgen.draw(dist.Normal(jnp.zeros_like(x), 1).to_event(1), name="noise")
-    keep = 1.0
-    if dropout > 0:
-        keep = ppgen.draw(dist.Bernoulli(1.0 - dropout), name="keep")
-    mean, scale = move.noised(x)
-    x_t = model.shift(x_hat) + mean + scale * noise
-    return jnp.sum((noise - model.noise(x_t, move.time, x_hat, label, keep)) ** 2)
+    move = sampler.move(ppgen.draw(dist.DiscreteUniform(0, len(sampler.times) - 1), name="t"))
+    bridge = numpyro.handlers.condition(path_like(x), {"t": move.before, "x1": x})
+
+    def noise(model: DiffuseVAE, y: Array, t: Array) -> Array:
+        keep = ppgen.draw(dist.Bernoulli(1.0 - dropout), name="keep") if dropout > 0 else 1.0
+        return model.noise(model.shift(x_hat) + y, move.time, x_hat, label, keep)
+
+    return regress(noise, bridge, predict="x0")(model)
 
 
 def joint_loss(

@@ -24,6 +24,7 @@ from ppgen._analysis.hidden_randomness import check_hidden_randomness
 from ppgen._analysis.influence import MOVING, NONE, Alignment, Influence, bits, join
 from ppgen._analysis.propagation import mixing, propagate
 from ppgen._analysis.ranges import inside
+from ppgen._interpret import Environment, needed
 from ppgen._lowering.lower import CUSTOM, REMATS
 from ppgen._lowering.scan_structure import sums_over_points
 from ppgen._staging.primitives import (
@@ -32,7 +33,6 @@ from ppgen._staging.primitives import (
     SAMPLER_SCOPE,
     ChoiceSpec,
     is_random,
-    needed,
     over_lanes,
 )
 from ppgen._user_lines import where
@@ -125,26 +125,30 @@ def analyse(jaxpr: Any, *, allow_biased: bool = False, strict: bool = True) -> A
     """
     walk = _Walk(Analysis(), allow_biased, strict)
     opened, _ = _jax.open_jaxpr(jaxpr)
-    env = _constants(jaxpr)
+    env = _environment(jaxpr, ())
     for eqn in opened.eqns:
         if made := choices_of_equation(eqn):
             walk.analysis.first[id(eqn)] = len(walk.analysis.choices)
             walk.analysis.choices += made
     walk.equations(opened, env, walk.counter(0), depth=0, checked=ALL)
-    walk.analysis.influence = env
+    walk.analysis.influence = env.values
     if strict:
         check_hidden_randomness(jaxpr)
     return walk.analysis
 
 
-def _constants(jaxpr: Any) -> dict[_jax.Var, Influence]:
-    """What is traced may be differentiated; nobody can know before it is."""
+def _environment(jaxpr: Any, ins: Sequence[Influence]) -> Environment[Influence]:
+    """The influences on the inputs of a jaxpr, and on its constants.
+
+    What is traced may be differentiated; nobody can know before it is.
+    """
     opened, consts = _jax.open_jaxpr(jaxpr)
-    return {
-        v: MOVING
-        for v, value in zip(opened.constvars, consts, strict=False)
-        if isinstance(value, jax.core.Tracer) and is_inexact(v)
-    }
+    held = dict(zip(opened.constvars, consts, strict=False))  # an open jaxpr holds none
+    traced = [isinstance(held.get(v), jax.core.Tracer) for v in opened.constvars]
+    moving = [t and is_inexact(v) for v, t in zip(opened.constvars, traced, strict=True)]
+    env = Environment(lambda _: NONE)
+    env.enter(opened, ins, [MOVING if m else NONE for m in moving])
+    return env
 
 
 class _Counter:
@@ -167,17 +171,15 @@ class _Walk:
         self.line = ""  # of the call of one of JAX's own functions that is being walked through
 
     def equations(self, jaxpr, env, counter, *, depth: int, checked: int) -> list[Influence]:
-        def read(v):
-            return NONE if isinstance(v, _jax.Literal) else env.get(v, NONE)
-
         # What nobody uses harms nobody: `logsumexp` computes a sign in passing.
         # What goes through `assume_continuous` only is its author's word; what a transform of a
         # distribution does inside is the distribution's.
         used = frozenset()
         if checked:
-            used = needed(jaxpr, jaxpr.outvars, stop=("assume_continuous", "transformed"))
-        for eqn in jaxpr.eqns:
-            ins = [read(v) for v in eqn.invars]
+            stop = ("assume_continuous", "transformed")
+            used = needed(jaxpr, jaxpr.outvars, stop=stop).equations
+
+        def rule(eqn, ins):
             if eqn.primitive.name in FOLLOWED and any(i is not NONE for i in ins):
                 ins = [known(v) if i is NONE else i for v, i in zip(eqn.invars, ins, strict=True)]
             level = checked if id(eqn) in used else OFF
@@ -188,15 +190,14 @@ class _Walk:
             if reached:
                 outs = settled(eqn, ins, outs, jumps=level == ALL)
                 outs = ranged(eqn, ins, outs)
-            for v, out in zip(eqn.outvars, outs, strict=True):
-                if out is not NONE:
-                    env[v] = out
-        return [read(v) for v in jaxpr.outvars]
+            return outs
+
+        env.run(jaxpr.eqns, rule)
+        return env.read(jaxpr.outvars)
 
     def inner(self, jaxpr, ins, counter, *, depth: int, checked: int) -> list[Influence]:
-        env = _constants(jaxpr)
+        env = _environment(jaxpr, ins)
         jaxpr, _ = _jax.open_jaxpr(jaxpr)
-        env.update((v, i) for v, i in zip(jaxpr.invars, ins, strict=True) if i is not NONE)
         return self.equations(jaxpr, env, counter, depth=depth, checked=checked)
 
     def equation(self, eqn, ins: Sequence[Influence], counter, depth: int, checked: int):

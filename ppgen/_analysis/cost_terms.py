@@ -8,8 +8,8 @@ whatever objective the user wrote.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +17,8 @@ import numpy as np
 from ppgen import _jax
 from ppgen._analysis.analyse import Analysis
 from ppgen._analysis.influence import Influence
+from ppgen._interpret import needed, variables_of
 from ppgen._lowering.scan_structure import sums_over_points
-from ppgen._staging.primitives import needed
 
 LINEAR = frozenset(
     "add sub neg add_any reduce_sum broadcast_in_dim reshape squeeze transpose slice concatenate "
@@ -27,6 +27,53 @@ LINEAR = frozenset(
 LINEAR_IN_FIRST = frozenset({"div", "gather", "dynamic_slice"})
 _INDEXED = frozenset({"gather", "dynamic_slice"})
 BILINEAR = frozenset({"mul", "dot_general"})
+
+
+class Summand(NamedTuple):
+    """A variable that is added up with others.
+
+    Attributes:
+        variable: it.
+        signs: with which it enters: 1, -1 or both.
+        equation: what computes it.
+    """
+
+    variable: _jax.Var
+    signs: set[int]
+    equation: _jax.Eqn
+
+
+def taken_apart(
+    jaxpr: Any,
+    outs: Iterable[_jax.Var],
+    parts: Callable[[_jax.Eqn, _jax.Var], Sequence[tuple[_jax.Var, int]] | None],
+) -> tuple[list[_jax.Eqn], list[Summand]]:
+    """Sums, followed backwards as far as they are sums.
+
+    Args:
+        jaxpr: open.
+        outs: the sums.
+        parts: the operands that an equation adds up to a variable, each up to a factor of that
+            sign; `None` where the variable is no sum.
+
+    Returns:
+        The equations that add up, in order, and what they add up, from the last to the first.
+    """
+    signs: dict[_jax.Var, set[int]] = {v: {1} for v in outs}
+    equations: dict[int, _jax.Eqn] = {}
+    summands = []
+    for eqn in reversed(jaxpr.eqns):
+        for v in eqn.outvars:
+            if v not in signs:
+                continue
+            found = parts(eqn, v)
+            if found is None:
+                summands.append(Summand(v, signs[v], eqn))
+                continue
+            equations[id(eqn)] = eqn
+            for operand, sign in found:
+                signs.setdefault(operand, set()).update(s * sign for s in signs[v])
+    return list(reversed(equations.values())), summands
 
 
 class Terms:
@@ -43,10 +90,14 @@ class Terms:
     def __init__(self, jaxpr: Any, analysis: Analysis) -> None:
         self._analysis = analysis
         # Whole numbers are summed as real ones, unless somebody gets to see them as they are.
-        self._seen = needed(jaxpr, jaxpr.outvars[1:])
-        self._shown = {v for v in jaxpr.outvars[1:] if not isinstance(v, _jax.Literal)}
-        producers = {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
-        tail = self._linear_tail(jaxpr, producers)
+        self._seen = needed(jaxpr, jaxpr.outvars[1:]).equations
+        self._shown = set(variables_of(jaxpr.outvars[1:]))
+        outs = [v for v in jaxpr.outvars if self._is_influenced(v)]
+
+        def linear(eqn: _jax.Eqn, v: _jax.Var) -> list[tuple[_jax.Var, int]] | None:
+            return self._parts(eqn) if self._is_linear(eqn) else None
+
+        tail, _ = taken_apart(jaxpr, outs, linear)
         below: dict[_jax.Var, dict[_jax.Var, None]] = {}
         # What a scan returns of pairs of steps is an expectation already: a term as it is.
         self._final = {v for e in jaxpr.eqns if sums_over_points(e) for v in e.outvars}
@@ -54,9 +105,7 @@ class Terms:
         def terms_of(v: _jax.Var) -> dict[_jax.Var, None]:
             return below.get(v, {v: None})
 
-        for eqn in jaxpr.eqns:
-            if id(eqn) not in tail:
-                continue
+        for eqn in tail:
             for out in eqn.outvars:
                 found: dict[_jax.Var, None] = {}
                 for v in self._influenced(eqn):
@@ -64,29 +113,20 @@ class Terms:
                 own = _signature(analysis.of(out))
                 if any(v in self._final or _signature(analysis.of(v)) != own for v in found):
                     below[out] = found
-        self.equations = []
-        self.leaves: dict[_jax.Var, None] = {}
-        wanted = {v for v in jaxpr.outvars if self._is_influenced(v)}
-        for eqn in reversed(jaxpr.eqns):
-            if not any(v in wanted for v in eqn.outvars):
-                continue
-            if any(v in below for v in eqn.outvars if v in wanted):
-                self.equations.append(eqn)
-                wanted.update(self._influenced(eqn))
-            self.leaves.update({v: None for v in eqn.outvars if v in wanted and v not in below})
-        self.equations.reverse()
+
+        def separable(eqn: _jax.Eqn, v: _jax.Var) -> list[tuple[_jax.Var, int]] | None:
+            return self._parts(eqn) if v in below else None
+
+        self.equations, leaves = taken_apart(jaxpr, outs, separable)
+        self.leaves = dict.fromkeys(leaf.variable for leaf in leaves)
         self.summed = {v for e in self.equations for v in self._influenced(e)}
         self.needed = self._upstream(jaxpr)
 
     def _upstream(self, jaxpr: Any) -> frozenset[int]:
         summed = {v for eqn in self.equations for v in eqn.outvars} - self.leaves.keys()
         operands = [v for eqn in self.equations for v in eqn.invars]
-        wanted = [
-            v
-            for v in (*jaxpr.outvars, *operands)
-            if not isinstance(v, _jax.Literal) and v not in summed
-        ]
-        return needed(jaxpr, [*wanted, *self.leaves])
+        wanted = [v for v in variables_of([*jaxpr.outvars, *operands]) if v not in summed]
+        return needed(jaxpr, [*wanted, *self.leaves]).equations
 
     def _is_influenced(self, v: Any) -> bool:
         influence = self._analysis.of(v)
@@ -95,16 +135,8 @@ class Terms:
     def _influenced(self, eqn: _jax.Eqn) -> list[Any]:
         return [v for v in eqn.invars if self._is_influenced(v)]
 
-    def _linear_tail(self, jaxpr: Any, producers: dict[_jax.Var, _jax.Eqn]) -> set[int]:
-        found: set[int] = set()
-        queue = [v for v in jaxpr.outvars if self._is_influenced(v)]
-        while queue:
-            eqn = producers.get(queue.pop())
-            if eqn is None or id(eqn) in found or not self._is_linear(eqn):
-                continue
-            found.add(id(eqn))
-            queue += self._influenced(eqn)
-        return found
+    def _parts(self, eqn: _jax.Eqn) -> list[tuple[_jax.Var, int]]:
+        return [(v, 1) for v in self._influenced(eqn)]  # whatever their signs
 
     def _is_linear(self, eqn: _jax.Eqn) -> bool:
         """Linear, jointly, in its influenced operands, all of them real numbers."""

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 
 from ppgen import _jax
 from ppgen._analysis.discontinuity import is_inexact
+from ppgen._interpret import Environment, needed
 from ppgen._lowering.lower import CUSTOM
-from ppgen._staging.primitives import CALLS, DENSITY_SCOPE, SAMPLER_SCOPE, equations, needed
+from ppgen._staging.primitives import CALLS, DENSITY_SCOPE, SAMPLER_SCOPE, equations
 from ppgen._user_lines import where
 from ppgen.errors import DerivativeError, DiscontinuityError
 
@@ -78,13 +79,11 @@ def check_hidden_randomness(jaxpr: Any) -> None:
     if not _has_keys(jaxpr):
         return
     walk = _Walk()
-    env: dict[_jax.Var, Fact] = {}
+    facts = []
     for v, value in zip(opened.constvars, consts, strict=True):
-        if _is_key(v):
-            env[v] = Fact(random=walk.key(v))
-        elif isinstance(value, jax.core.Tracer) and jnp.issubdtype(v.aval.dtype, jnp.inexact):
-            env[v] = Fact(moving=True)
-    walk.equations(opened, env, opened.outvars[:1], checked=True)
+        moving = isinstance(value, jax.core.Tracer) and is_inexact(v)
+        facts.append(Fact(random=walk.key(v)) if _is_key(v) else Fact(moving=moving))
+    walk.equations(opened, (), facts, opened.outvars[:1], checked=True)
 
 
 def _has_keys(jaxpr: Any) -> bool:
@@ -123,25 +122,21 @@ class _Walk:
         """The bit of a key, by what makes it; a loop body is walked more than once."""
         return self.keys.setdefault(origin, 1 << len(self.keys))
 
-    def equations(self, jaxpr: Any, env: dict, wanted: Any, *, checked: bool) -> list[Fact]:
-        def read(v: Any) -> Fact:
-            return NOTHING if isinstance(v, _jax.Literal) else env.get(v, NOTHING)
-
+    def equations(
+        self, jaxpr: Any, ins: Sequence[Fact], consts: Sequence[Fact], wanted: Any, *, checked: bool
+    ) -> list[Fact]:
+        env = Environment(lambda _: NOTHING)
+        env.enter(jaxpr, ins, consts)
         # What nobody uses harms nobody, and auxiliary results have no derivative.
-        used = needed(jaxpr, wanted)
-        for eqn in jaxpr.eqns:
-            if id(eqn) not in used:
-                continue
-            for v, out in zip(
-                eqn.outvars, self.equation(eqn, [read(v) for v in eqn.invars], checked), strict=True
-            ):
-                env[v] = out
-        return [read(v) for v in jaxpr.outvars]
+        used = needed(jaxpr, wanted).equations
+        eqns = [eqn for eqn in jaxpr.eqns if id(eqn) in used]
+        env.run(eqns, lambda eqn, ins: self.equation(eqn, ins, checked))
+        return env.read(wanted)
 
     def inner(self, jaxpr: Any, ins: Sequence[Fact], checked: bool) -> list[Fact]:
         jaxpr, _ = _jax.open_jaxpr(jaxpr)
-        env = dict(zip(jaxpr.invars, ins, strict=True))
-        return self.equations(jaxpr, env, jaxpr.outvars, checked=checked)
+        consts = [NOTHING] * len(jaxpr.constvars)
+        return self.equations(jaxpr, ins, consts, jaxpr.outvars, checked=checked)
 
     def equation(self, eqn: _jax.Eqn, ins: Sequence[Fact], checked: bool) -> list[Fact]:
         name = eqn.primitive.name

@@ -28,6 +28,7 @@ from numpyro.distributions import (
 
 from ppgen import _jax
 from ppgen._distributions.rebuild import flatten
+from ppgen._interpret import needed
 
 _WRAPPERS = (ExpandedDistribution, Independent, MaskedDistribution)
 _INDEPENDENT = type(constraints.independent(constraints.real, 1))
@@ -52,10 +53,7 @@ def edges_move_with(d: Distribution) -> frozenset[int]:
         return [jnp.asarray(e) for e in _ends(structure.build(leaves)) if is_real_array(e)]
 
     jaxpr, _ = _jax.open_jaxpr(jax.make_jaxpr(found)(*leaves))
-    reached = {v for v in jaxpr.outvars if not isinstance(v, _jax.Literal)}
-    for eqn in reversed(jaxpr.eqns):
-        if reached.intersection(eqn.outvars) and eqn.primitive.name != "stop_gradient":
-            reached.update(v for v in eqn.invars if not isinstance(v, _jax.Literal))
+    reached = needed(jaxpr, jaxpr.outvars, stop=("stop_gradient",)).variables
     moving = (i for i, v in enumerate(jaxpr.invars) if v in reached and is_real_array(leaves[i]))
     return frozenset(moving)
 

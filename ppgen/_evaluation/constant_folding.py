@@ -12,6 +12,7 @@ from ppgen import _jax
 from ppgen._evaluation.constant_indexing import STEERED, STEERING
 from ppgen._evaluation.constants import KNOWN, as_array, literal
 from ppgen._evaluation.values import Value, over_points
+from ppgen._interpret import interpret
 
 
 def evaluate_known(eqn: _jax.Eqn, values: Sequence[Value]) -> list[Value] | None:
@@ -22,13 +23,7 @@ def evaluate_known(eqn: _jax.Eqn, values: Sequence[Value]) -> list[Value] | None
         return None
     fn, arrays, axes, slots = over_points(lambda *arrays: _jax.bind(eqn, arrays), values)
     arrays = [a if v.known is None else v.known for a, v in zip(arrays, values, strict=True)]
-    jaxpr, consts = _jax.open_jaxpr(jax.make_jaxpr(fn)(*arrays))
-    env: dict[_jax.Var, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
-    env.update(zip(jaxpr.invars, arrays, strict=True))
-    for inner in jaxpr.eqns:
-        operands = [literal(v) if isinstance(v, _jax.Literal) else env[v] for v in inner.invars]
-        env.update(zip(inner.outvars, _equation(inner, operands), strict=True))
-    outs = [literal(v) if isinstance(v, _jax.Literal) else env[v] for v in jaxpr.outvars]
+    outs = interpret(jax.make_jaxpr(fn)(*arrays), arrays, _equation, literal=literal)
     known = [o if isinstance(o, np.ndarray) and not slots else None for o in outs]
     return [Value(as_array(o), axes, slots, k) for o, k in zip(outs, known, strict=True)]
 

@@ -20,6 +20,7 @@ from ppgen._analysis.influence import Influence
 from ppgen._evaluation.constants import core
 from ppgen._evaluation.evaluate import Run, checked
 from ppgen._evaluation.values import Value, lift
+from ppgen._interpret import variables_of
 
 Weigh = Callable[..., Any]
 
@@ -71,11 +72,7 @@ def add_up(jaxpr: Any, terms: Terms, run: Run, of: Callable[[Any], Influence], w
         of: what influences a variable.
         weigh: `(term, influence, *, real)` to the weighed term.
     """
-    uses = Counter(
-        v
-        for v in (*jaxpr.outvars, *(v for e in terms.equations for v in e.invars))
-        if not isinstance(v, _jax.Literal)
-    )
+    uses = Counter(variables_of([*jaxpr.outvars, *(v for e in terms.equations for v in e.invars)]))
     env: dict[_jax.Var, Any] = {}
 
     def put(v: _jax.Var, x: Any) -> None:
@@ -85,14 +82,15 @@ def add_up(jaxpr: Any, terms: Terms, run: Run, of: Callable[[Any], Influence], w
     def weighed(x: Any) -> Any:
         return x.weighed(weigh) if isinstance(x, _Sum) else x
 
+    def is_sum(v: Any) -> bool:
+        return not isinstance(v, _jax.Literal) and v in env
+
     def read(v: Any) -> Any:
-        return env[v] if not isinstance(v, _jax.Literal) and v in env else run.read(v).array
+        return env[v] if is_sum(v) else run.env[v].array
 
     def zero(v: Any) -> bool:
         """Whether it is known to be nothing but zeros."""
-        if not isinstance(v, _jax.Literal) and v in env:
-            return False
-        known = run.read(v).known
+        known = None if is_sum(v) else run.env[v].known
         return known is not None and not np.any(core(known))
 
     for v in terms.leaves:

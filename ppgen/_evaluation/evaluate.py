@@ -20,6 +20,7 @@ from ppgen._evaluation.enumerated_scan import markov_scan
 from ppgen._evaluation.make_choice import POINT_LIMIT, Made, make
 from ppgen._evaluation.perturbed_scan import perturbed_scan
 from ppgen._evaluation.values import Value, at_first_point, lift
+from ppgen._interpret import Environment
 from ppgen._lowering.lower import REMATS, _refuse, inlined
 from ppgen._lowering.scan_structure import own_choices, sums_over_points
 from ppgen._staging.primitives import CALLS, ChoiceSpec, is_random, mark, over_lanes
@@ -33,7 +34,7 @@ class Run:
     """One pass over a jaxpr.
 
     Attributes:
-        env: the value of each variable.
+        env: the values of the variables.
         made: the choices that were made, by index.
     """
 
@@ -61,15 +62,11 @@ class Run:
         """
         self.key, self.make = key, make
         self.first, self.joint, self.live, self.influence = first, joint, live, influence
-        self.env: dict[_jax.Var, Value] = {}
+        self.env: Environment[Value] = Environment(_of_literal)
         self.made: dict[int, Made] = {}
         self.specs: dict[int, ChoiceSpec] = {}
         self._keys = self._choices = 0
         self._shared: dict[Any, tuple[Sequence[Value], Sequence[Value]]] = {}
-
-    def read(self, v: Any) -> Value:
-        """The value of a variable or literal."""
-        return Value(v.val, known=literal(v)) if isinstance(v, _jax.Literal) else self.env[v]
 
     def inside(self, key: Array, joint: Mapping[int, Collection[int]] | None = None) -> Run:
         """A pass over a jaxpr that this one calls."""
@@ -96,15 +93,10 @@ class Run:
         self, jaxpr: Any, args: Sequence[Value], live: frozenset[int] | None
     ) -> list[Value]:
         jaxpr, consts = _jax.open_jaxpr(jaxpr)
-        self.env.update(zip(jaxpr.constvars, map(Value, consts), strict=True))
-        self.env.update(zip(jaxpr.invars, args, strict=True))
-        for eqn in jaxpr.eqns:
-            if live is not None and id(eqn) not in live:
-                continue
-            values = [self.read(v) for v in eqn.invars]
-            outs = self._equation(eqn, values)
-            self.env.update(zip(eqn.outvars, outs, strict=True))
-        return [self.read(v) for v in jaxpr.outvars] if live is None else []
+        self.env.enter(jaxpr, args, map(Value, consts))
+        eqns = jaxpr.eqns if live is None else (e for e in jaxpr.eqns if id(e) in live)
+        self.env.run(eqns, self._equation)
+        return self.env.read(jaxpr.outvars) if live is None else []
 
     def _equation(self, eqn: _jax.Eqn, values: list[Value]) -> Sequence[Value]:
         name = eqn.primitive.name
@@ -151,6 +143,10 @@ class Run:
         if key is not None:
             self._shared[key] = (values, outs)  # the operands too, lest their ids be taken again
         return outs
+
+
+def _of_literal(v: _jax.Literal) -> Value:
+    return Value(v.val, known=literal(v))
 
 
 def _identity(eqn: _jax.Eqn, values: Sequence[Value]) -> Any:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ppgen import _jax
+from ppgen._interpret import interpret, variables_of
 from ppgen._lowering.scan_structure import markov, one_at_a_time
 from ppgen._settings import current, settings
 from ppgen._staging.choice import bind_choice
@@ -71,24 +72,19 @@ def _inside() -> contextlib.AbstractContextManager[None]:
 
 
 def _run(jaxpr: Any, args: Sequence[Any], *, own_lines: bool = True) -> list[Any]:
-    jaxpr, consts = _jax.open_jaxpr(jaxpr)
-    env: dict[_jax.Var, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
-    env.update(zip(jaxpr.invars, args, strict=True))
-    for eqn in jaxpr.eqns:
-        values = [v.val if isinstance(v, _jax.Literal) else env[v] for v in eqn.invars]
+    def equation(eqn: _jax.Eqn, values: list[Any]) -> list[Any]:
         name = eqn.primitive.name
         if name in CALLS:
             own = own_lines and not _jax.calls_jax(eqn)
             with _jax.at_line_of(eqn) if own_lines else contextlib.nullcontext():
-                out = _run(_jax.subjaxprs(eqn)[0], values, own_lines=own)
-        elif name in ("random_choice", "fresh_key") or not is_random(eqn):
-            out = _jax.bind(eqn, values, own_line=own_lines)
-        else:
-            inside = _inside() if name not in ("sample_site", "scan") else contextlib.nullcontext()
-            with _jax.at_line_of(eqn), inside:
-                out = _RULES.get(name, _refuse)(eqn, values)
-        env.update(zip(eqn.outvars, out, strict=True))
-    return [v.val if isinstance(v, _jax.Literal) else env[v] for v in jaxpr.outvars]
+                return _run(_jax.subjaxprs(eqn)[0], values, own_lines=own)
+        if name in ("random_choice", "fresh_key") or not is_random(eqn):
+            return _jax.bind(eqn, values, own_line=own_lines)
+        inside = _inside() if name not in ("sample_site", "scan") else contextlib.nullcontext()
+        with _jax.at_line_of(eqn), inside:
+            return _RULES.get(name, _refuse)(eqn, values)
+
+    return interpret(jaxpr, args, equation)
 
 
 def _site(eqn: _jax.Eqn, operands: list[Any]) -> list[Any]:
@@ -234,10 +230,9 @@ def _accumulators(body: Any, num_consts: int, num_carry: int) -> list[int]:
     jaxpr, _ = _jax.open_jaxpr(body)
     uses: dict[_jax.Var, list[Any]] = {}
     for eqn in jaxpr.eqns:
-        for v in eqn.invars:
-            if not isinstance(v, _jax.Literal):
-                uses.setdefault(v, []).append(eqn)
-    outs = [v for v in jaxpr.outvars if not isinstance(v, _jax.Literal)]
+        for v in variables_of(eqn.invars):
+            uses.setdefault(v, []).append(eqn)
+    outs = variables_of(jaxpr.outvars)
     found = []
     for i in range(num_carry):
         v = jaxpr.invars[num_consts + i]

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from ppgen import _jax
+from ppgen._interpret import Environment, dependent, variables_of
 from ppgen._lowering.scan_structure import markov, sums_over_points
 
 
@@ -34,72 +35,46 @@ def _pairs(jaxpr: Any):
         _, num_carry = _jax.scan_counts(first)
         stacked = set(first.outvars[num_carry:])
         for second in jaxpr.eqns[i + 1 :]:
-            reads = any(not isinstance(v, _jax.Literal) and v in stacked for v in second.invars)
-            if not reads or second.primitive.name != "scan":
+            if second.primitive.name != "scan" or stacked.isdisjoint(variables_of(second.invars)):
                 continue
             same = all(first.params[k] == second.params[k] for k in ("length", "reverse"))
             if same and _is_direct(jaxpr, first, second, stacked):
                 yield first, second
 
 
-def _dependents(jaxpr: Any, eqn: _jax.Eqn) -> tuple[set[int], set[Any]]:
-    """Ids of the equations after `eqn` that depend on it, and all the variables that do."""
-    variables, found = set(eqn.outvars), set()
-    for e in jaxpr.eqns:
-        if e is not eqn and any(
-            not isinstance(v, _jax.Literal) and v in variables for v in e.invars
-        ):
-            found.add(id(e))
-            variables.update(e.outvars)
-    return found, variables
-
-
 def _is_direct(jaxpr: Any, first: _jax.Eqn, second: _jax.Eqn, stacked: set[Any]) -> bool:
     """Whether `second` depends on `first` by what it reads step by step only."""
-    _, variables = _dependents(jaxpr, first)
-    num_consts, num_carry = _jax.scan_counts(second)
-    return all(
-        isinstance(v, _jax.Literal)
-        or v not in variables
-        or (i >= num_consts + num_carry and v in stacked)
-        for i, v in enumerate(second.invars)
-    )
+    later = dependent(jaxpr, first.outvars).variables
+    outer = sum(_jax.scan_counts(second))
+    whole, by_step = variables_of(second.invars[:outer]), variables_of(second.invars[outer:])
+    return later.isdisjoint(whole) and (later - stacked).isdisjoint(by_step)
 
 
 def _fused(jaxpr: Any, first: _jax.Eqn, second: _jax.Eqn) -> Any:
     """The program with the two as one, or `None` where that would have no Markov structure."""
     opened, consts = _jax.open_jaxpr(jaxpr)
-    later, _ = _dependents(opened, first)
+    later = dependent(opened, first.outvars).equations
     found = []
 
     def run() -> list[Any]:
-        env = dict(zip(opened.constvars, consts, strict=True))
-
-        def read(v: Any) -> Any:
-            return v.val if isinstance(v, _jax.Literal) else env[v]
-
-        def evaluate(eqn: _jax.Eqn) -> None:
-            env.update(zip(eqn.outvars, _jax.bind(eqn, list(map(read, eqn.invars))), strict=True))
-
+        env: Environment[Any] = Environment()
+        env.enter(opened, (), consts)
         position = next(i for i, e in enumerate(opened.eqns) if e is second)
         before, after = opened.eqns[:position], opened.eqns[position + 1 :]
-        for eqn in before:
-            if eqn is not first and id(eqn) not in later:
-                evaluate(eqn)
-        outs = _scan_both(first, second, read)
+        env.run((e for e in before if e is not first and id(e) not in later), _jax.bind)
+        outs = _scan_both(first, second, env)
         found.append(outs is not None)
         if outs is None:
             return []
-        env.update(zip([*first.outvars, *second.outvars], outs, strict=True))
-        for eqn in [*(e for e in before if id(e) in later), *after]:
-            evaluate(eqn)
-        return [read(v) for v in opened.outvars]
+        env.write([*first.outvars, *second.outvars], outs)
+        env.run([*(e for e in before if id(e) in later), *after], _jax.bind)
+        return env.read(opened.outvars)
 
     new = jax.make_jaxpr(run)()
     return new if found[0] else None
 
 
-def _scan_both(first: _jax.Eqn, second: _jax.Eqn, read: Any) -> list[Any] | None:
+def _scan_both(first: _jax.Eqn, second: _jax.Eqn, env: Environment[Any]) -> list[Any] | None:
     bodies = [_jax.open_jaxpr(e.params["jaxpr"]) for e in (first, second)]
     counts = [_jax.scan_counts(e) for e in (first, second)]
     operands = []
@@ -115,17 +90,17 @@ def _scan_both(first: _jax.Eqn, second: _jax.Eqn, read: Any) -> list[Any] | None
 
     def step(carry, xs):
         (c1, c2), (x1, x2) = carry, xs
-        out1 = body(0, [*map(read, consts1), *c1, *x1])
+        out1 = body(0, [*env.read(consts1), *c1, *x1])
         ys1, x2 = out1[len(c1) :], iter(x2)
         read_now = [
             ys1[stacked.index(v)] if not isinstance(v, _jax.Literal) and v in stacked else next(x2)
             for v in xs2
         ]
-        out2 = body(1, [*map(read, consts2), *c2, *read_now])
+        out2 = body(1, [*env.read(consts2), *c2, *read_now])
         return (out1[: len(c1)], out2[: len(c2)]), (ys1, out2[len(c2) :])
 
-    init = (list(map(read, init1)), list(map(read, init2)))
-    xs = (list(map(read, xs1)), list(map(read, free)))
+    init = (env.read(init1), env.read(init2))
+    xs = (env.read(xs1), env.read(free))
     one = jax.tree.map(lambda x: x[0], xs)
     num_carry = len(init1) + len(init2)
     trial = jax.make_jaxpr(lambda c, x: jax.tree.leaves(step(c, x)))(init, one)

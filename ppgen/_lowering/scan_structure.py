@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ppgen import _jax
+from ppgen._interpret import follow, variables_of
 from ppgen._staging.primitives import equations
 
 
@@ -60,38 +61,39 @@ def markov(jaxpr: Any, num_consts: int, num_carry: int) -> Markov | None:
     templates = [e.params["spec"].template for e in made]
     if not all(t.weighted and t.fixed_points and not t.first_order for t in templates):
         return None
-    carried = {v: {i} for i, v in enumerate(jaxpr.invars[num_consts : num_consts + num_carry])}
-    reached: dict[_jax.Var, set[int]] = dict(carried)
-    random: set[_jax.Var] = set()
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "random_choice":
-            # The values are the same whatever the distribution; only their weights depend on it.
-            random.update(eqn.outvars)
-            continue
-        ins = [v for v in eqn.invars if not isinstance(v, _jax.Literal)]
-        found: set[int] = set().union(*(reached.get(v, set()) for v in ins))
-        for v in eqn.outvars:
-            reached[v] = found
-        if any(v in random for v in ins):
-            random.update(eqn.outvars)
-
-    def depends(v: Any, state: set[int]) -> bool:
-        return not isinstance(v, _jax.Literal) and bool(reached.get(v, set()) & state)
-
-    def is_random(v: Any) -> bool:
-        return not isinstance(v, _jax.Literal) and v in random
-
-    carries, ys = jaxpr.outvars[:num_carry], jaxpr.outvars[num_carry:]
-    state = {i for i, v in enumerate(carries) if is_random(v)}
+    given = [_Source()] * num_consts + [_Source(frozenset({i})) for i in range(num_carry)]
+    given += [_Source()] * (len(jaxpr.invars) - len(given))
+    outs = follow(jaxpr, given, _sources, _Source()).read(jaxpr.outvars)
+    carries, ys = outs[:num_carry], outs[num_carry:]
+    state = {i for i, source in enumerate(carries) if source.random}
     while True:
-        more = state | {i for i, v in enumerate(carries) if depends(v, state)}
+        more = state | {i for i, source in enumerate(carries) if source.carried & state}
         if more == state:
             break
         state = more
-    if any(depends(carries[i], state) for i in state):
+    if any(carries[i].carried & state for i in state):
         return None
-    paired = tuple(depends(v, state) for v in ys)
-    return Markov(frozenset(state), paired)
+    return Markov(frozenset(state), tuple(bool(source.carried & state) for source in ys))
+
+
+class _Source(NamedTuple):
+    """What a value in a step is made of.
+
+    Attributes:
+        carried: indices of the carried values that it depends on.
+        random: whether it depends on the step's choices.
+    """
+
+    carried: frozenset[int] = frozenset()
+    random: bool = False
+
+
+def _sources(eqn: _jax.Eqn, ins: list[_Source]) -> list[_Source]:
+    if eqn.primitive.name == "random_choice":
+        # The values are the same whatever the distribution; only their weights depend on it.
+        return [_Source(random=True)]
+    carried = frozenset().union(*(i.carried for i in ins))
+    return [_Source(carried, any(i.random for i in ins))] * len(eqn.outvars)
 
 
 def asks_for_paths(jaxpr: Any, analysis: Any, terms: Any, joint: Any) -> bool:
@@ -102,16 +104,9 @@ def asks_for_paths(jaxpr: Any, analysis: Any, terms: Any, joint: Any) -> bool:
     """
     jaxpr, _ = _jax.open_jaxpr(jaxpr)
     tail = {id(e) for e in terms.equations}
-    used = {
-        v
-        for e in jaxpr.eqns
-        if id(e) in terms.needed and id(e) not in tail
-        for v in e.invars
-        if not isinstance(v, _jax.Literal)
-    }
-    for eqn in jaxpr.eqns:
-        if not sums_over_points(eqn) or id(eqn) not in terms.needed:
-            continue
+    needed = [e for e in jaxpr.eqns if id(e) in terms.needed]
+    used = {v for e in needed if id(e) not in tail for v in variables_of(e.invars)}
+    for eqn in filter(sums_over_points, needed):
         num_consts, num_carry = _jax.scan_counts(eqn)
         structure = markov(eqn.params["jaxpr"], num_consts, num_carry)
         first = analysis.first[id(eqn)]

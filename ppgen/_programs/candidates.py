@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 
-from ppgen._programs.estimated import Inner, bind_estimated, log_mean_exp, stack
+from ppgen._log_weights import log_mean_exp
+from ppgen._programs.estimated import Inner, bind_estimated, stack
 from ppgen._staging.choice import draw
 
 

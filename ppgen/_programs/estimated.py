@@ -8,7 +8,6 @@ from the right side: E[log w] >= log p where it was drawn, E[log p̂] <= log p w
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -124,11 +123,6 @@ def check_particles(kind: str, particles: int) -> None:
     """Refuse less than one particle."""
     if particles < 1:
         raise ValueError(f"{kind} needs at least one particle, not {particles}")
-
-
-def log_mean_exp(x: Array) -> Array:
-    """The logarithm of the mean of exp(x) over the leading axis."""
-    return jax.nn.logsumexp(x, axis=0) - math.log(x.shape[0])
 
 
 def stack(first: Any, rest: Any) -> Any:

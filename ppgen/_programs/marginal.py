@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from ppgen import _jax
+from ppgen._interpret import follow
+from ppgen._log_weights import log_mean_exp
 from ppgen._programs.estimated import (
     bind_estimated,
     check_particles,
     check_proposal,
     inner,
-    log_mean_exp,
     stack,
     total,
 )
@@ -188,10 +189,10 @@ def _depends(jaxpr: Any, names: set[str], tainted: Sequence[bool] = ()) -> tuple
         For each output whether it does, and whether any observed site or factor does.
     """
     jaxpr, _ = _jax.open_jaxpr(jaxpr)
-    found = {v for v, flag in zip(jaxpr.invars, tainted, strict=False) if flag}
     observed = False
-    for eqn in jaxpr.eqns:
-        flags = [not isinstance(v, _jax.Literal) and v in found for v in eqn.invars]
+
+    def equation(eqn: _jax.Eqn, flags: list[bool]) -> list[bool]:
+        nonlocal observed
         outs = [any(flags)] * len(eqn.outvars)
         if eqn.primitive.name in ("sample_site", "estimated_program"):
             spec = eqn.params["spec"]
@@ -211,6 +212,7 @@ def _depends(jaxpr: Any, names: set[str], tainted: Sequence[bool] = ()) -> tuple
             if any(flags) or any(names.intersection(site_specs(j)) for j in bodies):
                 outs = [True] * len(outs)
                 observed |= any(_depends(j, names, [True] * len(j.invars))[1] for j in bodies)
-        found.update(v for v, flag in zip(eqn.outvars, outs, strict=True) if flag)
-    outs = [not isinstance(v, _jax.Literal) and v in found for v in jaxpr.outvars]
-    return outs, observed
+        return outs
+
+    env = follow(jaxpr, tainted or [False] * len(jaxpr.invars), equation, nothing=False)
+    return env.read(jaxpr.outvars), observed

@@ -85,7 +85,7 @@ class AuditReport:
             for row in self.rows
         ]
         heads = ["along", "estimator", "runs of the program", "error", "z", "step", "draws"]
-        lines = table(heads, cells, what="directions")
+        lines = table(heads, cells, what="directions", right=range(1, len(heads)))
         text = f"{self.verdict}: {self.reason}"
         return "\n".join([*lines, "", *wrapped(text, first="verdict  ", rest="         ")])
 

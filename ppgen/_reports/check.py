@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
+import operator
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +17,7 @@ from ppgen._analysis.analyse import Analysis, analyse
 from ppgen._analysis.choices import Choice
 from ppgen._analysis.influence import bits
 from ppgen._expectation import prepare
+from ppgen._interpret import follow
 from ppgen._lowering.lower import lower
 from ppgen._reports.cost_tree import CostTerm, cost_terms
 from ppgen._reports.report import ChoiceRow, Report, TermRow
@@ -125,17 +128,15 @@ def _choices(jaxpr: Any, analysis: Analysis) -> tuple[list[ChoiceRow], dict[_jax
         The rows, and for each top-level variable the bit set of rows that it depends on.
     """
     rows: list[ChoiceRow] = []
-    reach: dict[_jax.Var, int] = {}
-    for eqn in jaxpr.eqns:
-        mask = 0
-        for v in eqn.invars:
-            mask |= 0 if isinstance(v, _jax.Literal) else reach.get(v, 0)
-        for row in _rows(eqn, ()):
-            mask |= 1 << len(rows)
-            rows.append(row)
-        if mask:
-            reach.update(dict.fromkeys(eqn.outvars, mask))
-    return rows, reach
+
+    def equation(eqn: _jax.Eqn, masks: list[int]) -> list[int]:
+        own = list(_rows(eqn, ()))
+        masks = [*masks, *(1 << len(rows) + i for i in range(len(own)))]
+        rows.extend(own)
+        return [functools.reduce(operator.or_, masks, 0)] * len(eqn.outvars)
+
+    env = follow(jaxpr, [], equation, nothing=0)
+    return rows, {v: mask for v, mask in env.values.items() if mask}
 
 
 def _rows(eqn: _jax.Eqn, loops: tuple[int, ...], together: bool = False) -> Iterator[ChoiceRow]:

@@ -12,7 +12,14 @@ from typing import Any
 
 from ppgen import _jax
 from ppgen._analysis.analyse import Analysis
-from ppgen._analysis.cost_terms import BILINEAR, LINEAR_IN_FIRST, is_linear
+from ppgen._analysis.cost_terms import (
+    BILINEAR,
+    LINEAR_IN_FIRST,
+    Summand,
+    is_linear,
+    taken_apart,
+)
+from ppgen._interpret import dependent, variables_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,39 +54,18 @@ def cost_terms(jaxpr: Any, analysis: Analysis, reach: Mapping[_jax.Var, int]) ->
     if isinstance(out, _jax.Literal):
         return []
     producers = {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
-    varying = _varying(jaxpr, reach)
-    signs: dict[_jax.Var, set[int]] = {out: {1}}
-    terms = []
-    for eqn in reversed(jaxpr.eqns):
-        for v in eqn.outvars:
-            if v not in signs:
-                continue
-            parts = None if eqn.primitive.name == "marker" else _parts(eqn, reach)
-            if parts is None and v not in varying:
-                continue  # a constant
-            if parts is None:
-                terms.append(_term(v, signs[v], eqn, producers))
-                continue
-            for operand, sign in parts:
-                signs.setdefault(operand, set()).update(s * sign for s in signs[v])
-    terms.reverse()
-    return terms
-
-
-def _varying(jaxpr: Any, reach: Mapping[_jax.Var, int]) -> set[_jax.Var]:
-    """The variables that depend on an argument or on a choice."""
-    found = {*jaxpr.constvars, *reach}
-    for eqn in jaxpr.eqns:
-        if any(not isinstance(v, _jax.Literal) and v in found for v in eqn.invars):
-            found.update(eqn.outvars)
-    return found
+    # What depends on an argument or on a choice.
+    varying = dependent(jaxpr, [*jaxpr.constvars, *reach]).variables
+    _, found = taken_apart(jaxpr, [out], lambda eqn, _: _parts(eqn, reach))
+    return [_term(s, producers) for s in reversed(found) if s.variable in varying]
 
 
 def _is_log_density(eqn: _jax.Eqn) -> bool:
     return eqn.primitive.name == "marker" and eqn.params["kind"] == "log_prob"
 
 
-def _term(v: Any, signs: set[int], eqn: _jax.Eqn, producers: Mapping[Any, _jax.Eqn]) -> CostTerm:
+def _term(summand: Summand, producers: Mapping[Any, _jax.Eqn]) -> CostTerm:
+    v, signs, eqn = summand
     sign = "±" if len(signs) > 1 else "+" if 1 in signs else "-"
     if _is_log_density(eqn):
         return CostTerm(v, sign, f"log p({eqn.params['name']})", eqn.params["where"], eqn, ())
@@ -91,8 +77,8 @@ def _term(v: Any, signs: set[int], eqn: _jax.Eqn, producers: Mapping[Any, _jax.E
     inside: dict[str, None] = {}
     queue, seen = [eqn], {id(eqn)}
     while queue:
-        for operand in queue.pop().invars:
-            above = None if isinstance(operand, _jax.Literal) else producers.get(operand)
+        for operand in variables_of(queue.pop().invars):
+            above = producers.get(operand)
             if above is None or id(above) in seen:
                 continue
             seen.add(id(above))
@@ -106,11 +92,13 @@ def _term(v: Any, signs: set[int], eqn: _jax.Eqn, producers: Mapping[Any, _jax.E
 def _parts(eqn: _jax.Eqn, reach: Mapping[_jax.Var, int]) -> list[tuple[Any, int]] | None:
     """The operands whose signed sum (up to factors) an equation is, or `None` if it is no sum."""
     name = eqn.primitive.name
-    variables = [v for v in eqn.invars if not isinstance(v, _jax.Literal)]
+    if name == "marker":
+        return None
+    variables = variables_of(eqn.invars)
     if name == "sub":
         return [(v, s) for v, s in zip(eqn.invars, (1, -1), strict=True) if v in variables] or None
     if name == "neg":
-        return [(eqn.invars[0], -1)]
+        return [(v, -1) for v in variables] or None
     moving = [v in variables and bool(reach.get(v)) for v in eqn.invars]
     if name in BILINEAR and not any(moving):
         # A product of nothing random is one of the only factor that is no constant.

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppgen import _jax
+from ppgen._interpret import interpret
 from ppgen._lowering.lower import CUSTOM, REMATS
 from ppgen._staging.primitives import CALLS, DENSITY_SCOPE, SAMPLER_SCOPE, SITE_SCOPE
 from ppgen._user_lines import is_library
@@ -135,28 +136,23 @@ class _Tape:
 
     def run(self, jaxpr: Any, inputs: Sequence[int], scopes: tuple[str, ...] = ()) -> list[int]:
         """Carry out a jaxpr, calls inlined."""
-        jaxpr, consts = _jax.open_jaxpr(jaxpr)
-        env = dict(zip(jaxpr.invars, inputs, strict=True))
-        env |= {v: self.literal(c) for v, c in zip(jaxpr.constvars, consts, strict=True)}
 
-        def read(v: Any) -> int:
-            return self.literal(v.val) if isinstance(v, _jax.Literal) else env[v]
-
-        for eqn in jaxpr.eqns:
-            ins = [read(v) for v in eqn.invars]
+        def equation(eqn: _jax.Eqn, ins: list[int]) -> list[int]:
             within = (*scopes, *_jax.scopes(eqn))
             name = eqn.primitive.name
             if name in _INLINED:
-                outs = self.run(_jax.subjaxprs(eqn)[0], ins, within)
-            elif name == "cond":
+                return self.run(_jax.subjaxprs(eqn)[0], ins, within)
+            if name == "cond":
                 branch = eqn.params["branches"][int(self.values[ins[0]])]
-                outs = self.run(branch, ins[1:], within)
-            else:
-                outs = [self.new(x) for x in _jax.bind(eqn, [self.values[i] for i in ins])]
-                entry = _Entry(eqn, ins, outs, within)
-                self.made_by.update(dict.fromkeys(outs, entry))
-            env.update(zip(eqn.outvars, outs, strict=True))
-        return [read(v) for v in jaxpr.outvars]
+                return self.run(branch, ins[1:], within)
+            outs = [self.new(x) for x in _jax.bind(eqn, [self.values[i] for i in ins])]
+            self.made_by.update(dict.fromkeys(outs, _Entry(eqn, ins, outs, within)))
+            return outs
+
+        consts = map(self.literal, _jax.open_jaxpr(jaxpr)[1])
+        return interpret(
+            jaxpr, inputs, equation, consts=consts, literal=lambda v: self.literal(v.val)
+        )
 
     def kind(self, i: int) -> str:
         """What is in a value: "nan", else "inf" or "-inf", else ""."""

@@ -1,10 +1,10 @@
-"""Plain tables for a terminal, at most 100 columns wide."""
+"""Plain tables for a terminal, at most 100 columns wide. They need no JAX, and load at once."""
 
 from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 WIDTH = 100
 _GAP = 2
@@ -12,13 +12,20 @@ _ROWS = 24  # beyond which a table is elided in the middle
 _LEAST = 8
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, what: str) -> list[str]:
+def table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    what: str,
+    right: Collection[int] = (),
+) -> list[str]:
     """Lines of an aligned table; what does not fit is shortened, the last column is wrapped.
 
     Args:
         header: titles of the columns.
         rows: the cells.
         what: what the rows are, for the line that stands for those left out.
+        right: positions of the columns that are aligned on the right, as numbers are.
     """
     left_out = len(rows) - _ROWS
     shown = list(rows)
@@ -26,14 +33,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, what: str) ->
         shown = [*rows[: _ROWS - 4], *rows[-3:]]
         left_out = len(rows) - len(shown)
     widths = _fitted([max(map(len, column)) for column in zip(header, *shown, strict=True)])
-    lines = [_line(header, widths), "─" * (sum(widths) + _GAP * (len(widths) - 1))]
+    lines = [_line(header, widths, right), "─" * (sum(widths) + _GAP * (len(widths) - 1))]
     for i, row in enumerate(shown):
         if left_out > 0 and i == _ROWS - 4:
             lines.append(f"… {left_out:,} more {what} …")
         cells = [shortened(cell, width) for cell, width in zip(row[:-1], widths, strict=False)]
         last = textwrap.wrap(row[-1], widths[-1]) or [""]
-        lines.append(_line([*cells, last[0]], widths))
-        lines += [_line([""] * len(cells) + [part], widths) for part in last[1:]]
+        lines.append(_line([*cells, last[0]], widths, right))
+        lines += [_line([""] * len(cells) + [part], widths, right) for part in last[1:]]
     return lines
 
 
@@ -45,8 +52,11 @@ def _fitted(widths: list[int]) -> list[int]:
     return widths
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+def _line(cells: Sequence[str], widths: Sequence[int], right: Collection[int]) -> str:
+    padded = [
+        cell.rjust(width) if i in right else cell.ljust(width)
+        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
     return (" " * _GAP).join(padded).rstrip()
 
 

@@ -89,7 +89,7 @@ class VarianceReport:
                 ]
             )
         heads = ["estimators", "gradient variance", "time", "FLOPs", "product", "to the best"]
-        lines = table(heads, rows, what="candidates")
+        lines = table(heads, rows, what="candidates", right=range(1, len(heads)))
         for c in self.candidates:
             if c.refused:
                 text = f"{c.label}: {c.refused.splitlines()[0]}"

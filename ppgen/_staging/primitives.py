@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -293,21 +293,6 @@ def equations(jaxpr: Any):
         yield eqn
         for inner in _jax.subjaxprs(eqn):
             yield from equations(inner)
-
-
-def needed(jaxpr: Any, wanted: Iterable[Any], *, stop: Collection[str] = ()) -> frozenset[int]:
-    """Ids of the top-level equations that the `wanted` variables depend on, themselves included.
-
-    Dependence through the first operand of a primitive of one of the names `stop` does not count.
-    """
-    variables = {v for v in wanted if not isinstance(v, _jax.Literal)}
-    found = set()
-    for eqn in reversed(_jax.open_jaxpr(jaxpr)[0].eqns):
-        if any(v in variables for v in eqn.outvars):
-            found.add(id(eqn))
-            operands = eqn.invars[1:] if eqn.primitive.name in stop else eqn.invars
-            variables.update(v for v in operands if not isinstance(v, _jax.Literal))
-    return frozenset(found)
 
 
 def is_random(eqn: Any) -> bool:

@@ -15,6 +15,7 @@ from numpyro.distributions import Distribution
 
 from ppgen import _jax
 from ppgen._distributions.wrappers import as_single_precision
+from ppgen._interpret import interpret, needed
 from ppgen._staging.choice import bind_choice
 from ppgen._staging.primitives import (
     DENSITY_SCOPE,
@@ -24,7 +25,6 @@ from ppgen._staging.primitives import (
     SiteSpec,
     equations,
     mark,
-    needed,
     over_lanes,
 )
 from ppgen._staging.transformed import bind_transformed
@@ -73,7 +73,7 @@ def has_estimate(jaxpr: Any) -> bool:
     """
     eqns = _jax.open_jaxpr(jaxpr)[0].eqns
     scored = [eqn for eqn in eqns if has_sites(eqn)]
-    upstream = needed(jaxpr, [v for eqn in scored for v in eqn.invars])
+    upstream = needed(jaxpr, [v for eqn in scored for v in eqn.invars]).equations
     relevant = [eqn for eqn in eqns if id(eqn) in upstream or has_sites(eqn)]
     found = {eqn.primitive.name for eqn in relevant}
     inner = [jaxpr for eqn in relevant for jaxpr in _jax.subjaxprs(eqn)]
@@ -112,25 +112,19 @@ def run_sites(
         The outputs of the jaxpr, and its sites. An output is `None` that depends on what a program
         with an estimated density integrates out, where it was given values.
     """
-    jaxpr, own = _jax.open_jaxpr(jaxpr)
-    env: dict[_jax.Var, Any] = dict(
-        zip(jaxpr.constvars, own if consts is None else consts, strict=True)
-    )
-    env.update(zip(jaxpr.invars, args, strict=True))
     sites = Sites({}, {})
-    for eqn in jaxpr.eqns:
-        values = [v.val if isinstance(v, _jax.Literal) else env[v] for v in eqn.invars]
+
+    def equation(eqn: _jax.Eqn, values: list[Any]) -> list[Any]:
         check_determined(values, jaxpr)
-        if has_sites(eqn):
-            with _jax.at_line_of(eqn):
-                rule = _RULES.get(eqn.primitive.name, _refuse)
-                out, new = rule(eqn, values, given)
-            _merge(sites, new)
-        else:
-            out = _jax.bind(eqn, values)
-        env.update(zip(eqn.outvars, out, strict=True))
-    outs = [v.val if isinstance(v, _jax.Literal) else env[v] for v in jaxpr.outvars]
-    return outs, sites
+        if not has_sites(eqn):
+            return _jax.bind(eqn, values)
+        with _jax.at_line_of(eqn):
+            rule = _RULES.get(eqn.primitive.name, _refuse)
+            out, new = rule(eqn, values, given)
+        _merge(sites, new)
+        return out
+
+    return interpret(jaxpr, args, equation, consts=consts), sites
 
 
 def check_determined(values: Sequence[Any], jaxpr: Any) -> None:

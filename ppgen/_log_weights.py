@@ -23,7 +23,7 @@ def log_sum_exp(x: Array, axis: int = 0) -> Array:
 
 def log_mean_exp(x: Array, axis: int = 0) -> Array:
     """Log of the mean of exp(x) along `axis`, without overflow."""
-    return log_sum_exp(x, axis) - jnp.log(x.shape[axis])
+    return log_sum_exp(x, axis) - math.log(x.shape[axis])
 
 
 def self_normalized(log_weights: Array, axis: int = 0) -> Array:
