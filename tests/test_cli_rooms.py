@@ -148,3 +148,21 @@ def test_a_file_with_two_recipes_is_one_line(here, capsys):
     (here / "bare.py").write_text(bare)
     assert main(["fit", "bare.py"]) == 2
     assert_one_line(capsys, "TwoStages must be a frozen dataclass")
+
+
+def test_an_audit_lets_a_sound_objective_through_and_stops_another(here, capsys):
+    assert main(["fit", str(TWO_STAGES), "--audit", "--out", "sound"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("verdict  agrees") == 2 and "auditing (stage distance)" in out
+    assert (here / "sound" / "figures.json").exists()
+
+    halved = "gap = model[name] - goal\n            return gap * jax.lax.stop_gradient(gap)"
+    text = TWO_STAGES.read_text().replace("return (model[name] - goal) ** 2", halved)
+    (here / "halved.py").write_text(
+        text.replace("import jax.numpy", "import jax\n        import jax.numpy")
+    )
+    assert main(["fit", "halved.py", "--audit", "--out", "halved"]) == 2
+    out, error = capsys.readouterr()
+    assert "disagrees" in out and "the gradient is not the slope of the objective" in error
+    assert not list((here / "halved").rglob("metrics.jsonl"))
+    assert main(["fit", "halved.py", "--out", "unaudited"]) == 0  # nothing else sees it

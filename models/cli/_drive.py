@@ -26,6 +26,7 @@ from ppgen.models.parts.recipe import Dataset, Recipe, Stage
 from ppgen.models.parts.runs import (
     Prepared,
     Run,
+    audited,
     evaluated,
     fit_prepared,
     fresh,
@@ -38,6 +39,7 @@ from ppgen.models.parts.training import Training
 
 SAMPLES = 100
 """In the picture of a fit."""
+AUDIT_SECONDS = 60.0
 
 
 def fit_anew(room: Room, options: Any, record: dict[str, Any], workers: Workers) -> None:
@@ -61,7 +63,8 @@ def fit_anew(room: Room, options: Any, record: dict[str, Any], workers: Workers)
         if room.path is not None:
             what["path"] = str(room.path)
         write_json(folder / CONFIG, what)
-    _run(Run(recipe, training, facts, model, lambda: data), folder, workers)
+    run = Run(recipe, training, facts, model, lambda: data)
+    _run(run, folder, workers, audit=options.checks.audit)
 
 
 def fit_on(recipe: Recipe, training: Training, folder: Path, workers: Workers) -> None:
@@ -107,15 +110,15 @@ def load(recipe: Recipe, training: Training, folder: Path) -> Run:
     return Run(recipe, training, facts, model, lambda: data_of(recipe, folder))
 
 
-def _run(start: Run, folder: Path, workers: Workers) -> None:
+def _run(start: Run, folder: Path, workers: Workers, *, audit: bool = False) -> None:
     """Fits every stage, each from its last checkpoint if it has any, and then all the rest."""
     if not workers.leads:
-        _stages(start, folder, workers)
+        _stages(start, folder, workers, audit)
         workers.any(False)  # the processes end together
         return
     with locked(folder):
         try:
-            run, stages = _stages(start, folder, workers)
+            run, stages = _stages(start, folder, workers, audit)
             workers.say("evaluating")
             _finish(run, folder, stages)
         except KeyboardInterrupt:
@@ -123,13 +126,15 @@ def _run(start: Run, folder: Path, workers: Workers) -> None:
     workers.any(False)
 
 
-def _stages(start: Run, folder: Path, workers: Workers) -> tuple[Run, dict[str, Any]]:
+def _stages(start: Run, folder: Path, workers: Workers, audit: bool) -> tuple[Run, dict[str, Any]]:
     """The run with a fitted model; of each stage, what was fitted and how that went."""
     recipe, training, data, model = start.recipe, start.training, start.data, start.model
     found: dict[str, tuple[Stage, Fitted]] = {}
     for name in recipe.stages:
         ready = prepared(recipe, training, name, model, data)
         _check(ready, training, workers)
+        if audit:
+            _audit(ready, training, name, workers)
         what = f"{folder}" if name == "" else f"{folder} (stage {name})"
         rows = "a stream of data" if ready.number is None else f"{ready.number} rows of data"
         workers.say(f"fitting {rows}, writing to {what}")
@@ -163,6 +168,14 @@ def _fit(ready: Prepared, training: Training, name: str, folder: Path, workers: 
     if fitted.stopped == "callback":
         raise Interrupted(folder, interrupts.number or signal.SIGINT)
     return fitted
+
+
+def _audit(ready: Prepared, training: Training, name: str, workers: Workers) -> None:
+    workers.say("auditing" if name == "" else f"auditing (stage {name})")
+    found = audited(ready, training, name, seconds=AUDIT_SECONDS, progress=workers.leads)
+    workers.say(str(found))
+    if found.verdict == "disagrees":
+        raise CommandError("the gradient is not the slope of the objective: nothing was fitted")
 
 
 def _finish(run: Run, folder: Path, stages: dict[str, tuple[Stage, Fitted]]) -> None:

@@ -34,17 +34,27 @@ class Files:
     the command line win."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Checks:
+    """Checks before the fit."""
+
+    audit: bool = False
+    """Compare the gradient on the first batch with slopes of the objective's value, in a minute at
+    most, and fit only if they do not disagree."""
+
+
 @functools.cache
 def fit_options(room: Room) -> type:
     """The options of `ppgen fit MODEL`: a frozen dataclass of groups of options.
 
-    Its fields are `recipe`, `training`, `files`, `machine` and `compiler`.
+    Its fields are `recipe`, `training`, `files`, `checks`, `machine` and `compiler`.
     """
     recipe = room.recipe()
     groups: list[Any] = [
         ("recipe", recipe()),
         ("training", recipe.training),
         ("files", Files()),
+        ("checks", Checks()),
         ("machine", Machine()),
         ("compiler", Compiler()),
     ]

@@ -220,6 +220,38 @@ def fit_prepared(
     )
 
 
+def audited(
+    ready: Prepared, training: Training, name: str, *, seconds: float, progress: bool = False
+) -> ppgen.AuditReport:
+    """Whether the gradient of a stage, on the first rows, is the slope of its objective.
+
+    See `ppgen.audit`, which takes it from values alone.
+
+    Args:
+        ready: the stage.
+        training: the options that all models share.
+        name: of the stage.
+        seconds: no new draws after this time, compilation included.
+        progress: whether to show any.
+    """
+    key = named_key(training, "audit", name)
+    rows, size = ready.rows, ready.batch_size(training)
+    batch: tuple[Any, ...] = ()
+    if size is not None:
+        stream = ready.number is None
+        batch = (next(iter(rows)) if stream else _first(rows, size),)
+    elif rows is not None:
+        batch = (ppgen.seed(rows)(jax.random.fold_in(key, 1)),)
+    arrays, static = eqx.partition(ready.params, eqx.is_inexact_array)
+
+    def objective(arrays: PyTree) -> Any:
+        return ready.objective(eqx.combine(arrays, static), *batch)
+
+    biased = ready.stage.allow_biased
+    run = ppgen.audit(objective, allow_biased=biased, seconds=seconds, progress=progress)
+    return run(key, arrays)
+
+
 def evaluated(fitted: Fitted) -> PyTree:
     """The parameters that count: the moving average, if there is one."""
     return fitted.params if fitted.ema is None else fitted.ema
