@@ -37,6 +37,7 @@ import optax
 import ppgen
 from ppgen.inference import elbo, iwelbo, reweighted_wake_sleep, vimco
 from ppgen.models.air import AIR, air_guide, air_model
+from ppgen.models.air.marks import by_brightness
 from ppgen.models.parts.data import Scenes, load_scenes
 
 CHUNK = 100
@@ -214,13 +215,7 @@ def evaluation(params: Any, images: Any) -> Callable[[Any, Any, np.ndarray], lis
 def floors(train: Scenes, held_out: Scenes) -> list[str]:
     """Accuracies without a model: the most frequent count, thresholds on the brightness."""
     most = np.bincount(train.counts).argmax()
-    bright, target = train.images.sum((1, 2)), held_out.images.sum((1, 2))
-    candidates = np.quantile(bright, np.linspace(0, 1, 501))
-    cuts = [
-        max(candidates, key=lambda c, k=k: ((bright > c) == (train.counts > k)).mean())
-        for k in range(train.counts.max())
-    ]
-    guess = sum((target > cut).astype(int) for cut in cuts)
+    guess = by_brightness(train, held_out.images)
     return [
         f"{(held_out.counts == most).mean():.3f}",
         f"{(held_out.counts == guess).mean():.3f}",

@@ -11,6 +11,7 @@ two digits that no label tells of. `benchmarks/air.py` compares more estimators,
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any, NamedTuple
 
@@ -28,11 +29,13 @@ ABOUT = (
     "counted right, on scenes of digits that were not trained on. Scenes are others for each seed."
 )
 
+PARTICLES = 10
+"""Of the bounds."""
 NATS, SHARE = "nats per scene", "share right"
 
 
 class Size(NamedTuple):
-    """Of networks, data and training, with the bounds that they are for."""
+    """Of networks, data and training, and what has to be reached with them."""
 
     recipe: dict[str, Any]
     training: dict[str, Any]
@@ -44,69 +47,60 @@ FULL = Size({}, {}, nats=125.0, share=0.97)
 FAST = Size(
     {"hidden": 64, "scenes": 2000, "held_out": 200, "looks": 2},
     {"steps": 300, "batch_size": 32, "learning_rate": 2e-3},
-    nats=75.0,
+    nats=80.0,
     share=0.5,
 )
 
 
 def marks(fast: bool = False, seed: int = 0) -> list[Mark]:
-    """All rows, of one seed. The fast ones leave out the score function."""
+    """All rows, of one seed. The fast ones are of one estimator."""
     size, began = FAST if fast else FULL, time.process_time()
     recipe = AIRRecipe(**size.recipe)
-    data = load_scenes(train=recipe.scenes, held_out=recipe.held_out, seed=seed)
-    unseen = data.held_out
+    scenes = load_scenes(train=recipe.scenes, held_out=recipe.held_out, seed=seed)
 
-    def reached(what: str, data: SplitScenes = data, **options: Any) -> dict[str, Any]:
-        run = fit_recipe(AIRRecipe(**size.recipe, **options), data=data, seed=seed, **size.training)
-        found = {k: row for k, row in run.figures().estimates.items()}
-        nats, share = found["IWELBO-10"][NATS].mean, found["counts by the guide"][SHARE].mean
-        say(f"{what}, seed {seed}: {nats:.1f} {NATS}, {share:.3f} {SHARE}")
-        return found
+    def figures(data: SplitScenes = scenes, **options: Any) -> tuple[dict[str, Any], float, float]:
+        """All of a fit, its bound, and the share that it counts right."""
+        kind = dataclasses.replace(recipe, **options)
+        run = fit_recipe(kind, data=data, seed=seed, **size.training)
+        found = run.figures(PARTICLES).estimates
+        nats, share = found[f"IWELBO-{PARTICLES}"][NATS], found["counts by the guide"][SHARE]
+        say(f"seed {seed}, {kind.estimator}: {nats.mean:.1f} {NATS}, {share.mean:.3f} {SHARE}")
+        return found, nats.mean, share.mean
 
-    def bound(found: dict[str, Any]) -> float:
-        return found["IWELBO-10"][NATS].mean
-
-    def right(found: dict[str, Any]) -> float:
-        return found["counts by the guide"][SHARE].mean
-
-    enumerated = reached("enumerated")
-    control = reached("scrambled", scrambled(data, seed))
-    bright = by_brightness(data.train, unseen.images) == unseen.counts
+    found, nats, share = figures()
+    _, control_nats, control_share = figures(scrambled(scenes, seed))
+    bright = by_brightness(scenes.train, scenes.held_out.images) == scenes.held_out.counts
     rows = [
-        report(f"mean scene: {NATS}", enumerated["mean scene"][NATS].mean),
-        report(f"most frequent count: {SHARE}", enumerated["most frequent count"][SHARE].mean),
+        report(f"mean scene: {NATS}", found["mean scene"][NATS].mean),
+        report(f"most frequent count: {SHARE}", found["most frequent count"][SHARE].mean),
         report(f"thresholds on brightness, of true counts: {SHARE}", bright.mean()),
-        above(f"enumerated: {NATS}", bound(enumerated), size.nats),
-        above(f"enumerated: {SHARE}", right(enumerated), size.share),
-        report(f"control, scrambled pixels: {NATS}", bound(control)),
-        below(f"control, scrambled pixels: {SHARE}", right(control), 0.5),
+        above(f"enumerated: {NATS}", nats, size.nats),
+        above(f"enumerated: {SHARE}", share, size.share),
+        report(f"control, scrambled pixels: {NATS}", control_nats),
+        below(f"control, scrambled pixels: {SHARE}", control_share, 0.5),
     ]
     if not fast:
-        phantoms = reached("measure-valued", estimator="measure-valued")
-        score = reached("score function", estimator="score")
+        _, phantom_nats, phantom_share = figures(estimator="measure-valued")
+        _, score_nats, score_share = figures(estimator="score")
         rows += [
-            above(f"measure-valued: {NATS}", bound(phantoms), 120.0),
-            above(f"measure-valued: {SHARE}", right(phantoms), 0.95),
-            report(f"score function: {NATS}", bound(score)),
-            report(f"score function: {SHARE}", right(score)),
-            above(f"enumerated − score function: {NATS}", bound(enumerated) - bound(score), 5.0),
+            above(f"measure-valued: {NATS}", phantom_nats, 120.0),
+            above(f"measure-valued: {SHARE}", phantom_share, 0.95),
+            report(f"score function: {NATS}", score_nats),
+            report(f"score function: {SHARE}", score_share),
+            above(f"enumerated − score function: {NATS}", nats - score_nats, 5.0),
         ]
     return [*rows, report("seconds of CPU in all", time.process_time() - began)]
 
 
-def scrambled(data: SplitScenes, seed: int) -> SplitScenes:
+def scrambled(scenes: SplitScenes, seed: int) -> SplitScenes:
     """Scenes with their pixels in one random order."""
-    order = np.random.RandomState(seed).permutation(data.train.images[0].size)
-    return SplitScenes(
-        *(
-            part._replace(
-                images=part.images.reshape(len(part.images), -1)[:, order].reshape(
-                    part.images.shape
-                )
-            )
-            for part in data
-        )
-    )
+    order = np.random.RandomState(seed).permutation(scenes.train.images[0].size)
+
+    def part(x: Scenes) -> Scenes:
+        flat = x.images.reshape(len(x.images), -1)[:, order]
+        return x._replace(images=flat.reshape(x.images.shape))
+
+    return SplitScenes(*map(part, scenes))
 
 
 def by_brightness(train: Scenes, images: Float[ndarray, "n canvas canvas"]) -> Int[ndarray, " n"]:
