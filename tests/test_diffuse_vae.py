@@ -39,6 +39,7 @@ from ppgen.models.diffuse_vae import (
     joint_loss,
     linear_schedule,
     quadratic_times,
+    refine,
     replay,
     uniform_times,
     variational_bound,
@@ -46,10 +47,13 @@ from ppgen.models.diffuse_vae import (
 from ppgen.models.diffuse_vae import chain as chain_module
 from ppgen.models.diffuse_vae.chain import path_like
 from ppgen.models.diffuse_vae.model import reverse_chain
+from ppgen.models.diffuse_vae.recipe import DiffuseVAERecipe
 from ppgen.models.parts.data import load_digits
+from ppgen.models.parts.errors import CommandError
 from ppgen.models.parts.metrics.baselines import gaussian_denoising_error
 from ppgen.models.parts.metrics.distances import frechet_distance, neighbour_accuracy
 from ppgen.models.parts.networks import DenoisingMLP, DenoisingUNet, sinusoidal_features
+from ppgen.models.parts.runs import fit_recipe
 from ppgen.testing import assert_unbiased
 
 MEAN = np.array([0.3, -0.5])
@@ -791,3 +795,48 @@ def test_two_stages_train_one_after_the_other_and_the_joint_objective_both():
         for m in (second.ema, model)
     )
     assert trained < 0.6 * untrained
+
+
+@pytest.mark.parametrize("form", [1, 2])
+def test_what_an_image_decodes_to_is_what_its_chains_are_told(form):
+    schedule = linear_schedule(100)
+
+    class OfTheCondition(eqx.Module):
+        """The noise in x_t if the image is what the first stage decodes."""
+
+        def __call__(self, x, time, image, features):
+            log = schedule[jnp.rint(time * 100).astype(int)]
+            left = jnp.exp(log / 2) * image + (0.0 if form == 1 else image)
+            return (x - left) / jnp.sqrt(-jnp.expm1(log))
+
+    model = eqx.tree_at(lambda m: m.net, small(form), OfTheCondition())
+    sampler = Sampler(schedule, quadratic_times(100, 5), clip=None)
+    run = ppgen.seed(refine)
+    decoded, chains = run(jax.random.key(0), model, sampler, jnp.full(5, 0.3), chains=3)
+    assert chains.shape == (3, 5)
+    np.testing.assert_allclose(chains, np.tile(decoded, (3, 1)), atol=1e-4)
+    other, _ = run(jax.random.key(1), model, sampler, jnp.full(5, 0.3), chains=1)
+    assert np.abs(other - decoded).max() > 1e-3
+
+
+# --- the recipe -----------------------------------------------------------------------------------
+
+
+def test_stages_that_are_fitted_one_by_one_are_those_of_the_whole():
+    recipe = DiffuseVAERecipe(hidden=8, encoder_hidden=8, latent=2, levels=50)
+    options = {"steps": 3, "seed": 2, "batch_size": 16}
+    whole = fit_recipe(recipe, **options)
+    first = fit_recipe(recipe, stages=("autoencoder",), **options)
+    second = fit_recipe(recipe, stages=("denoiser",), model=first.model, **options)
+    assert eqx.tree_equal(first.model.vae, whole.model.vae)
+    assert not eqx.tree_equal(first.model.net, whole.model.net)
+    assert eqx.tree_equal(second.model, whole.model)
+
+
+def test_a_learning_rate_that_would_never_fall_is_refused():
+    with pytest.raises(CommandError, match="--warmup must be below --steps 3, not 3"):
+        fit_recipe(DiffuseVAERecipe(hidden=8, encoder_hidden=8, warmup=3), steps=3)
+    rate = DiffuseVAERecipe.training.rate(100)
+    values = [float(rate(step)) for step in (0, 50, 100, 4050, 8000)]
+    np.testing.assert_allclose(values, [0.0, 2e-3, 4e-3, 2e-3, 0.0], atol=1e-9)
+    assert float(DiffuseVAERecipe.training.rate()(0)) == pytest.approx(4e-3)

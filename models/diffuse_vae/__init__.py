@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from ppgen.models.diffuse_vae.model import diffuse_vae_guide as diffuse_vae_guide
     from ppgen.models.diffuse_vae.model import diffuse_vae_model as diffuse_vae_model
     from ppgen.models.diffuse_vae.model import draw_images as draw_images
+    from ppgen.models.diffuse_vae.model import refine as refine
     from ppgen.models.diffuse_vae.model import replay as replay
     from ppgen.models.diffuse_vae.objectives import BoundTerms as BoundTerms
     from ppgen.models.diffuse_vae.objectives import bound_terms as bound_terms
@@ -76,6 +77,10 @@ if TYPE_CHECKING:
     from ppgen.models.diffuse_vae.objectives import joint_loss as joint_loss
     from ppgen.models.diffuse_vae.objectives import variational_bound as variational_bound
     from ppgen.models.diffuse_vae.prior import fit_mixture_prior as fit_mixture_prior
+    from ppgen.models.diffuse_vae.scores import autoencoder_bounds as autoencoder_bounds
+    from ppgen.models.diffuse_vae.scores import decoded_draws as decoded_draws
+    from ppgen.models.diffuse_vae.scores import image_scores as image_scores
+    from ppgen.models.diffuse_vae.scores import noise_errors as noise_errors
     from ppgen.models.diffuse_vae.training import autoencoder_objective as autoencoder_objective
     from ppgen.models.diffuse_vae.training import denoising_objective as denoising_objective
     from ppgen.models.diffuse_vae.training import fit_autoencoder as fit_autoencoder

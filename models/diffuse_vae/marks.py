@@ -9,7 +9,7 @@ nearest neighbour sees more; .5 is best, less is copying.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,41 +17,44 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-import optax
 
 import ppgen
 from ppgen.models.diffuse_vae import (
     Autoencoder,
     DiffuseVAE,
     Sampler,
-    autoencoder_model,
-    denoising_loss,
+    decoded_draws,
     diffuse_vae_model,
     draw_images,
-    fit_autoencoder,
-    fit_denoiser,
-    fit_mixture_prior,
     linear_schedule,
-    quadratic_times,
-    uniform_times,
+    noise_errors,
 )
-from ppgen.models.parts.data import load_digits
+from ppgen.models.diffuse_vae.recipe import DiffuseVAERecipe
+from ppgen.models.parts.data import centred
 from ppgen.models.parts.marks import Mark, above, below, report
-from ppgen.models.parts.metrics.baselines import gaussian_denoising_error
-from ppgen.models.parts.metrics.distances import frechet_distance, neighbour_accuracy
+from ppgen.models.parts.metrics import (
+    frechet_distance,
+    gaussian_denoising_error,
+    neighbour_accuracy,
+    trivial_draws,
+)
 from ppgen.models.parts.networks import DenoisingMLP
+from ppgen.models.parts.runs import Run, fit_recipe
 
 LEVELS = 1000
-SCHEDULE = linear_schedule(LEVELS)
 PIXEL = 0.42
 """Standard deviation of a pixel in the VAE: at the published √½, half of z goes unused."""
 LATENT = 8
 DEPTH = 3
 COMPONENTS = 50
 RATE = 8e-3
+RECIPE = DiffuseVAERecipe(
+    latent=LATENT, encoder_depth=DEPTH, pixel_scale=PIXEL, components=COMPONENTS, warmup=200
+)
 
 UNCONDITIONAL, UNGATED = "unconditional", "unconditional, no gate"
 FORM_1, SHUFFLED = "form 1", "control: x̂ of another image"
+TEN, FIVE, FIFTY = "quadratic 10", "quadratic 5", "uniform 50"
 
 
 class Size(NamedTuple):
@@ -110,7 +113,7 @@ class Exact(eqx.Module):
     images: Any
 
     def __call__(self, x, time, image, features):  # noqa: D102
-        log = SCHEDULE[jnp.rint(time * LEVELS).astype(int)]
+        log = linear_schedule(LEVELS)[jnp.rint(time * LEVELS).astype(int)]
         kept, spread = jnp.exp(log / 2), jnp.sqrt(-jnp.expm1(log))
         weights = jax.nn.softmax(-0.5 * jnp.sum(((x - kept * self.images) / spread) ** 2, 1))
         return (x - kept * (weights @ self.images)) / spread
@@ -132,58 +135,38 @@ class Shuffled(eqx.Module):
         return self.vae.posterior(jax.lax.stop_gradient(self.images)[i])
 
 
-class Trained(NamedTuple):
-    """What is compared, all of one autoencoder."""
-
-    vae: Autoencoder
-    prior: dist.Distribution
-    chains: dict[str, DiffuseVAE]
-
-
-def digits() -> tuple[np.ndarray, np.ndarray]:
-    images = load_digits()
-    train, held_out = (np.float32(part / 8 - 1) for part in (images.train, images.held_out))
-    return np.asarray(train), np.asarray(held_out)
-
-
-def train(size: Size, seed: int, x: np.ndarray, names: list[str]) -> Trained:
-    """The VAE and its chains, from the same weights."""
-    keys = jax.random.split(jax.random.key(seed), 8)
-
-    def adam(rate: float, steps: int) -> optax.GradientTransformation:
-        return optax.adam(optax.warmup_cosine_decay_schedule(0.0, rate, 200, steps))
-
-    vae = fit_autoencoder(
-        Autoencoder(pixels=64, latent=LATENT, hidden=256, depth=DEPTH, scale=PIXEL, key=keys[0]),
-        x,
-        adam(1e-3, size.vae_steps),
-        key=keys[1],
-        steps=size.vae_steps,
-    ).params
-    net = DenoisingMLP(64, hidden=256, key=keys[2])
-    shuffled = Shuffled(vae, jnp.asarray(x))
+def train(size: Size, seed: int, names: list[str]) -> tuple[Run, dict[str, DiffuseVAE]]:
+    """The first stage, and chains of it that start from the same weights."""
+    options = {"steps": size.vae_steps, "learning_rate": 1e-3, "ema": None}
+    first = fit_recipe(RECIPE, stages=("autoencoder",), seed=seed, **options)
+    vae, net = first.model.vae, first.model.net
+    another: Any = Shuffled(vae, jnp.asarray(centred(first.data.train, first.data.levels)))
     starts = {
-        UNCONDITIONAL: (keys[3], vae, net, 1.0),
-        UNGATED: (keys[3], vae, Ungated(net), 1.0),
-        FORM_1: (keys[4], vae, net, 0.0),
-        SHUFFLED: (keys[5], shuffled, net, 0.0),
+        UNCONDITIONAL: (first.model, 1.0),
+        UNGATED: (DiffuseVAE(vae, Ungated(net)), 1.0),
+        FORM_1: (first.model, 0.0),
+        SHUFFLED: (DiffuseVAE(another, net), 0.0),
     }
+    options = {"steps": size.steps, "learning_rate": RATE, "batch_size": size.batch}
     chains = {}
     for name in names:
-        key, first, start, dropout = starts[name]
-        fitted = fit_denoiser(
-            eqx.tree_at(lambda m: m.vae, DiffuseVAE(vae, start), first),
-            SCHEDULE,
-            x,
-            adam(RATE, size.steps),
-            key=key,
-            steps=size.steps,
-            batch_size=size.batch,
-            dropout=dropout,
-            ema=0.999,
+        model, dropout = starts[name]
+        run = fit_recipe(
+            dataclasses.replace(RECIPE, dropout=dropout),
+            data=first.data,
+            model=model,
+            stages=("denoiser",),
+            seed=seed,
+            **options,
         )
-        chains[name] = DiffuseVAE(vae, fitted.ema.net)
-    return Trained(vae, fit_mixture_prior(vae, x, key=keys[6], components=COMPONENTS), chains)
+        chains[name] = DiffuseVAE(vae, run.model.net)
+    return first, chains
+
+
+def chain(stride: str, guidance: float = 0.0) -> Sampler:
+    """A sampler by its name."""
+    kind, moves = stride.split()
+    return dataclasses.replace(RECIPE, stride=kind, moves=int(moves), guidance=guidance).sampler()
 
 
 def aggregate_posterior(vae: Autoencoder, x: np.ndarray) -> dist.Distribution:
@@ -204,32 +187,6 @@ def nearest(images: np.ndarray, x: np.ndarray) -> float:
     """The mean of the squared distance to the nearest of x: small for copies."""
     squares = (images**2).sum(1)[:, None] + (x**2).sum(1) - 2 * images @ x.T
     return float(squares.min(1).mean())
-
-
-def baselines(x: np.ndarray, seed: int, count: int) -> dict[str, Callable[[], Any]]:
-    """The floor, and two models that need no training."""
-    random = np.random.RandomState(seed)
-    covariance = np.cov(x, rowvar=False)
-    return {
-        "floor: training images drawn again": lambda: x[random.randint(0, len(x), count)],
-        "Gaussian fitted to the data": lambda: random.multivariate_normal(
-            x.mean(0), covariance, count
-        ),
-        "independent pixels": lambda: np.stack([random.choice(c, count) for c in x.T], 1),
-    }
-
-
-@eqx.filter_jit
-def noise_errors(key: Any, model: DiffuseVAE, x: Any, dropout: float) -> Any:
-    """A draw of the denoising loss of each x."""
-    loss = ppgen.seed(lambda x: denoising_loss(model, Sampler(SCHEDULE), x, dropout=dropout))
-    return jax.vmap(loss)(jax.random.split(key, len(x)), x)
-
-
-@eqx.filter_jit
-def decode(key: Any, vae: Autoencoder, prior: Any, count: int) -> Any:
-    draw = ppgen.seed(lambda: autoencoder_model(vae, prior=prior))
-    return jax.vmap(draw)(jax.random.split(key, count))
 
 
 @eqx.filter_jit
@@ -255,127 +212,92 @@ def marks(fast: bool, seed: int) -> list[Mark]:
     Returns:
         The marks.
     """
-    size = FAST if fast else FULL
-    x, held_out = digits()
-    bare = [UNCONDITIONAL] if fast else [UNCONDITIONAL, UNGATED]
-    vae, prior, chains = train(size, seed, x, [*bare, FORM_1, SHUFFLED])
-    keys = jax.random.split(jax.random.key(seed + 1000), 5)
-    found: dict[str, float] = {}
-    told: dict[str, float] = {}
-    close = {"held-out images": nearest(held_out, x)}
+    size, bare = (FAST, [UNCONDITIONAL]) if fast else (FULL, [UNCONDITIONAL, UNGATED])
+    run, chains = train(size, seed, [*bare, FORM_1, SHUFFLED])
+    x, held_out = (centred(part, run.data.levels) for part in run.data[:2])
+    keys, vae = jax.random.split(jax.random.key(seed + 1000), 7), run.model.vae
+    prior, plan = RECIPE.prior(run, keys[5]), {"number": size.draws}
+    random = np.random.RandomState(seed)
+    trivial = trivial_draws(keys[6], x, size.draws)
+    sets: dict[str, Any] = {
+        "floor: training images drawn again": x[random.randint(0, len(x), size.draws)],
+        "Gaussian fitted to the data": trivial["Gaussian"],
+        "independent pixels": trivial["independent pixels"],
+        "VAE": decoded_draws(keys[1], vae, **plan),
+        "VAE + GMM": decoded_draws(keys[1], vae, prior=prior, **plan),
+    }
 
-    def measure(name: str, images: Any) -> None:
-        images = np.asarray(images, np.float32)
-        found[name] = frechet_distance(images, x)
-        told[name] = neighbour_accuracy(images[: len(x)], x)
-        close[name] = nearest(images, x)
+    def draw(name: str, model: DiffuseVAE, stride: str, prior: Any = None) -> None:
+        sampler = chain(stride, -1.0 if name in bare else 0.0)
+        sets[f"{name}, {stride}"] = draw_images(keys[0], model, sampler, size.draws, prior=prior)
 
-    def draw(name: str, model: DiffuseVAE, times: Any, prior: Any = None) -> None:
-        guidance = -1.0 if name.startswith(UNCONDITIONAL) else 0.0
-        sampler = Sampler(SCHEDULE, times, eta=0.0, guidance=guidance)
-        measure(name, draw_images(keys[0], model, sampler, size.draws, prior=prior))
-
-    for name, images in baselines(x, seed, size.draws).items():
-        measure(name, images())
-    measure("VAE", decode(keys[1], vae, None, size.draws))
-    measure("VAE + GMM", decode(keys[1], vae, prior, size.draws))
-    ten = quadratic_times(LEVELS, 10)
-    strides = {"quadratic 10": ten}
     if not fast:
-        strides |= {
-            "quadratic 5": quadratic_times(LEVELS, 5),
-            "uniform 50": uniform_times(LEVELS, 50),
-        }
-        draw(
-            "floor: exact chain of the training images, quadratic 10",
-            DiffuseVAE(vae, Exact(jnp.asarray(x))),
-            ten,
-        )
-    for stride, times in strides.items():
-        for name in bare:
-            draw(f"{name}, {stride}", chains[name], times)
-        draw(f"{FORM_1}, {stride}", chains[FORM_1], times)
-        draw(f"{FORM_1} + GMM, {stride}", chains[FORM_1], times, prior)
-        draw(f"{SHUFFLED} + GMM, {stride}", chains[SHUFFLED], times, prior)
-
-    aggregate = f"{FORM_1} + aggregate posterior, quadratic 10"
-    draw(aggregate, chains[FORM_1], ten, aggregate_posterior(vae, x))
+        exact = DiffuseVAE(vae, Exact(jnp.asarray(x)))
+        draw("floor: exact chain of the training images", exact, TEN)
+    for stride in (TEN,) if fast else (TEN, FIVE, FIFTY):
+        for name in (*bare, FORM_1):
+            draw(name, chains[name], stride)
+        for name in (FORM_1, SHUFFLED):
+            draw(f"{name} + GMM", chains[name], stride, prior)
+    draw(f"{FORM_1} + aggregate posterior", chains[FORM_1], TEN, aggregate_posterior(vae, x))
+    sets = {name: np.asarray(images, np.float32) for name, images in sets.items()}
+    found = {name: frechet_distance(images, x) for name, images in sets.items()}
+    told = {name: neighbour_accuracy(images[: len(x)], x) for name, images in sets.items()}
 
     def least(stride: str) -> float:
         """Of the unconditional chains the better one."""
         return min(found[f"{name}, {stride}"] for name in bare)
 
-    one = chains[FORM_1]
+    one: Any = chains[FORM_1]
     two = DiffuseVAE(one.vae, Unshifted(one.net), form=2)
-    sampler = Sampler(SCHEDULE, ten, eta=0.0)
-    pair = [draw_images(keys[2], model, sampler, size.draws, prior=prior) for model in (one, two)]
-    ours, of_shuffled = (
-        found[f"{FORM_1} + GMM, quadratic 10"],
-        found[f"{SHUFFLED} + GMM, quadratic 10"],
-    )
-    like = {
-        name: float(likeness(keys[3], chains[name], sampler, prior, 1000))
-        for name in (FORM_1, SHUFFLED)
-    }
-    latent = {
-        name: latent_log_density(keys[4], vae, held_out, p)
-        for name, p in {"N(0, I)": vae.prior, "GMM": prior}.items()
-    }
-    near = (*bare, FORM_1, f"{FORM_1} + GMM")
-    many = jnp.asarray(np.tile(held_out, (10 if fast else 100, 1)))
-    errors = {
-        name: float(noise_errors(keys[4], chains[name], many, float(name in bare)).mean())
-        for name in chains
-    }
+    pair = [draw_images(keys[2], m, chain(TEN), size.draws, prior=prior) for m in (one, two)]
+    ours, control = (found[f"{name} + GMM, {TEN}"] for name in (FORM_1, SHUFFLED))
+    like = [likeness(keys[3], chains[k], chain(TEN), prior, 1000) for k in (FORM_1, SHUFFLED)]
+    levels, draws = RECIPE.sampler(every_level=True), 10 if fast else 100
     rows = [
         below(
             "10 levels: form 1 + GMM / the better unconditional chain",
-            ours / least("quadratic 10"),
+            ours / least(TEN),
             0.8 if fast else 0.5,
         ),
         below("10 levels: form 1 + GMM / (VAE + GMM)", ours / found["VAE + GMM"], 1.0),
     ]
     if not fast:
-        few = found[f"{FORM_1}, quadratic 5"]
+        few, many = found[f"{FORM_1}, {FIVE}"], found[f"{FORM_1}, {FIFTY}"]
+        few_bare, bare_ten = (found[f"{UNCONDITIONAL}, {stride}"] for stride in (FIVE, TEN))
+        name = "10 levels: form 1 + GMM / unconditional, of the same network"
         rows += [
-            below(
-                "5 levels: form 1 / the better unconditional chain",
-                few / least("quadratic 5"),
-                0.75,
-            ),
-            report(
-                "the same, of the same network",
-                few / found[f"{UNCONDITIONAL}, quadratic 5"],
-            ),
-            report(
-                "10 levels: form 1 + GMM / unconditional, of the same network",
-                ours / found[f"{UNCONDITIONAL}, quadratic 10"],
-            ),
+            below("5 levels: form 1 / the better unconditional chain", few / least(FIVE), 0.75),
+            report("the same, of the same network", few / few_bare),
+            report(name, ours / bare_ten),
             report(
                 "50 levels: form 1 without GMM / the better unconditional chain",
-                found[f"{FORM_1}, uniform 50"] / least("uniform 50"),
+                many / least(FIFTY),
             ),
         ]
+    name = "control: form 1 + GMM / the same with x̂ of another image"
     rows += [
         below("form 2 - form 1, largest pixel (float32)", jnp.abs(pair[0] - pair[1]).max(), 1e-5),
-        below(
-            "control: form 1 + GMM / the same with x̂ of another image",
-            ours / of_shuffled,
-            0.8 if fast else 0.75,
-        ),
-        below("distance² of a draw to its x̂ / to another's: form 1", like[FORM_1], 0.5),
-        above("the same: control", like[SHUFFLED], 0.9),
-        *(report(f"squared error of the noise, held out: {k}", v) for k, v in errors.items()),
-        report(
-            "squared error of the noise, held out: Gaussian, exact",
-            gaussian_denoising_error(x, held_out, SCHEDULE[1:]).mean(),
-        ),
-        *(report(f"log density of held-out latents: {k}", v) for k, v in latent.items()),
+        below(name, ours / control, 0.8 if fast else 0.75),
+        below("distance² of a draw to its x̂ / to another's: form 1", like[0], 0.5),
+        above("the same: control", like[1], 0.9),
+    ]
+    for name, model in chains.items():
+        dropout = float(name in bare)
+        errors = noise_errors(model, levels, held_out, key=keys[4], draws=draws, dropout=dropout)
+        rows.append(report(f"squared error of the noise, held out: {name}", errors.mean()))
+    errors = gaussian_denoising_error(x, held_out, levels.moves.before)
+    rows.append(report("squared error of the noise, held out: Gaussian, exact", errors.mean()))
+    for name, p in {"N(0, I)": vae.prior, "GMM": prior}.items():
+        density = latent_log_density(keys[4], vae, held_out, p)
+        rows.append(report(f"log density of held-out latents: {name}", density))
+    near = [f"{name}, {TEN}" for name in (*bare, FORM_1, f"{FORM_1} + GMM")]
+    near.append(f"{FORM_1} + aggregate posterior, {TEN}")
+    title = "distance² to the nearest training image"
+    return [
+        *rows,
         *(report(f"Fréchet distance: {k}", v) for k, v in found.items()),
         *(report(f"neighbour accuracy: {k}", v) for k, v in told.items()),
-        *(
-            report(f"distance² to the nearest training image: {k}", close[k])
-            for k in ("held-out images", *(f"{k}, quadratic 10" for k in near), aggregate)
-        ),
+        report(f"{title}: held-out images", nearest(held_out, x)),
+        *(report(f"{title}: {k}", nearest(sets[k], x)) for k in near),
     ]
-    return rows

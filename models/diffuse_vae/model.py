@@ -22,7 +22,7 @@ from numpyro.contrib.control_flow import scan
 
 import ppgen
 from ppgen.inference import Chain, Decoder, ScheduleError, classifier_free
-from ppgen.models.diffuse_vae.autoencoder import Autoencoder, decoded
+from ppgen.models.diffuse_vae.autoencoder import Autoencoder, autoencoder_guide, decoded
 from ppgen.models.diffuse_vae.chain import Move, Sampler
 
 Denoiser = Callable[[Array, Array, Array, Array], Array]
@@ -260,6 +260,26 @@ def replay(
     found = ppgen.assess(reverse.chain)({"x0": noise["x_T"], "noise": noise["x_t"]})
     last = reverse.clean(reverse.shift + found.value, sampler.times[-1])
     return last + sampler.last_scale * noise["x"]
+
+
+def refine(
+    model: DiffuseVAE, sampler: Sampler, x: Float[Array, " pixels"], *, chains: int = 2
+) -> tuple[Float[Array, " pixels"], Float[Array, "{chains} pixels"]]:
+    """What a draw of q(z | x) decodes to, and what independent chains make of that. It draws.
+
+    Args:
+        model: The parameters.
+        sampler: As for `diffuse_vae_model`.
+        x: An image.
+        chains: How many.
+
+    Returns:
+        x̂, and the images that the chains end in.
+    """
+    found = ppgen.simulate(autoencoder_guide)(model.vae, x).choices
+    chain: Any = numpyro.handlers.condition(diffuse_vae_model, found)
+    images = jax.vmap(lambda _: chain(model, sampler))(jnp.arange(chains))
+    return model.vae.decoder(found["z"]), images  # pyright: ignore[reportArgumentType]
 
 
 def draw_images(

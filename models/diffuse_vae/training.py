@@ -6,13 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from ppgen.inference import Fitted, fit
+from ppgen.inference import Fitted, fit, per_batch
 from ppgen.models.diffuse_vae.autoencoder import Autoencoder, autoencoder_bound
 from ppgen.models.diffuse_vae.chain import Sampler
 from ppgen.models.diffuse_vae.model import DiffuseVAE
@@ -25,7 +23,7 @@ Batch = tuple[Array, Array | None]
 
 def autoencoder_objective(vae: Autoencoder, images: Float[Array, "batch pixels"]) -> Array:
     """The mean of `autoencoder_bound` over a batch: *a bound*, in nats for each image."""
-    return jnp.mean(jax.vmap(autoencoder_bound, in_axes=(None, 0))(vae, images))
+    return per_batch(autoencoder_bound)(vae, images)
 
 
 def denoising_objective(
@@ -206,7 +204,7 @@ def _mean(
     batch: Batch,
     **options: float,
 ) -> Array:
-    def per_image(image: Array, label: Array | None) -> Array:
+    def per_image(model: DiffuseVAE, image: Array, label: Array | None) -> Array:
         return loss(model, sampler, image, label, **options)
 
-    return jnp.mean(jax.vmap(per_image, in_axes=(0, None if batch[1] is None else 0))(*batch))
+    return per_batch(per_image)(model, *batch)

@@ -27,14 +27,15 @@ class Figures:
         units: of the columns, with how many decimals each is shown.
         rows: by label and then by unit, one number for each datum, or an estimate. The first rows
             are floors: what any model has to beat.
-        references: by stage, labelled levels for the picture of its history. Those of stages that
-            are not named are the means of the rows in the unit of their objective.
+        references: by stage, labelled levels for the picture of its history: numbers, or one for
+            each datum. Those of stages that are not named are the rows in the unit of their
+            objective.
     """
 
     title: str
     units: Mapping[str, int]
     rows: Mapping[str, Mapping[str, Values]]
-    references: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    references: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def estimates(self) -> dict[str, dict[str, Estimate]]:
@@ -50,7 +51,7 @@ class Figures:
     def levels(self, stage: str, unit: str) -> dict[str, float]:
         """What to draw into the picture of the history of a stage, whose objective has a unit."""
         if stage in self.references:
-            return dict(self.references[stage])
+            return {label: float(np.mean(x)) for label, x in self.references[stage].items()}
         rows = self.estimates.items()
         return {f"held-out {label}": row[unit].mean for label, row in rows if unit in row}
 

@@ -93,7 +93,7 @@ def draw_reconstructions(
 
 
 def draw_images(
-    path: str | Path, images: Any, title: str, *, shape: Sequence[int], top: int
+    path: str | Path, images: Any, title: str, *, shape: Sequence[int], top: int, bottom: int = 0
 ) -> None:
     """Writes images of any layout: by label as rows, one below the other; others as a sheet.
 
@@ -102,17 +102,18 @@ def draw_images(
         images: Arrays with a leading axis.
         title: What they are.
         shape: Height and width of an image.
-        top: The value drawn as black; what is beyond it, or below 0, is clipped.
+        top: The value drawn as black; what is beyond it is clipped.
+        bottom: The value drawn as white; so is what is below it.
     """
 
     def as_images(x: Any) -> Float[np.ndarray, "n height width"]:
-        return np.asarray(x, np.float32).clip(0, top).reshape(-1, *shape)
+        return (np.asarray(x, np.float32).clip(bottom, top) - bottom).reshape(-1, *shape)
 
     if isinstance(images, Mapping):
         rows = [(label, as_images(x)) for label, x in images.items()]
-        draw_reconstructions(path, rows, top=top, title=title)
+        draw_reconstructions(path, rows, top=top - bottom, title=title)
     else:
-        draw_samples(path, as_images(images), top=top, title=title)
+        draw_samples(path, as_images(images), top=top - bottom, title=title)
 
 
 def draw_history(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
@@ -30,7 +31,7 @@ class Dataset(Protocol):
 
     @property
     def held_out(self) -> Any:
-        """The rows that are never fitted to."""
+        """The rows that are never fitted to, or None where there are none."""
 
     def facts(self) -> dict[str, Any]:
         """What must be known of the data without them, to make parameters and pictures.
@@ -99,7 +100,13 @@ class Picture(NamedTuple):
 
 
 def image_picture(
-    title: str, program: Callable[..., Any], shape: Sequence[int], top: int = 1, most: int = 12
+    title: str,
+    program: Callable[..., Any],
+    shape: Sequence[int],
+    top: int = 1,
+    most: int = 12,
+    *,
+    bottom: int = 0,
 ) -> Picture:
     """A picture of images.
 
@@ -110,14 +117,20 @@ def image_picture(
         shape: height and width of an image.
         top: the value drawn as black.
         most: data to run the program on.
+        bottom: the value drawn as white.
     """
+
+    def ordered(*datum: Any) -> Any:
+        images = program(*datum)
+        # JAX sorts a dict by its keys.
+        return OrderedDict(images) if isinstance(images, Mapping) else images
 
     def draw(path: Path, images: Any, title: str) -> None:
         from ppgen.models.parts.pictures import draw_images
 
-        draw_images(path, images, title, shape=shape, top=top)
+        draw_images(path, images, title, shape=shape, top=top, bottom=bottom)
 
-    return Picture(title, program, draw, most)
+    return Picture(title, ordered, draw, most)
 
 
 class Recipe(abc.ABC):
@@ -192,5 +205,8 @@ class Recipe(abc.ABC):
         """Samples, whose program draws one datum; what it is made of may depend on `key`."""
 
     def pictures(self, run: Run) -> Mapping[str, Picture]:
-        """Further pictures, by name, whose programs are of one held-out datum each."""
+        """Further pictures, by name, whose programs are of one held-out datum each.
+
+        They are of nothing where the data have none.
+        """
         return {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +66,8 @@ class Run:
         rows = self.data.held_out if split == "held-out" else self.data.train
         key = named_key(self.training, "evaluate")
         found = recipe.figures(self, rows, particles, key)
-        where = "held out" if split == "held-out" else "trained on"
+        # What is fitted to no rows has the same figures for either split.
+        where = "trained on" if split == "train" and rows is not None else "held out"
         return dataclasses.replace(found, title=f"{where}: {found.title}")
 
     def sample(self, key: Key[Array, ""], num: int) -> PyTree:
@@ -90,7 +91,8 @@ class Run:
         """Writes the other pictures of the model, with held-out data."""
         key = named_key(self.training, "pictures")
         for name, picture in self.recipe.pictures(self).items():
-            rows = _first(self.data.held_out, picture.most)
+            rows = self.data.held_out
+            rows = picture.most if rows is None else _first(rows, picture.most)
             drawn = each_of(picture.program, rows, key=key)
             picture.draw(folder / f"{name}.png", drawn, picture.title)
 
@@ -258,7 +260,12 @@ def evaluated(fitted: Fitted) -> PyTree:
 
 
 def fit_recipe(
-    recipe: Recipe, *, data: Dataset | None = None, model: PyTree | None = None, **training: Any
+    recipe: Recipe,
+    *,
+    data: Dataset | None = None,
+    model: PyTree | None = None,
+    stages: Sequence[str] | None = None,
+    **training: Any,
 ) -> Run:
     """Fits a model in memory, as `ppgen fit` does in a folder: to the same figures.
 
@@ -266,6 +273,7 @@ def fit_recipe(
         recipe: its options.
         data: in place of what the recipe loads.
         model: where to begin, in place of fresh parameters.
+        stages: those to fit, the others being left as they are in `model`; None for all.
         **training: options of `Training` that differ from the recipe's.
 
     Returns:
@@ -288,7 +296,7 @@ def fit_recipe(
     data = recipe.load() if data is None else data
     facts = data.facts()
     model = fresh(recipe, options, facts) if model is None else model
-    for name in recipe.stages:
+    for name in recipe.stages if stages is None else stages:
         ready = prepared(recipe, options, name, model, data)
         model = ready.whole(evaluated(fit_prepared(ready, options, name)))
     return Run(recipe, options, facts, model, lambda: data)

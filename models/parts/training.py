@@ -39,6 +39,22 @@ class Training:
     evaluate_every: Count = 100
     """Steps between such evaluations."""
 
+    def rate(self, warmup: int = 0) -> Any:
+        """The learning rate of each step, for optax: it falls to zero along a cosine.
+
+        Args:
+            warmup: steps in which it rises from zero before.
+
+        Raises:
+            CommandError: it would never fall.
+        """
+        import optax
+
+        if warmup >= self.steps:
+            raise CommandError(f"--warmup must be below --steps {self.steps}, not {warmup}")
+        start = 0.0 if warmup else self.learning_rate
+        return optax.warmup_cosine_decay_schedule(start, self.learning_rate, warmup, self.steps)
+
     def check(self) -> None:
         """Refuse a seed that is none; bounds of the others are in their types.
 

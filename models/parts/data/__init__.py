@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ppgen.models.parts.data.files import load_images as load_images
     from ppgen.models.parts.data.fingerprints import fingerprint as fingerprint
     from ppgen.models.parts.data.images import Images as Images
+    from ppgen.models.parts.data.images import centred as centred
     from ppgen.models.parts.data.images import split as split
     from ppgen.models.parts.data.ising import Ising as Ising
     from ppgen.models.parts.data.ising import sample_ising as sample_ising

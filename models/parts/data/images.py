@@ -6,7 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Array, Float, Num
 
 from ppgen.inference import DataError
 from ppgen.models.parts.data.fingerprints import fingerprint
@@ -36,6 +36,20 @@ class Images(NamedTuple):
         """What images look like, and a fingerprint of them: see `Dataset`."""
         parts = (self.train, self.held_out)
         return {"shape": list(self.shape), "levels": self.levels, "sha256": fingerprint(parts)}
+
+
+def centred(
+    images: Float[np.ndarray | Array, "... pixels"], levels: int
+) -> Float[np.ndarray | Array, "... pixels"]:
+    """Grey levels 0, ..., `levels - 1` on [-1, 1], the scale of noise.
+
+    Example:
+        >>> import numpy as np
+        >>> from ppgen.models.parts.data import centred
+        >>> centred(np.array([0.0, 8.0, 16.0]), 17).tolist()
+        [-1.0, 0.0, 1.0]
+    """
+    return 2 * images / (levels - 1) - 1
 
 
 def split(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Key, Num
 
 
 def pixel_marginal_log_likelihood(
@@ -57,3 +58,25 @@ def gaussian_denoising_error(
     smoothed = kept * values.clip(0) + noise
     spread = ((kept * values / smoothed) ** 2).sum(1).mean()
     return spread + squares @ (noise * kept / smoothed**2).mean(0)
+
+
+def trivial_draws(
+    key: Key[Array, ""], train: Float[np.ndarray, "train pixels"], number: int
+) -> dict[str, Float[np.ndarray, "number pixels"]]:
+    """Draws of two models that need no training: of independent pixels, and of a Gaussian.
+
+    Args:
+        key: Draws them.
+        train: Images that both are fitted to: histograms of each pixel, mean and covariance.
+        number: Of the draws of each.
+
+    Returns:
+        Images, by the name of the model.
+    """
+    random = np.random.RandomState(int(jax.random.randint(key, (), 0, 2**31 - 1)))
+    columns = [random.choice(column, number) for column in train.T]
+    covariance = np.cov(train, rowvar=False)
+    return {
+        "independent pixels": np.stack(columns, 1),
+        "Gaussian": random.multivariate_normal(train.mean(0), covariance, number),
+    }

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from jaxtyping import Array, Float
+
+from ppgen.inference import Estimate
 
 
 def frechet_distance(
@@ -80,3 +84,19 @@ def neighbour_accuracy(
     nearest = NearestNeighbors(n_neighbors=1).fit(both).kneighbors(return_distance=False)[:, 0]
     own = (np.arange(len(both)) < len(one)) == (nearest < len(one))
     return float(own.mean())
+
+
+def told_apart(
+    draws: Float[np.ndarray | Array, "m pixels"], images: Float[np.ndarray, "n pixels"]
+) -> Estimate:
+    """The `neighbour_accuracy` of draws and images, with an error as if answers were independent.
+
+    Args:
+        draws: Of a model, flattened.
+        images: At least as many, of which the first ones count.
+
+    Returns:
+        The accuracy and its standard error.
+    """
+    share = neighbour_accuracy(np.asarray(draws, np.float32), images[: len(draws)])
+    return Estimate(share, math.sqrt(share * (1 - share) / (2 * len(draws))))
