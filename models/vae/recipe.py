@@ -110,10 +110,9 @@ class VAERecipe(Recipe):
             options, label = {"particles": self.particles}, "IWELBO"
         elif self.beta != 1:
             build, options, label = inference.beta_elbo, {"beta": self.beta}, f"{self.beta:g}-ELBO"
-        rate = optax.cosine_decay_schedule(training.learning_rate, training.steps)
         return Stage(
             vae.image_objective(build(vae.vae_model, guide, **options)),
-            optax.adamw(rate, weight_decay=self.weight_decay),
+            optax.adamw(training.rate(), weight_decay=self.weight_decay),
             draws=self.particles if is_elbo else 1,
             maximize=True,
             label=label,
