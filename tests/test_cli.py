@@ -7,11 +7,13 @@ import math
 import shutil
 from pathlib import Path
 
+import jax
 import matplotlib.image
 import numpy as np
 import pytest
 from cli_runs import SHORT, TINY, assert_one_line, cache, here, images, run
 
+from ppgen.models import load_run
 from ppgen.models.cli import main
 from ppgen.models.cli._options import fit_options
 from ppgen.models.cli._rooms import installed
@@ -62,8 +64,23 @@ def test_sample_draws_what_is_asked_and_the_seed_decides(here, run, capsys):
     for out, seed in (("a.png", "1"), ("b.png", "1"), ("c.png", "2")):
         assert main(["sample", "--run", str(run), "--out", out, "--num", "5", "--seed", seed]) == 0
     assert "wrote a.png" in capsys.readouterr().out
+    assert main(["sample", "--run", str(run), "--out", "a.pdf", "--num", "4"]) == 0
+    assert (here / "a.pdf").read_bytes().startswith(b"%PDF")
     a, b, c = (matplotlib.image.imread(here / name) for name in ("a.png", "b.png", "c.png"))
     assert np.array_equal(a, b) and not np.array_equal(a, c)
+
+
+def test_a_run_in_python_is_that_of_the_command(here, run, capsys):
+    loaded = load_run(run)
+    assert loaded.recipe.objective == "iwelbo" and loaded.training.steps == 4
+    assert main(["evaluate", str(run), "--particles", "3"]) == 0
+    assert capsys.readouterr().out == loaded.figures(particles=3).table() + "\n"
+    assert main(["sample", str(run), "--out", "a.npz", "--num", "5", "--seed", "3"]) == 0
+    with np.load(here / "a.npz") as file:
+        assert list(file) == ["samples"]
+        np.testing.assert_array_equal(file["samples"], loaded.sample(jax.random.key(3), 5))
+    assert loaded.sample(jax.random.key(3), 5).shape == (5, 12)
+    assert json.loads((run / "figures.json").read_text())["figures"] == loaded.figures().record()
 
 
 @pytest.mark.parametrize(
@@ -105,7 +122,7 @@ def test_sample_draws_what_is_asked_and_the_seed_decides(here, run, capsys):
         (["evaluate", "."], ". is not the folder of a run"),
         (["evaluate", ".", "--particles", "0"], "--particles must be at least 1"),
         (["sample", "--run", ".", "--num", "0"], "--num must be at least 1"),
-        (["sample", "--run", ".", "--out", "a.jpg"], "must end in .png"),
+        (["sample", "--run", ".", "--out", "a.jpg"], "must end in .png, .pdf, .svg or .npz"),
         (["sample", "--run", ".", "--out", "no/a.png"], "there is no folder no"),
     ],
 )

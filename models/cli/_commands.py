@@ -22,6 +22,9 @@ from ppgen.models.parts.errors import CommandError
 from ppgen.models.parts.recipe import Split
 from ppgen.models.parts.training import check_seed
 
+PICTURES, ARRAYS = (".png", ".pdf", ".svg"), ".npz"
+"""Files that samples are written to, by how their names end."""
+
 
 def fit(room: Room, options: Any) -> None:
     """`ppgen fit MODEL`."""
@@ -48,7 +51,7 @@ class Resume:
         """Fits the rest, evaluates, and writes what there is to write."""
         check_bounds(self.machine)
         self.machine.check()
-        options = _options(self.run)
+        options = options_of(self.run)
         if (self.run / FIGURES).is_file():
             steps = read_json(self.run / FIGURES).get("steps")
             if not isinstance(steps, int):
@@ -81,7 +84,7 @@ class Evaluate:
     def execute(self) -> None:
         """Loads the run and the data, and prints."""
         check_bounds(self)
-        options = _options(self.run)
+        options = options_of(self.run)
         self.compiler.start()
         from ppgen.models.cli import _drive
 
@@ -96,7 +99,8 @@ class Sample:
     run: Path
     """Folder of the run (or the first word)."""
     out: Path = Path("samples.png")
-    """PNG file to write. One that exists is left alone."""
+    """File to write: a picture (.png, .pdf, .svg), or arrays (.npz). One that exists is left
+    alone."""
     num: Count = 64
     """Number of samples."""
     seed: int = 0
@@ -104,23 +108,29 @@ class Sample:
     compiler: Compiler = Compiler()
 
     def execute(self) -> None:
-        """Loads the model, draws and writes the picture."""
+        """Loads the model, draws and writes."""
         check_bounds(self)
         check_seed(self.seed)
-        if self.out.suffix.lower() != ".png":
-            raise CommandError(f"--out {self.out} must end in .png")
+        suffix = self.out.suffix.lower()
+        if suffix not in (*PICTURES, ARRAYS):
+            *others, last = (*PICTURES, ARRAYS)
+            raise CommandError(f"--out {self.out} must end in {', '.join(others)} or {last}")
         if self.out.exists():
             raise CommandError(f"--out {self.out} exists; choose another file")
         if not self.out.parent.is_dir():
             raise CommandError(f"--out {self.out}: there is no folder {self.out.parent}")
-        options = _options(self.run)
+        options = options_of(self.run)
         self.compiler.start()
         import jax
 
         from ppgen.models.cli import _drive
 
         run = _drive.load(options.recipe, options.training, self.run)
-        run.draw_samples(self.out, jax.random.key(self.seed), self.num)
+        key = jax.random.key(self.seed)
+        if suffix == ARRAYS:
+            run.write_samples(self.out, key, self.num)
+        else:
+            run.draw_samples(self.out, key, self.num)
         print(f"wrote {self.out}")
 
 
@@ -147,7 +157,7 @@ def _described(run: Path) -> str:
         config = read_config(run)
         if (what := missing(config)) is not None:
             return f"{run}  {what}"
-        options = _options(run)
+        options = options_of(run)
     except CommandError as error:
         return f"{run}  damaged: {error}"
     done = []
@@ -165,7 +175,7 @@ def _described(run: Path) -> str:
     return f"{run}  {config['model']}  {steps}  objective {objective}  {state}"
 
 
-def _options(run: Path) -> Any:
+def options_of(run: Path) -> Any:
     """What a run was started with, read again as if it were typed."""
     config = read_config(run)
     room = room_of_run(run, config)

@@ -87,6 +87,16 @@ class Run:
         picture, samples = self._samples(key, num)
         picture.draw(path, samples, picture.title)
 
+    def write_samples(self, path: Path, key: Key[Array, ""], num: int) -> None:
+        """Writes the arrays of `sample(key, num)` as NPZ: `samples`, or a name for each of several.
+
+        Nothing that loads them runs code.
+        """
+        samples = self.sample(key, num)
+        leaves = jax.tree_util.tree_leaves_with_path(samples)
+        names = [jax.tree_util.keystr(where, simple=True, separator=".") for where, _ in leaves]
+        np.savez(path, **{name or "samples": x for name, (_, x) in zip(names, leaves, strict=True)})
+
     def draw_pictures(self, folder: Path) -> None:
         """Writes the other pictures of the model, with held-out data."""
         key = named_key(self.training, "pictures")
