@@ -12,8 +12,10 @@ import pytest
 import ppgen
 from ppgen.inference import elbo, fit
 from ppgen.models.air import AIR, NEVER, PRESENT, air_guide, air_model
+from ppgen.models.air.marks import by_brightness, scrambled
 from ppgen.models.parts.data import DataError, draw_scenes, load_digits, load_scenes
 from ppgen.models.parts.networks import attend, paint
+from ppgen.models.parts.recipe import Dataset
 
 # --- scenes ---------------------------------------------------------------------------------------
 
@@ -70,6 +72,26 @@ def test_a_canvas_without_room_is_refused():
         draw_scenes(np.ones((1, 8, 8), np.float32), 10, canvas=9)
     with pytest.raises(DataError, match="no room"):
         draw_scenes(np.ones((1, 8, 8), np.float32), 10, canvas=7, most=1)
+
+
+def test_scenes_are_data_of_a_recipe():
+    first, other = (load_scenes(train=6, held_out=2, seed=s) for s in (0, 1))
+    assert isinstance(first, Dataset) and first.facts()["canvas"] == 24
+    assert first.facts() == load_scenes(train=6, held_out=2).facts() != other.facts()
+
+
+def test_brightness_tells_counts_and_scrambling_keeps_brightness():
+    scenes = load_scenes(train=300, held_out=100)
+    found = by_brightness(scenes.train, scenes.held_out.images)
+    assert (found == scenes.held_out.counts).mean() > 0.95
+    other = scrambled(scenes, 0)
+    for a, b in zip(scenes, other, strict=True):
+        np.testing.assert_allclose(a.images.sum((1, 2)), b.images.sum((1, 2)), rtol=1e-5)
+        assert np.array_equal(a.counts, b.counts) and not np.array_equal(a.images, b.images)
+    # One order for all scenes: the mean scene has the same pixels, elsewhere.
+    assert np.array_equal(
+        np.sort(scenes.train.images.mean(0), None), np.sort(other.train.images.mean(0), None)
+    )
 
 
 # --- the spatial transformer ----------------------------------------------------------------------

@@ -47,8 +47,8 @@ FULL = Size({}, {}, nats=125.0, share=0.97)
 FAST = Size(
     {"hidden": 64, "scenes": 2000, "held_out": 200, "looks": 2},
     {"steps": 300, "batch_size": 32, "learning_rate": 2e-3},
-    nats=80.0,
-    share=0.5,
+    nats=105.0,
+    share=0.75,
 )
 
 
