@@ -28,12 +28,14 @@ from ppgen.models.marginalization import (
     target,
     uniform_order,
 )
+from ppgen.models.marginalization.recipe import MarginalizationRecipe
 from ppgen.models.marginalization.scores import (
     ancestral,
     independent_sites,
     log_conditionals,
     log_marginals,
     marginal_divergence,
+    random_part,
     step_errors,
     subsets,
 )
@@ -46,6 +48,7 @@ from ppgen.models.marginalization.training import (
 )
 from ppgen.models.parts.data import Ising, Molecules, all_strings
 from ppgen.models.parts.networks import DualMLP, DualTorus, DualTransformer
+from ppgen.models.parts.runs import each_of, fit_recipe
 from ppgen.testing import assert_unbiased, exact
 
 SITES = 2
@@ -576,6 +579,28 @@ def test_random_parts_are_of_all_sizes_and_sites():
     assert (np.abs(known.sum(0) - 8000 * 5 / 8) < 5 * np.sqrt(2000)).all()
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_a_random_part_is_scored_by_both_heads(given):
+    mam = random_model(3)
+    every, rows = log_p_phi(mam), np.tile(X, (50, 1)) if given else 200
+    parts = each_of(lambda *x: random_part(mam, *x), rows, key=jax.random.key(0))
+    if given:
+        np.testing.assert_array_equal(parts.x, rows)
+    marginals = log_marginals(mam, parts.x, parts.known)
+    np.testing.assert_allclose(parts.by_marginals, marginals, rtol=1e-5)
+    first = jax.nn.log_softmax(mam(jnp.zeros(2, int), jnp.zeros(2, bool))[1])
+    seen = set()
+    for x, known, found in zip(parts.x, parts.known, parts.by_conditionals, strict=True):
+        orders = [value for (_, y), value in every.items() if y == tuple(x)]
+        site = int(np.argmax(known))
+        expected = orders if known.all() else [first[site, x[site]]]
+        distance = np.abs(found - np.array(expected))
+        assert distance.min() < 1e-5
+        seen.add((known.tobytes(), int(distance.argmin())))
+    # Each of the sites alone, and both in either order.
+    assert len(seen) == 4
+
+
 def test_what_is_known_of_molecules_is_summed_over_all_of_them():
     task = Molecules(3)
     strings = all_strings(3, task.values)
@@ -617,7 +642,29 @@ def test_the_command_beats_what_is_trivial_within_seconds(
     assert all((folder / stage / "metrics.jsonl").is_file() for stage in stages)
 
 
-@pytest.mark.parametrize("options", [["--side", "13"], ["--erased", "17"], ["--draws", "1"]])
+def test_an_energy_has_the_same_figures_for_either_split_and_a_network_of_a_torus():
+    options = {"side": 3, "network": "torus", "hidden": 4, "draws": 8, "erased": None}
+    recipe = MarginalizationRecipe(task="ising", **options)
+    run = fit_recipe(recipe, steps=2)
+    figures = [run.figures(particles=20, split=split) for split in ("held-out", "train")]
+    assert figures[0].record() == figures[1].record()
+    assert {x.title.split(";")[0] for x in figures} == {"held out: all but the energy"}
+    assert run.sample(jax.random.key(0), 5).shape == (5, 9)
+    # What does not depend on the size of a torus is a model of a larger one.
+    assert log_marginals(MaM(run.model.network, 16, 2), all_strings(16, 2)[:3]).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--side", "13"],
+        ["--erased", "17"],
+        ["--draws", "1"],
+        ["--early-stopping", "2"],
+        ["--objective", "corrected", "--erased", "None"],
+        ["--network", "torus", "--task", "molecules"],
+    ],
+)
 def test_options_that_make_no_sense_are_refused(options, tmp_path, capsys):
     arguments = ["fit", "marginalization", "--task", "ising", *options]
     assert main([*arguments, "--out", str(tmp_path / "run")]) == 2

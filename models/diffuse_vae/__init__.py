@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from ppgen.models.diffuse_vae.objectives import denoising_loss as denoising_loss
     from ppgen.models.diffuse_vae.objectives import joint_loss as joint_loss
     from ppgen.models.diffuse_vae.objectives import variational_bound as variational_bound
+    from ppgen.models.diffuse_vae.prior import aggregate_posterior as aggregate_posterior
     from ppgen.models.diffuse_vae.prior import fit_mixture_prior as fit_mixture_prior
     from ppgen.models.diffuse_vae.scores import autoencoder_bounds as autoencoder_bounds
     from ppgen.models.diffuse_vae.scores import decoded_draws as decoded_draws

@@ -23,6 +23,7 @@ from ppgen.models.diffuse_vae import (
     Autoencoder,
     DiffuseVAE,
     Sampler,
+    aggregate_posterior,
     decoded_draws,
     diffuse_vae_model,
     draw_images,
@@ -35,6 +36,7 @@ from ppgen.models.parts.marks import Mark, above, below, report
 from ppgen.models.parts.metrics import (
     frechet_distance,
     gaussian_denoising_error,
+    nearest_distances,
     neighbour_accuracy,
     trivial_draws,
 )
@@ -145,7 +147,7 @@ def train(size: Size, seed: int, names: list[str]) -> tuple[Run, dict[str, Diffu
         UNCONDITIONAL: (first.model, 1.0),
         UNGATED: (DiffuseVAE(vae, Ungated(net)), 1.0),
         FORM_1: (first.model, 0.0),
-        SHUFFLED: (DiffuseVAE(another, net), 0.0),
+        SHUFFLED: (eqx.tree_at(lambda m: m.vae, first.model, another), 0.0),
     }
     options = {"steps": size.steps, "learning_rate": RATE, "batch_size": size.batch}
     chains = {}
@@ -169,24 +171,10 @@ def chain(stride: str, guidance: float = 0.0) -> Sampler:
     return dataclasses.replace(RECIPE, stride=kind, moves=int(moves), guidance=guidance).sampler()
 
 
-def aggregate_posterior(vae: Autoencoder, x: np.ndarray) -> dist.Distribution:
-    """The mean of q(z | x) over images itself: what a mixture prior gets close to by copying."""
-    mean, scale = jax.vmap(vae.encoder)(jnp.asarray(x))
-    return dist.MixtureSameFamily(
-        dist.Categorical(probs=jnp.full(len(x), 1 / len(x))), dist.Normal(mean, scale).to_event(1)
-    )
-
-
 def latent_log_density(key: Any, vae: Autoencoder, x: np.ndarray, prior: Any) -> Any:
     """Of latent draws of images, under a prior."""
     mean, scale = jax.vmap(vae.encoder)(jnp.asarray(x))
     return prior.log_prob(dist.Normal(mean, scale).sample(key, (20,))).mean()
-
-
-def nearest(images: np.ndarray, x: np.ndarray) -> float:
-    """The mean of the squared distance to the nearest of x: small for copies."""
-    squares = (images**2).sum(1)[:, None] + (x**2).sum(1) - 2 * images @ x.T
-    return float(squares.min(1).mean())
 
 
 @eqx.filter_jit
@@ -293,11 +281,11 @@ def marks(fast: bool, seed: int) -> list[Mark]:
         rows.append(report(f"log density of held-out latents: {name}", density))
     near = [f"{name}, {TEN}" for name in (*bare, FORM_1, f"{FORM_1} + GMM")]
     near.append(f"{FORM_1} + aggregate posterior, {TEN}")
+    near = {"held-out images": held_out} | {name: sets[name] for name in near}
     title = "distance² to the nearest training image"
     return [
         *rows,
         *(report(f"Fréchet distance: {k}", v) for k, v in found.items()),
         *(report(f"neighbour accuracy: {k}", v) for k, v in told.items()),
-        report(f"{title}: held-out images", nearest(held_out, x)),
-        *(report(f"{title}: {k}", nearest(sets[k], x)) for k in near),
+        *(report(f"{title}: {k}", nearest_distances(v, x).mean()) for k, v in near.items()),
     ]

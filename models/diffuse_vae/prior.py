@@ -67,3 +67,20 @@ def fit_mixture_prior(
             scale_tril=jnp.asarray(np.linalg.cholesky(mixture.covariances_), dtype),
         ),
     )
+
+
+def aggregate_posterior(
+    vae: Autoencoder, images: Float[Array | np.ndarray, "n pixels"]
+) -> dist.Distribution:
+    """The mean of q(z | x) over images itself: what `fit_mixture_prior` gets close to by copying.
+
+    Args:
+        vae: The trained first stage.
+        images: Images, on the scale of the data.
+
+    Returns:
+        A distribution of z, for the `prior` of a program.
+    """
+    mean, scale = jax.vmap(vae.encoder)(jnp.asarray(images))
+    even = dist.Categorical(probs=jnp.full(len(images), 1 / len(images)))
+    return dist.MixtureSameFamily(even, dist.Normal(mean, scale).to_event(1))

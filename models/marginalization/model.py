@@ -26,18 +26,19 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 from numpyro.contrib.control_flow import scan
 
 import ppgen
 from ppgen.models.parts.distributions import UniformPermutation
+from ppgen.models.parts.networks import DualMLP, DualTorus, DualTransformer
 
 LogWeight = Callable[[Num[Array, " sites"]], Float[Array, ""]]
 """The log of an unnormalised target f, in nats, of one vector."""
@@ -71,6 +72,31 @@ class MaM(eqx.Module):
         nothing = jnp.zeros((self.sites, self.values))
         log_p, logits = self.network(jax.nn.one_hot(x, self.values) * known[:, None])
         return log_p - self.network(nothing)[0], jax.nn.log_softmax(logits)
+
+
+def untrained(
+    network: Literal["mlp", "transformer", "torus"],
+    sites: int,
+    values: int,
+    *,
+    hidden: int,
+    depth: int,
+    key: Key[Array, ""],
+) -> MaM:
+    """A model with a fresh network, which is at the uniform distribution.
+
+    Args:
+        network: `DualMLP`, `DualTransformer` or `DualTorus` of `ppgen.models.parts.networks`.
+        sites: D.
+        values: K.
+        hidden: Width of the network, or of each site in it.
+        depth: Its blocks.
+        key: Draws the weights.
+    """
+    if network == "torus":
+        return MaM(DualTorus(values, hidden, depth, key=key), sites, values)
+    kind = DualMLP if network == "mlp" else DualTransformer
+    return MaM(kind(sites, values, hidden, depth, key=key), sites, values)
 
 
 def log_marginal(

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from jaxtyping import Array, Bool, Float, Int, Key
 
 import ppgen
-from ppgen.models.marginalization.model import MaM, any_order, inconsistency, log_marginal
+from ppgen.inference import per_datum
+from ppgen.models.marginalization.model import (
+    MaM,
+    any_order,
+    any_order_bound,
+    inconsistency,
+    log_marginal,
+)
 from ppgen.models.parts.data import Ising, Molecules, load_digits
+from ppgen.models.parts.distributions import UniformPermutation
+from ppgen.models.parts.metrics.baselines import pixel_marginal_log_likelihood
 
 TOGETHER = 4096
 """Vectors whose marginals are computed at the same time."""
+
+MARGINALS = 100
+"""Parts of vectors whose probabilities are compared."""
 
 INK = 8
 """The grey level, of 0 to 16, from which on a binary pixel is on."""
@@ -74,13 +87,49 @@ def log_conditionals(
     """
 
     def one(x: Array, known: Array, key: Key[Array, ""]) -> Array:
-        order = jnp.argsort(jnp.where(known, 0.0, 1.0) + jax.random.uniform(key, x.shape))
-        terms = ppgen.assess(any_order)({"order": order, "values": x[order]}, mam)
-        inside = jnp.arange(len(x)) < known.sum()
-        return jnp.sum(jnp.where(inside, terms.log_probs["values"], 0.0))
+        return _in_order(mam, x, known, jax.random.uniform(key, x.shape))
 
     rows = jnp.asarray(x), jnp.asarray(known), jax.random.split(key, len(x))
     return jax.lax.map(lambda row: one(*row), rows, batch_size=64)
+
+
+def _in_order(mam: MaM, x: Array, known: Array, place: Array) -> Array:
+    """Log p_φ of the sites that are known, in the order of their places, which are from 0 to 1."""
+    order = jnp.argsort(jnp.where(known, 0.0, 1.0) + place)
+    terms = ppgen.assess(any_order)({"order": order, "values": x[order]}, mam)
+    inside = jnp.arange(len(x)) < known.sum()
+    return jnp.sum(jnp.where(inside, terms.log_probs["values"], 0.0))
+
+
+class Part(NamedTuple):
+    """A random part of a vector, and what a model says of it, in nats.
+
+    Attributes:
+        x: The vector.
+        known: The sites.
+        by_marginals: Log p_θ of their values.
+        by_conditionals: Log p_φ of them, in a random order.
+    """
+
+    x: Int[Array, " sites"]
+    known: Bool[Array, " sites"]
+    by_marginals: Float[Array, ""]
+    by_conditionals: Float[Array, ""]
+
+
+def random_part(mam: MaM, x: Int[Array, " sites"] | None = None) -> Part:
+    """A program: a part of a vector, of a size that is uniform from one to all.
+
+    Args:
+        mam: The model.
+        x: The vector; one that p_φ draws if None.
+    """
+    x = any_order(mam) if x is None else x
+    size: Any = ppgen.draw(dist.DiscreteUniform(1, mam.sites), name="size")
+    places: Any = [ppgen.draw(UniformPermutation(mam.sites), name=name) for name in ("a", "b")]
+    known = places[0] < size
+    in_order = _in_order(mam, x, known, places[1] / mam.sites)
+    return Part(x, known, log_marginal(mam, x, known), in_order)
 
 
 def subsets(rows: int, sites: int, *, key: Key[Array, ""]) -> Bool[np.ndarray, "rows sites"]:
@@ -179,3 +228,79 @@ def independent_sites(target: Ising | Molecules) -> Float[np.ndarray, "sites val
     known = np.eye(target.sites, dtype=bool)[:count]
     table = [[target.log_marginal(x, site) for x in vectors] for site in known]
     return np.broadcast_to(np.array(table), (target.sites, target.values))
+
+
+def energy_scores(
+    mam: MaM, target: Ising | Molecules, draws: int, *, key: Key[Array, ""]
+) -> dict[str, dict[str, Float[np.ndarray, " n"]]]:
+    """Divergences from a target and errors of marginals, of a model and of independent sites.
+
+    Args:
+        mam: The model.
+        target: What it was trained towards.
+        draws: Of the model, and of independent sites. A part of `MARGINALS` of them is compared.
+        key: Everything random follows from it.
+
+    Returns:
+        By label and unit: of divergences the terms, whose mean is one; of errors the size.
+    """
+    keys = jax.random.split(key, 4)
+
+    def gaps(log_q: Array, x: Array) -> np.ndarray:
+        return np.asarray(log_q - jax.vmap(target.log_weight)(x)) + target.log_normalizer()
+
+    alone = independent_sites(target)
+    naive = jax.random.categorical(keys[0], alone, shape=(draws, target.sites))
+    naive_log_q = np.take_along_axis(alone[None], np.asarray(naive)[:, :, None], 2).sum((1, 2))
+    x, log_q = ancestral(mam, draws, key=keys[1])
+    some = np.asarray(x[:MARGINALS])
+    known = subsets(len(some), target.sites, key=keys[2])
+    exact = np.array(list(map(target.log_marginal, some, known)))
+    each = np.take_along_axis(alone[None], some[:, :, None], 2)[:, :, 0]
+    steps = np.asarray(step_errors(mam, x, key=keys[3]))
+    of_parts = np.asarray(log_marginals(mam, some, known)) - exact
+    divergence, error = "nats of divergence", "nats of error"
+    return {
+        "independent sites": {
+            divergence: gaps(naive_log_q, naive),
+            error: np.abs((each * known).sum(1) - exact),
+        },
+        "conditionals, with their order": {divergence: gaps(log_q, x)},
+        f"marginals of {len(some)} random parts": {error: np.abs(of_parts)},
+        "inconsistency of a step": {error: np.abs(steps)},
+    }
+
+
+def image_scores(
+    mam: MaM,
+    train: Int[np.ndarray, "train sites"],
+    images: Int[np.ndarray, "n sites"],
+    draws: int,
+    *,
+    key: Key[Array, ""],
+) -> dict[str, dict[str, Float[np.ndarray, " n"]]]:
+    """Log likelihoods of images, those of independent pixels first, and what they disagree by.
+
+    Args:
+        mam: The model.
+        train: Images that it was fitted to.
+        images: Images to score.
+        draws: Of the bound of each image, to average.
+        key: Everything random follows from it.
+
+    Returns:
+        By label and unit, one for each image.
+    """
+    keys = jax.random.split(key)
+    bound = per_datum(any_order_bound, mam, images, key=keys[0], draws=draws)
+    whole = np.asarray(log_marginals(mam, images))
+    steps = np.abs(np.asarray(step_errors(mam, images, key=keys[1])))
+    histograms = pixel_marginal_log_likelihood(train, images, values=mam.values)
+    nats, error = "nats per image", "nats of error"
+    return {
+        "per-pixel histograms": {nats: histograms},
+        "conditionals, any-order bound": {nats: bound},
+        "marginals (not normalised)": {nats: whole},
+        "marginals against conditionals": {error: np.abs(whole - bound)},
+        "inconsistency of a step": {error: steps},
+    }

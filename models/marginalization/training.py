@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key, Num
 
 import ppgen
-from ppgen.inference import Progress, elbo, fit
+from ppgen.inference import Progress, elbo, fit, per_batch
 from ppgen.models.marginalization.model import (
     LogWeight,
     MaM,
@@ -38,6 +38,23 @@ class Chained(eqx.Module):
 
     mam: MaM
     chains: Float[Array, "chains sites"]
+
+
+class TwoStages(eqx.Module):
+    """Two models of one structure: p_θ is of the first, p_φ of the second."""
+
+    marginals: MaM
+    conditionals: MaM
+
+    @property
+    def mam(self) -> MaM:
+        """Both as one."""
+        return paired(self.marginals, self.conditionals)
+
+
+def fitted(params: MaM | Chained | TwoStages) -> MaM:
+    """The model, without what it was trained with."""
+    return params if isinstance(params, MaM) else params.mam
 
 
 def persistent_chains(
@@ -128,7 +145,7 @@ def paired(marginals: MaM, conditionals: MaM) -> MaM:
 
 def mean_bound(mam: MaM, x: Int[Array, "batch sites"]) -> Float[Array, ""]:
     """The mean `any_order_bound` of a batch, in nats: what the first stage maximises."""
-    return jnp.mean(jax.vmap(any_order_bound, (None, 0))(mam, x))
+    return per_batch(any_order_bound)(mam, x)
 
 
 def disagreement(
@@ -144,8 +161,8 @@ def disagreement(
     """
 
     def objective(marginals: MaM, x: Array) -> Array:
-        each = jax.vmap(consistency, (None, 0))(paired(marginals, conditionals), x)
-        return conditionals.sites * jnp.mean(each)
+        errors = per_batch(consistency)(paired(marginals, conditionals), x)
+        return conditionals.sites * errors
 
     return objective
 

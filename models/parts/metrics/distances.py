@@ -100,3 +100,22 @@ def told_apart(
     """
     share = neighbour_accuracy(np.asarray(draws, np.float32), images[: len(draws)])
     return Estimate(share, math.sqrt(share * (1 - share) / (2 * len(draws))))
+
+
+def nearest_distances(
+    images: Float[np.ndarray | Array, "n pixels"], others: Float[np.ndarray | Array, "m pixels"]
+) -> Float[np.ndarray, " n"]:
+    """The squared distance of each image to the nearest one of others: small for copies.
+
+    Args:
+        images: Images, flattened.
+        others: What they may be copies of.
+
+    Examples:
+        >>> import numpy as np
+        >>> nearest_distances(np.array([[0.0, 1.0]]), np.array([[0.0, 3.0], [9.0, 9.0]])).tolist()
+        [4.0]
+    """
+    one, other = np.asarray(images), np.asarray(others)
+    squares = (one**2).sum(1)[:, None] + (other**2).sum(1) - 2 * one @ other.T
+    return squares.min(1)

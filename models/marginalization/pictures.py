@@ -1,0 +1,52 @@
+"""Pictures of a marginalization model: what it draws, and whether its marginals are right."""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppgen.models.marginalization.model import MaM, any_order
+from ppgen.models.marginalization.scores import MARGINALS, random_part
+from ppgen.models.parts.data import Ising, Molecules, molecule_string
+from ppgen.models.parts.pictures import draw_agreement, draw_strings
+from ppgen.models.parts.recipe import Picture, image_picture
+
+
+def samples(title: str, mam: MaM) -> Picture:
+    """What the conditionals draw: binary images, or molecules where sites have more values.
+
+    Args:
+        title: What they are.
+        mam: The model.
+    """
+
+    def draw(path: Path, vectors: Any, title: str) -> None:
+        draw_strings(path, [molecule_string(x) or "–" for x in vectors], title=title)
+
+    program = functools.partial(any_order, mam)
+    if mam.values > 2:
+        return Picture(title, program, draw)
+    return image_picture(title, program, [math.isqrt(mam.sites)] * 2)
+
+
+def agreement(title: str, mam: MaM, target: Ising | Molecules | None = None) -> Picture:
+    """The marginals of random parts of vectors, against what they should be.
+
+    Args:
+        title: What they are.
+        mam: The model.
+        target: What is right; if None, its conditionals in a random order are.
+    """
+
+    def draw(path: Path, parts: Any, title: str) -> None:
+        truth, what = parts.by_conditionals, "conditionals in a random order"
+        if target is not None:
+            truth, what = np.array(list(map(target.log_marginal, parts.x, parts.known))), "exact"
+        labels = f"log probability, {what} (nats)", "log marginal, in one pass (nats)"
+        draw_agreement(path, truth, parts.by_marginals, labels=labels, title=title)
+
+    return Picture(title, functools.partial(random_part, mam), draw, MARGINALS)
