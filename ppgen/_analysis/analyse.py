@@ -210,14 +210,14 @@ class _Walk:
         if name == "assume_continuous":
             return [Influence(i.mixed, i.aligned) for i in ins]
         if name == "transformed":
-            made, *of = ins
-            of = join(*of)
-            # As of a pathwise choice: what moves it by parameters moves it through the choice.
+            made, choice, *of = ins
+            of = join(choice, *of)
+            # Of a pathwise choice: what moves it by parameters moves it through the choice.
             return [
                 made._replace(
                     pathwise=of.pathwise,
                     frozen=of.frozen,
-                    moving=of.moving and not of.pathwise,
+                    moving=of.moving and not choice.pathwise,
                     suspect=0,
                     atoms=False,
                     within=eqn.params["within"],

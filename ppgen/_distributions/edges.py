@@ -86,6 +86,14 @@ def has_point_mass(d: Distribution) -> bool:
     return isinstance(inner, Delta)
 
 
+def is_point_mass(d: Distribution) -> bool:
+    """Whether `d` is a point mass, perhaps a transformed one: it is not random."""
+    inner: Any = d
+    while isinstance(inner, (*_WRAPPERS, TransformedDistribution)):
+        inner = inner.base_dist
+    return isinstance(inner, Delta)
+
+
 def _discrete(d: Distribution) -> bool:
     support: Any = d.support
     return support is not None and bool(support.is_discrete)

@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 from jax import Array
 
 from ppgen._programs.estimated import Inner, bind_estimated, log_mean_exp, stack
-from ppgen._staging.choice import draw
+from ppgen._staging.draw import draw
 
 
 class Candidate(NamedTuple):

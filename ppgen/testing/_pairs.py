@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from numpyro.distributions import Distribution
 
-from ppgen._staging.choice import draw
+from ppgen._staging.draw import draw
 from ppgen.errors import DerivativeError
 from ppgen.estimators import AbstractEstimator
 from ppgen.testing._families import DISTRIBUTIONS, KINDS
