@@ -244,3 +244,19 @@ def test_a_density_outside_of_its_support():
 def test_a_density_inside_of_its_support(inside):
     g = ppgen.expectation(lambda t: scored(dist.Exponential(1.0), inside(normal(t))))
     assert jnp.isfinite(g(KEY, 0.3))
+
+
+@pytest.mark.parametrize("grad", [None, ppgen.ScoreFunction()])
+def test_what_adds_up_in_a_loop_has_no_bound(grad):
+    """Bounded from below, but further down with each step: the analysis comes to an end."""
+
+    def scanned(t):
+        step = lambda c, _: (c + jnp.tanh(normal(t, grad)) + jnp.exp(normal(t, grad)), None)  # noqa: E731
+        return jax.lax.scan(step, 0.0, None, length=3)[0]
+
+    def looped(t):
+        step = lambda c: (c[0] + 1, c[1] + jnp.tanh(normal(t, grad)) + jnp.exp(normal(t, grad)))  # noqa: E731
+        return jax.lax.while_loop(lambda c: c[0] < 3, step, (0, 0.0))[1]
+
+    for f in (scanned, looped):
+        assert jnp.isfinite(jax.jit(ppgen.expectation(f))(KEY, 0.3))

@@ -66,9 +66,7 @@ def _one_after_the_other(first: Split, then: Callable[[Array], Delta], d: Distri
     def finish(u: Array) -> Delta:
         between: Any = first[1](u)
         point: Any = then(between.v)
-        own = sum_rightmost(
-            between.log_density, jnp.ndim(between.log_density) - len(d.batch_shape)
-        )
+        own = sum_rightmost(between.log_density, jnp.ndim(between.log_density) - len(d.batch_shape))
         return Delta(point.v, log_density=point.log_density + own, event_dim=d.event_dim)
 
     return first[0], finish
