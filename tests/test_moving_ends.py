@@ -283,7 +283,7 @@ def test_a_bound_whose_guide_moves_its_ends(estimator):
     """A site with a density: Uniform(a, a + w) for a standard normal; the bound in closed form."""
 
     def model(t):
-        numpyro.sample("z", dist.Normal(0.0, 1.0))
+        numpyro.sample("z", dist.TruncatedNormal(0.0, 1.0, low=-9.0, high=9.0))
 
     def guide(t):
         infer = {} if estimator is None else {"grad": estimator}

@@ -211,18 +211,11 @@ class _Walk:
             return [Influence(i.mixed, i.aligned) for i in ins]
         if name == "transformed":
             made, choice, *of = ins
-            of = join(choice, *of)
-            # Of a pathwise choice: what moves it by parameters moves it through the choice.
-            return [
-                made._replace(
-                    pathwise=of.pathwise,
-                    frozen=of.frozen,
-                    moving=of.moving and not choice.pathwise,
-                    suspect=0,
-                    atoms=False,
-                    within=eqn.params["within"],
-                )
-            ]
+            if choice.pathwise:
+                # What moves it by parameters moves it through the choice.
+                of = join(choice, *of)
+                made = made._replace(pathwise=of.pathwise, frozen=of.frozen, moving=False)
+            return [made._replace(suspect=0, atoms=False, within=eqn.params["within"])]
         if checked and any(i is not NONE for i in ins):
             self.check(eqn, ins, checked)
         if name == "stop_gradient":

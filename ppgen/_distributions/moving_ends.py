@@ -27,7 +27,7 @@ from ppgen._distributions.edges import edges_move_with
 from ppgen._distributions.families import family
 from ppgen._distributions.noninvertible import split_transforms
 from ppgen._distributions.rebuild import rebuilt
-from ppgen._distributions.wrappers import plain
+from ppgen._distributions.wrappers import plain, split_event
 
 Split = tuple[Distribution, Callable[[Array], Delta]]
 """A distribution, and what remains of another one given its value: a point and a log density."""
@@ -53,6 +53,7 @@ def split_moving_ends(d: Distribution) -> Split | None:
         if own.sample is not TransformedDistribution.sample:
             return None
         base, finish = split_transforms(inner, d.batch_shape)
+        base, _ = split_event(base)
         if not edges_move_with(base):
             return base, finish
         before = split_moving_ends(base)
