@@ -19,7 +19,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
-from numpyro.distributions import Delta, Distribution, TransformedDistribution, constraints
+from numpyro.distributions import (
+    Delta,
+    Distribution,
+    MixtureGeneral,
+    MixtureSameFamily,
+    TransformedDistribution,
+    constraints,
+)
 from numpyro.distributions.util import sum_rightmost
 
 from ppgen._derivatives import with_derivative_of, without_second_derivative
@@ -27,10 +34,13 @@ from ppgen._distributions.edges import edges_move_with
 from ppgen._distributions.families import family
 from ppgen._distributions.noninvertible import split_transforms
 from ppgen._distributions.rebuild import rebuilt
-from ppgen._distributions.wrappers import plain, split_event
+from ppgen._distributions.wrappers import plain, split_event, unwrapped
 
 Split = tuple[Distribution, Callable[[Array], Delta]]
 """A distribution, and what remains of another one given its value: a point and a log density."""
+
+
+_MIXTURES = (MixtureGeneral, MixtureSameFamily)
 
 
 def split_moving_ends(d: Distribution) -> Split | None:
@@ -83,8 +93,8 @@ class Interval(NamedTuple):
 def _interval(d: Distribution) -> Interval | None:
     """The support of `d`, where it says that it is an interval of real numbers."""
     support: Any = d.support
-    if support is None or support.is_discrete:
-        return None
+    if support is None or support.is_discrete or isinstance(unwrapped(d), _MIXTURES):
+        return None  # the ends of components lie inside of a mixture's
     low, high = (getattr(support, f"{side}_bound", None) for side in ("lower", "upper"))
     if isinstance(support, type(constraints.interval(0.0, 1.0))):
         return Interval(low, high)

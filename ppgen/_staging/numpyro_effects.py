@@ -136,6 +136,9 @@ def _bind_hidden(msg: dict) -> Array:
     dist = in_single_precision(msg["fn"])
     if shape := msg["kwargs"].get("sample_shape", ()):
         dist = dist.expand(shape + dist.batch_shape)
+    if msg.get("ppgen_given_by_name") and current().densities_asked:
+        name, where, asked = msg["name"], user_line(), msg["infer"].get("grad")
+        return bind_site(dist, None, name=name, where=where, asked=asked, hidden=True)
     return _chosen(dist, msg, user_line())
 
 
@@ -172,10 +175,13 @@ def bind_site(
     auxiliary: bool = False,
     has_density: bool = True,
     fixed: bool = False,
+    hidden: bool = False,
     plates: tuple[Plate, ...] = (),
 ) -> Array:
     """Bind one site: its random choice, its density, its observed value, its mask and scale."""
     dist, mask = split_mask(dist)
+    has_density = has_density and not hidden
+    mask = None if hidden else mask
     leaves, density = flatten(dist)
     if given is None:
         estimator = estimator_for(split_event(dist)[0], asked, name=name, where=where)
@@ -211,6 +217,7 @@ def bind_site(
         within=range_of(dist),
         plates=plates,
         fixed=fixed,
+        hidden=hidden,
         before=first,
     )
     operands = [*leaves, *rest]

@@ -130,6 +130,7 @@ class SiteSpec:
         within: between which numbers the density is positive (`None`: one that is not known).
         plates: the plates around it, outermost first.
         fixed: whether it is the minibatch of a plate whose indices are given.
+        hidden: whether it is hidden by `handlers.block`, from all but values that are given.
         before: where the site draws and then transforms: the choice before that.
     """
 
@@ -145,6 +146,7 @@ class SiteSpec:
     support: Any
     plates: tuple[Plate, ...] = ()
     fixed: bool = False
+    hidden: bool = False
     within: tuple[float | None, float | None] = (-math.inf, math.inf)
     before: Before | None = None
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from numpyro.distributions import Distribution
 
+from ppgen._distributions.moving_ends import split_moving_ends
 from ppgen._staging.draw import draw
 from ppgen.errors import DerivativeError
 from ppgen.estimators import AbstractEstimator
@@ -124,7 +125,11 @@ def _obstacle(
     """Why the points have no derivative of this order by these numbers; empty where they have."""
 
     def points(moving: Mapping[str, Array]) -> list[Array]:
-        made = estimator(jax.random.key(0), _distribution(family, {**fixed, **moving}))
+        d = _distribution(family, {**fixed, **moving})
+        split = None if estimator.differentiable else split_moving_ends(d)
+        base, finish = split or (d, lambda x: x)
+        made = estimator(jax.random.key(0), base)
+        made = made, finish(made.value)
         return [x for x in jax.tree.leaves(made) if jnp.issubdtype(x.dtype, jnp.inexact)]
 
     derivative = points
