@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from numpyro.distributions import Distribution, MixtureSameFamily
 
-from ppgen._distributions.edges import has_point_mass, is_point_mass
+from ppgen._distributions.edges import is_point_mass, mixes_point_masses
 from ppgen._distributions.noninvertible import split_transforms
 from ppgen._distributions.rebuild import flatten
 from ppgen._distributions.supports import range_of
@@ -25,7 +25,7 @@ from ppgen.estimators._reparameterize import Reparameterize
 def choose(dist: Distribution, estimator: AbstractEstimator, *, name: str, where: str) -> Array:
     """Make one choice of `dist`."""
     inner, _ = split_event(without_masks(dist))
-    if has_point_mass(inner) and not is_point_mass(inner):
+    if mixes_point_masses(inner):
         return _of_parts(inner, estimator, name, where)
     found = split_for(inner, estimator)
     spec, leaves, rest = describe_choice(dist, estimator, name=name, where=where)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from numpyro import primitives as numpyro_primitives
@@ -16,7 +17,7 @@ from numpyro.distributions import Distribution
 from numpyro.distributions.distribution import Unit
 from numpyro.primitives import Messenger
 
-from ppgen._distributions.edges import has_point_mass, is_point_mass
+from ppgen._distributions.edges import is_real_array, mixes_point_masses
 from ppgen._distributions.noninvertible import split_one_way
 from ppgen._distributions.rebuild import flatten
 from ppgen._distributions.supports import range_of, support_of
@@ -114,8 +115,10 @@ def _bind_site(msg: dict, plate_scales: dict[str, float]) -> Array:
         Plate(frame.name, frame.dim, frame.size, plate_scales.get(frame.name, 1.0))
         for frame in reversed(msg["cond_indep_stack"])
     )
-    if given is None and has_point_mass(dist) and not is_point_mass(dist):
-        return _bind_without_density(dist, msg, where)
+    if given is None and mixes_point_masses(dist):
+        if not current().densities_asked:
+            return _chosen(dist, msg, where)
+        _check_density(dist, name, where)
     common = {"where": where, "scale": msg["scale"], "plates": plates}
     asked, auxiliary = infer.get("grad"), bool(infer.get("is_auxiliary", False))
     if given is None and (split := split_one_way(split_mask(dist)[0])) is not None:
@@ -142,19 +145,18 @@ def _bind_hidden(msg: dict) -> Array:
     return _chosen(dist, msg, user_line())
 
 
-def _bind_without_density(dist: Distribution, msg: dict, where: str) -> Array:
-    """A mixture with a point mass, which can be drawn from."""
-    if current().densities_asked:
+def _check_density(dist: Distribution, name: str, where: str) -> None:
+    """Refuse a mixture with a point mass whose density does not tell all."""
+    if mixes_point_masses(dist, lambda x: is_real_array(x) and isinstance(x, jax.core.Tracer)):
         raise EstimatorError(
-            "a mixture of a point mass and of what has a density has none itself: between a point "
-            "and an interval none compares",
-            site=msg["name"],
+            "a mixture with a point mass has no density of its own: beside an interval none "
+            "compares, and one of points does not tell how they move",
+            site=name,
             where=where,
             instead="the component as a site of its own, z = numpyro.sample('z', "
             "dist.Categorical(probs)), a site x for what has a density, and "
             "jnp.where(z == 0, point, x)",
         )
-    return _chosen(dist, msg, where)
 
 
 def _chosen(dist: Distribution, msg: dict, where: str) -> Array:

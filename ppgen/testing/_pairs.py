@@ -127,7 +127,9 @@ def _obstacle(
     def points(moving: Mapping[str, Array]) -> list[Array]:
         d = _distribution(family, {**fixed, **moving})
         split = None if estimator.differentiable else split_moving_ends(d)
-        base, finish = split or (d, lambda x: x)
+        if split is None or estimator.misfit(split[0]) is not None:
+            split = d, lambda x: x
+        base, finish = split
         made = estimator(jax.random.key(0), base)
         made = made, finish(made.value)
         return [x for x in jax.tree.leaves(made) if jnp.issubdtype(x.dtype, jnp.inexact)]
