@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from ppgen._reports.variance import variance as variance
     from ppgen._sampling.implicit import implicit as implicit
     from ppgen._staging.assume_continuous import assume_continuous as assume_continuous
-    from ppgen._staging.choice import draw as draw
+    from ppgen._staging.draw import draw as draw
     from ppgen._staging.mutable_state import with_state as with_state
     from ppgen.errors import PpgenError as PpgenError
     from ppgen.estimators import ARM as ARM

@@ -191,15 +191,43 @@ STAYS = {
 }
 
 
-@pytest.mark.parametrize("name", MOVES)
-def test_a_frozen_support_must_not_move(name):
-    def f(t):
-        return jnp.sum(ppgen.draw(MOVES[name](t), grad=ppgen.ScoreFunction()))
+# The mean of the sum of the elements.
+MEANS = {
+    "shifted": lambda t: t + 1.0,
+    "scaled": lambda t: 0.5 * t,
+    "squashed": lambda t: 0.5 * t,
+    "derived": lambda t: t,
+}
 
-    with pytest.raises(ppgen.errors.DerivativeError, match="bound of its support"):
-        jax.grad(ppgen.expectation(f), argnums=1)(KEY, 0.5)
-    mended = ppgen.expectation(lambda t: jnp.sum(ppgen.draw(MOVES[name](t))))
-    assert jnp.isfinite(jax.grad(mended, argnums=1)(KEY, 0.5))
+
+@pytest.mark.parametrize("name", MOVES)
+def test_a_frozen_value_moves_with_its_support(name):
+    """(See `test_moving_ends.py`, for other distributions, costs and derivatives.)"""
+    for grad in (ppgen.ScoreFunction(), None):
+        g = ppgen.expectation(lambda t: jnp.sum(ppgen.draw(MOVES[name](t), grad=grad)), draws=4000)  # noqa: B023
+        value, slope = jax.value_and_grad(g, argnums=1)(KEY, 0.5)
+        assert abs(value - MEANS[name](0.5)) < 0.1
+        assert abs(slope - jax.grad(MEANS[name])(0.5)) < 0.1
+
+
+def test_a_support_that_moves_inside_of_a_mixture():
+    """Samples jump over the end of one component inside of another; the advice is right."""
+    half = dist.Categorical(jnp.array([0.5, 0.5]))
+    parts = lambda t: [dist.Uniform(0.0, t), dist.Uniform(0.0, 2.0)]  # noqa: E731
+
+    def mixture(t):
+        d = dist.MixtureGeneral(half, parts(t), support=dist.constraints.interval(0.0, 2.0))
+        return ppgen.draw(d, grad=ppgen.ScoreFunction())
+
+    with pytest.raises(ppgen.errors.DerivativeError, match="component as a choice") as info:
+        jax.grad(ppgen.expectation(mixture), argnums=1)(KEY, 0.5)
+    assert "Reparameterize() at this" not in info.value.instead
+
+    def advised(t):
+        first, second = map(ppgen.draw, parts(t))
+        return jnp.where(ppgen.draw(half) == 0, first, second)
+
+    assert abs(slope(advised, 0.5) - 0.25) < 0.02
 
 
 @pytest.mark.parametrize("name", STAYS)
@@ -210,22 +238,24 @@ def test_a_frozen_support_that_stays(name):
     assert jnp.isfinite(jax.grad(ppgen.expectation(f), argnums=1)(KEY, 0.5))
 
 
-def test_point_masses():
-    with pytest.raises(ppgen.errors.EstimatorError, match="point mass"):
-        ppgen.expectation(lambda t: ppgen.draw(dist.Delta(t), grad=ppgen.ScoreFunction()))(KEY, 0.5)
-    half = dist.Categorical(jnp.array([0.5, 0.5]))
+def test_a_mixture_with_a_point_mass_that_is_scored():
+    """It has no density: refused where one is asked for, and the advice is right."""
+    half = jnp.array([0.5, 0.5])
 
-    def mixture(t):
+    def guide(t):
         parts = [dist.Delta(0.0), dist.Normal(t, 1.0)]
-        return ppgen.draw(dist.MixtureGeneral(half, parts, support=dist.constraints.real)) ** 2
+        d = dist.MixtureGeneral(dist.Categorical(half), parts, support=dist.constraints.real)
+        return numpyro.sample("x", d)
 
-    with pytest.raises(ppgen.errors.EstimatorError, match="component as a choice"):
-        ppgen.expectation(mixture)(KEY, 0.8)
+    with pytest.raises(ppgen.errors.EstimatorError, match="site of its own"):
+        ppgen.expectation(lambda t: ppgen.simulate(guide)(t).value ** 2)(KEY, 0.8)
+    assert abs(slope(lambda t: guide(t) ** 2, 0.8) - 0.8) < 0.1
 
     def advised(t):
-        return jnp.where(ppgen.draw(half) == 0, 0.0, ppgen.draw(dist.Normal(t, 1.0))) ** 2
+        z = numpyro.sample("z", dist.Categorical(half))
+        return jnp.where(z == 0, 0.0, numpyro.sample("x", dist.Normal(t, 1.0)))
 
-    assert abs(slope(advised, 0.8) - 0.8) < 0.05
+    assert abs(slope(lambda t: ppgen.simulate(advised)(t).value ** 2, 0.8) - 0.8) < 0.05
 
 
 def scored(d, value):
@@ -244,3 +274,19 @@ def test_a_density_outside_of_its_support():
 def test_a_density_inside_of_its_support(inside):
     g = ppgen.expectation(lambda t: scored(dist.Exponential(1.0), inside(normal(t))))
     assert jnp.isfinite(g(KEY, 0.3))
+
+
+@pytest.mark.parametrize("grad", [None, ppgen.ScoreFunction()])
+def test_what_adds_up_in_a_loop_has_no_bound(grad):
+    """Bounded from below, but further down with each step: the analysis comes to an end."""
+
+    def scanned(t):
+        step = lambda c, _: (c + jnp.tanh(normal(t, grad)) + jnp.exp(normal(t, grad)), None)  # noqa: E731
+        return jax.lax.scan(step, 0.0, None, length=3)[0]
+
+    def looped(t):
+        step = lambda c: (c[0] + 1, c[1] + jnp.tanh(normal(t, grad)) + jnp.exp(normal(t, grad)))  # noqa: E731
+        return jax.lax.while_loop(lambda c: c[0] < 3, step, (0, 0.0))[1]
+
+    for f in (scanned, looped):
+        assert jnp.isfinite(jax.jit(ppgen.expectation(f))(KEY, 0.3))

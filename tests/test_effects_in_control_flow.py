@@ -189,6 +189,83 @@ def test_a_blocked_scan_is_run_and_has_no_density():
     assert ppgen.seed(ppgen.simulate(program))(KEY).choices == {}
 
 
+def chained():
+    c = scan(lambda c, _: (numpyro.sample("z", dist.Normal(c, 1.0)),) * 2, 0.0, None, length=3)[0]
+    numpyro.sample("y", dist.Normal(c, 1.0), obs=0.3)
+
+
+def parted():
+    pick = lambda m: lambda _: numpyro.sample("z", dist.Normal(m, 1.0))  # noqa: E731
+    numpyro.sample("y", dist.Normal(cond(True, pick(0.0), pick(1.0), None), 1.0), obs=0.3)
+
+
+def hidden(f):
+    return handlers.block(f, hide=["z"])
+
+
+@pytest.mark.parametrize("flow", [chained, parted], ids=lambda p: p.__name__)
+def test_a_value_for_a_site_that_is_hidden_around_control_flow(flow):
+    """NumPyro's control flow takes it, and the site has no density."""
+    z = {"z": jnp.array([0.5, -0.2, 1.0]) if flow is chained else jnp.array(0.5)}
+    around = {
+        "block": lambda f: hidden(f),
+        "scale outside": lambda f: handlers.scale(hidden(f), scale=3.0),
+        "scale inside": lambda f: hidden(handlers.scale(f, scale=3.0)),
+        "by type": lambda f: handlers.block(f, hide_fn=lambda m: m["type"] == "sample"),
+    }
+    for name, handler in around.items():
+        want = numpyro_log_density(handler(flow), (), {}, z)[0]
+        np.testing.assert_allclose(
+            ppgen.log_density(handler(flow))(z), want, rtol=1e-5, err_msg=name
+        )
+    programs = [
+        hidden(handlers.condition(flow, z)),
+        handlers.scale(handlers.condition(hidden(flow), z), scale=2.0),
+        handlers.scale(handlers.substitute(hidden(flow), z), scale=2.0),
+    ]
+    for program in programs:
+        want = numpyro_log_density(program, (), {}, {})[0]
+        np.testing.assert_allclose(ppgen.log_density(program)({}), want, rtol=1e-5)
+    # Where the message of the control flow is hidden too, nothing that is given gets there.
+    with pytest.raises(ChoiceMismatchError, match="no such site"):
+        ppgen.log_density(handlers.block(flow))(z)
+
+
+def test_a_hidden_site_that_is_given_nothing_is_drawn():
+    trace = ppgen.seed(ppgen.simulate(hidden(chained)))(KEY)
+    assert trace.choices == {} and not trace.exact
+    density = ppgen.seed(ppgen.log_density(hidden(chained)))
+    assert density(KEY, {}) != density(jax.random.key(1), {})
+    # E log N(0.3 | z3, 1) for z3 of variance 3, and its slope by what moves the first one.
+    program = lambda t: handlers.substitute(hidden(moved), {})(t)  # noqa: E731
+    g = ppgen.expectation(lambda t: ppgen.log_density(program)({}, t), draws=4000)
+    value, slope = jax.value_and_grad(g, argnums=1)(KEY, 0.4)
+    assert abs(value + 0.5 * (0.01 + 3.0) + 0.5 * np.log(2 * np.pi)) < 0.15
+    assert abs(slope + 0.1) < 0.1
+
+
+def moved(t):
+    c = scan(lambda c, _: (numpyro.sample("z", dist.Normal(c, 1.0)),) * 2, t, None, length=3)[0]
+    numpyro.sample("y", dist.Normal(c, 1.0), obs=0.3)
+
+
+def test_a_hidden_site_takes_no_value_of_another_program():
+    """It has a density there, which nothing here would answer to."""
+
+    def guide():
+        scan(lambda c, _: (numpyro.sample("z", dist.Normal(c, 1.0)),) * 2, 0.0, None, length=3)
+
+    with pytest.raises(ChoiceMismatchError, match="no such site"):
+        ppgen.expectation(elbo(hidden(chained), guide))(KEY)
+
+    def both():
+        numpyro.sample("z", dist.Normal(jnp.zeros(3), 1.0).to_event(1))
+        hidden(chained)()
+
+    with pytest.raises(ChoiceMismatchError, match="block hides"):
+        ppgen.expectation(elbo(both, guide))(KEY)
+
+
 @pytest.mark.parametrize("flow", [scanned, forked, nested], ids=lambda p: p.__name__)
 def test_what_renames_or_replaces_sites_goes_inside(flow):
     """NumPyro takes no values for it either; the advice works."""

@@ -23,7 +23,7 @@ from ppgen._analysis.discontinuity import (
 from ppgen._analysis.hidden_randomness import check_hidden_randomness
 from ppgen._analysis.influence import MOVING, NONE, Alignment, Influence, bits, join
 from ppgen._analysis.propagation import mixing, propagate
-from ppgen._analysis.ranges import inside
+from ppgen._analysis.ranges import inside, widened
 from ppgen._interpret import Environment, needed
 from ppgen._lowering.lower import CUSTOM, REMATS
 from ppgen._lowering.scan_structure import sums_over_points
@@ -211,19 +211,12 @@ class _Walk:
         if name == "assume_continuous":
             return [Influence(i.mixed, i.aligned) for i in ins]
         if name == "transformed":
-            made, *of = ins
-            of = join(*of)
-            # As of a pathwise choice: what moves it by parameters moves it through the choice.
-            return [
-                made._replace(
-                    pathwise=of.pathwise,
-                    frozen=of.frozen,
-                    moving=of.moving and not of.pathwise,
-                    suspect=0,
-                    atoms=False,
-                    within=eqn.params["within"],
-                )
-            ]
+            made, choice, *of = ins
+            if choice.pathwise:
+                # What moves it by parameters moves it through the choice.
+                of = join(choice, *of)
+                made = made._replace(pathwise=of.pathwise, frozen=of.frozen, moving=False)
+            return [made._replace(suspect=0, atoms=False, within=eqn.params["within"])]
         if checked and any(i is not NONE for i in ins):
             self.check(eqn, ins, checked)
         if name == "stop_gradient":
@@ -360,7 +353,7 @@ class _Walk:
         carry = list(ins[n + m :])
         while True:
             got = through(eqn.params["body_jaxpr"], [*ins[n : n + m], *carry])
-            new = [join(c, g) for c, g in zip(carry, got, strict=True)]
+            new = [_carried(c, g) for c, g in zip(carry, got, strict=True)]
             if new == carry:
                 break
             carry = new
@@ -404,7 +397,7 @@ class _Walk:
                 eqn.params["jaxpr"], consts + carry + xs, counter, depth=depth + 1, checked=checked
             )
             moved = [o.move(carried, own, summed) for o in outs[:num_carry]]
-            new = [join(c, o) for c, o in zip(carry, moved, strict=True)]
+            new = [_carried(c, o) for c, o in zip(carry, moved, strict=True)]
             if new == carry:
                 break
             carry = new
@@ -443,6 +436,14 @@ class _Walk:
                 where=sites[0].where,
                 instead=instead,
             )
+
+
+def _carried(before: Influence, after: Influence) -> Influence:
+    """The influence on what a loop carries, after one more pass."""
+    both = join(before, after)
+    if before is NONE or both.within == before.within:
+        return both
+    return both._replace(within=widened(before.within, both.within))
 
 
 def _still(influence: Influence) -> Influence:

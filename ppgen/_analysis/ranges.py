@@ -45,6 +45,16 @@ def hull(*ranges: Range) -> Range:
     return low, high
 
 
+def widened(before: Range, now: Range) -> Range:
+    """The range of what a loop carries after one more pass: an end that moves on has no bound.
+
+    What adds up gets further with every pass, and no number of passes would be the last one.
+    """
+    low = now[0] if now[0] == before[0] else -math.inf
+    high = now[1] if now[1] == before[1] else math.inf
+    return low, high
+
+
 def after(eqn: _jax.Eqn, ins: Sequence[Range]) -> Range:
     """The range of the first result of an equation that calls nothing."""
     name = eqn.primitive.name

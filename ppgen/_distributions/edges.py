@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,20 +68,41 @@ def ends_somewhere(d: Distribution) -> bool:
     return not all(isinstance(e, (int, float)) and math.isinf(e) for e in _ends(inner))
 
 
-def has_point_mass(d: Distribution) -> bool:
-    """Whether `d` is a point mass, or a mixture of one with something that has a density."""
-    inner: Any = d
-    while isinstance(inner, (*_WRAPPERS, TransformedDistribution)):
-        inner = inner.base_dist
-    if isinstance(inner, MixtureGeneral):
-        points = [has_point_mass(c) for c in inner.component_distributions]
-        return any(points) and not all(
-            point or _discrete(c)
-            for c, point in zip(inner.component_distributions, points, strict=True)
-        )
+def is_point_mass(d: Distribution) -> bool:
+    """Whether `d` is a point mass, perhaps a transformed one: it is not random."""
+    return isinstance(_innermost(d), Delta)
+
+
+def mixes_point_masses(d: Distribution, may_move: Callable[[Any], bool] | None = None) -> bool:
+    """Whether `d` is a mixture with point masses whose density does not tell all.
+
+    It does not beside what has a density itself, as no density compares a point and an interval;
+    nor among other points, where a point moves.
+
+    Args:
+        d: any distribution.
+        may_move: whether a number of a point may have a derivative; by default, if it is an array.
+    """
+    may_move = may_move or is_real_array
+    inner: Any = _innermost(d)
     if isinstance(inner, MixtureSameFamily):
-        return has_point_mass(inner.component_distribution)
-    return isinstance(inner, Delta)
+        component: Any = inner.component_distribution
+        return is_point_mass(component) or mixes_point_masses(component, may_move)
+    if not isinstance(inner, MixtureGeneral):
+        return False
+    parts = inner.component_distributions
+    points = [p for p in parts if is_point_mass(p)]
+    if any(mixes_point_masses(p, may_move) for p in parts):
+        return True
+    if points and not all(is_point_mass(p) or _discrete(p) for p in parts):
+        return True
+    return any(may_move(x) for p in points for x in flatten(p)[0])
+
+
+def _innermost(d: Any) -> Any:
+    while isinstance(d, (*_WRAPPERS, TransformedDistribution)):
+        d = d.base_dist
+    return d
 
 
 def _discrete(d: Distribution) -> bool:
@@ -139,7 +160,7 @@ def _through(transform: Any, ends: Ends) -> Ends:
         isinstance(e, (int, float)) and e in (0, 1, math.inf) for e in ends
     ):
         return ends
-    own = [x for x in flatten(cast(Any, transform))[0] if is_real_array(x)]
+    own = [x for x in flatten(transform)[0] if is_real_array(x)]
     if all(isinstance(e, (int, float)) and math.isinf(e) for e in ends):
         return _of_constraint(transform.codomain)
     return [*ends, *own]

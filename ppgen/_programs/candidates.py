@@ -12,7 +12,7 @@ from jax import Array
 
 from ppgen._log_weights import log_mean_exp
 from ppgen._programs.estimated import Inner, bind_estimated, stack
-from ppgen._staging.choice import draw
+from ppgen._staging.draw import draw
 
 
 class Candidate(NamedTuple):

@@ -156,7 +156,9 @@ def assess(program: Program) -> Callable[..., Trace]:
 
     def run(choices: Mapping[str, Any] | Trace, *args: Any, **kwargs: Any) -> Trace:
         staged = staged_program(program, *args, **kwargs)
-        trace = traced(staged, Given(matched(choices, site_specs(staged.jaxpr))))
+        jaxpr = staged.jaxpr
+        hidden = frozenset(site_specs(jaxpr, hidden=True))
+        trace = traced(staged, Given(matched(choices, site_specs(jaxpr), hidden)))
         keep_state(trace.state)
         return trace
 
@@ -235,8 +237,18 @@ def log_density(program: Program) -> Callable[..., Array]:
     return score
 
 
-def matched(choices: Mapping[str, Any] | Trace, specs: dict[str, SiteSpec]) -> dict[str, Any]:
+def matched(
+    choices: Mapping[str, Any] | Trace,
+    specs: dict[str, SiteSpec],
+    hidden: frozenset[str] = frozenset(),
+) -> dict[str, Any]:
     """The values in `choices` of a program's latent sites.
+
+    Args:
+        choices: values by name.
+        specs: the program's sites.
+        hidden: names of sites that are hidden, to which a value may be given all the same, but not
+            one that another program drew and has a density of.
 
     Raises:
         ChoiceMismatchError: a latent site without a value, a value without a site, or supports
@@ -247,6 +259,15 @@ def matched(choices: Mapping[str, Any] | Trace, specs: dict[str, SiteSpec]) -> d
     latent = {name: spec for name, spec in specs.items() if not spec.observed}
     for name in list(given):
         source = sources.get(name)
+        if name in hidden and source is not None and name in specs:
+            raise ChoiceMismatchError(
+                "a site that handlers.block hides has this name too, and would get the value",
+                site=name,
+                where=source.where,
+                instead="handlers.scope around the function that is given to scan or cond",
+            )
+        if name in hidden and name not in specs and source is None:
+            continue
         if name not in latent:
             # Auxiliary sites of a guide, and its plate indices, need no partner in the model.
             if source is not None and (source.auxiliary or not source.has_density):

@@ -1,8 +1,9 @@
 """The score of a distribution, where it tells the whole derivative of an expectation.
 
 As a bound of the support moves, values come and go. The derivative of an expectation has a term for
-that (Leibniz), which the derivative of a log density does not see. Likewise where a log density has
-a kink that moves: its second derivative has an atom there, which no sample ever meets.
+that (Leibniz), which the derivative of a log density does not see: `moving_ends` has what is done
+about it. Likewise where a log density has a kink that moves: its second derivative has an atom
+there, which no sample ever meets.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 from typing import Any
 
 from jax import Array
-from numpyro.distributions import Distribution
+from numpyro.distributions import Distribution, MixtureGeneral, MixtureSameFamily
 
 from ppgen._derivatives import without_derivative, without_second_derivative
 from ppgen._distributions.edges import edges_move_with, is_real_array
 from ppgen._distributions.families import family
+from ppgen._distributions.pathwise import has_pathwise_derivative
 from ppgen._distributions.rebuild import flatten, rebuilt
+from ppgen._distributions.wrappers import unwrapped
 from ppgen.densities import log_prob
 
 
@@ -42,10 +45,22 @@ def _with_fixed_support(d: Distribution) -> Distribution:
             x,
             f"the score of {name} was differentiated by a bound of its support: it misses what "
             "comes and goes there",
-            "Reparameterize() at this site, or constant bounds",
+            _instead(d),
         )
 
     return structure.build([fixed(x) if i in moving else x for i, x in enumerate(leaves)])
+
+
+def _instead(d: Distribution) -> str:
+    fixed = "jax.lax.stop_gradient of the bounds, where they are not to be differentiated"
+    if has_pathwise_derivative(d):
+        return f"Reparameterize() at this site, or {fixed}"
+    if isinstance(unwrapped(d), MixtureGeneral | MixtureSameFamily):
+        return (
+            "the component as a choice of its own: z = ppgen.draw(dist.Categorical(probs)), and "
+            f"then jnp.where(z == 0, ppgen.draw(first), ppgen.draw(second)); or {fixed}"
+        )
+    return fixed
 
 
 def _with_fixed_kink(x: Any) -> Any:

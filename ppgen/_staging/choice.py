@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import functools
-import os
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
-from numpyro.distributions import Delta, Distribution
+from numpyro.distributions import Distribution
 
 from ppgen import _jax
-from ppgen._distributions.edges import has_point_mass
+from ppgen._distributions.edges import is_point_mass
 from ppgen._distributions.pathwise import has_pathwise_derivative
 from ppgen._distributions.rebuild import flatten
 from ppgen._distributions.sample_shape import sample_shape
 from ppgen._distributions.supports import range_of
 from ppgen._distributions.wrappers import (
-    in_single_precision,
     plain,
     split_event,
-    split_mask,
     without_masks,
 )
 from ppgen._settings import current
@@ -93,18 +90,9 @@ def estimator_for(dist: Distribution, asked: Any, *, name: str, where: str) -> A
             if not isinstance(asked, ScoreFunction)
             else None,
         )
-    if not asked.differentiable and has_point_mass(dist):
-        mixture = not has_pathwise_derivative(dist)
-        raise EstimatorError(
-            f"{type(asked).__name__}() does not fit: a point mass has no density, so that nothing "
-            "but its value tells of it" + " and a mixture with it has none either" * mixture,
-            site=name,
-            where=where,
-            instead="the component as a choice of its own: z = ppgen.draw(dist.Categorical(probs)),"
-            " and then jnp.where(z == 0, point, ppgen.draw(other))"
-            if mixture
-            else "Reparameterize(), the default",
-        )
+    if not asked.differentiable and is_point_mass(dist):
+        # It is not random: nothing but its value tells of it, and that tells all.
+        return _DEFAULTS[0]
     return asked
 
 
@@ -145,7 +133,7 @@ def describe_choice(
         default=any(estimator is default for default in _DEFAULTS),
         looped=in_loop(),
         has_sampler=has_sampler,
-        point=type(plain(dist)) is Delta,
+        point=is_point_mass(dist),
         within=range_of(dist),
     )
     return spec, leaves, estimator_leaves
@@ -193,49 +181,3 @@ def bind_choice(spec: ChoiceSpec, lanes: Lanes, mapped: Mapped, operands: list[A
         within=spec.within,
         point=spec.point,
     )
-
-
-def draw(dist: Any, *, name: str | None = None, grad: AbstractEstimator | None = None) -> Array:
-    """Draw one random choice straight in an objective.
-
-    It is not a site: it enters no density and no `Trace`, only the expectation.
-
-    Args:
-        dist: a NumPyro distribution, or a Distrax one. Shapes as `dist.sample` gives them.
-        name: how reports, errors and `with_estimators` call it; by default its file and line.
-        grad: its gradient estimator; by default `Reparameterize()` where the distribution has a
-            pathwise derivative, else `ScoreFunction()`.
-
-    Returns:
-        The value, of shape `dist.batch_shape + dist.event_shape`.
-
-    Raises:
-        EstimatorError: the estimator does not fit the distribution.
-
-    Example:
-        >>> import jax, ppgen, numpyro.distributions as dist
-        >>> def f(p):
-        ...     b = ppgen.draw(dist.Bernoulli(p), grad=ppgen.Enumerate())
-        ...     return (b - 0.499) ** 2
-        >>> g = jax.grad(ppgen.expectation(f), argnums=1)
-        >>> round(float(g(jax.random.key(0), 0.3)), 4)
-        0.002
-    """
-    where = user_line()
-    if not isinstance(dist, Distribution):
-        from ppgen.distrax import from_distrax
-
-        dist = from_distrax(dist)
-    name = f"draw at {os.path.basename(where)}" if name is None else name
-    dist, mask = split_mask(in_single_precision(dist))
-    if mask is not None:
-        raise SiteError(
-            "a masked distribution has no meaning outside of a program: the mask would be ignored",
-            site=name,
-            where=where,
-            instead="draw(dist) from the unmasked distribution",
-        )
-    estimator = estimator_for(split_event(dist)[0], grad, name=name, where=where)
-    spec, leaves, rest = describe_choice(dist, estimator, name=name, where=where)
-    operands = [*leaves, *rest]
-    return bind_choice(spec, (), ((),) * len(operands), operands)

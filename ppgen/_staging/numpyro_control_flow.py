@@ -167,14 +167,32 @@ class _Inside(Messenger):
         steps = msg["ppgen_steps"] = (*msg.get("ppgen_steps", ()), *self.step)
         levels = msg["ppgen_reached"] = msg.get("ppgen_reached", [])
         levels.append(reached := [])
-        for handler in reversed(self.around):
+        around = list(reversed(self.around))
+        while around and not msg.get("stop"):
+            handler = around.pop(0)
             if handler is not self.around[0]:
                 reached.insert(0, handler)
                 handler = handler_at(handler, steps, msg)
             if handler is not None:
                 handler.process_message(msg)
-            if msg.get("stop"):
-                break
+        if self.around[0] is self.binder and msg.get("stop"):
+            self.give_to_hidden(msg, steps, [reached[0], *around] if reached else [])
+
+    def give_to_hidden(self, msg: dict, steps: Sequence[Step], around: list[Any]) -> None:
+        """Give a hidden site the values that NumPyro's control flow takes for it.
+
+        A handler tells the control flow its values by a message, and only what hides that one hides
+        the sites inside from values that are given.
+        """
+        flow = {"type": "control_flow", "name": "_control_flow"}
+        for handler in around:
+            if isinstance(handler, block) and handler.hide_fn(flow):
+                return
+            if isinstance(handler, (condition, substitute)):
+                here = handler_at(handler, steps, msg)
+                if here is not None:
+                    here.process_message(msg)
+        msg["ppgen_given_by_name"] = True
 
 
 class _Seen:

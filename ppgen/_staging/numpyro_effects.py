@@ -7,9 +7,9 @@ user wrote (plates, masks, conditioning) must come before it.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from numpyro import primitives as numpyro_primitives
@@ -17,16 +17,20 @@ from numpyro.distributions import Distribution
 from numpyro.distributions.distribution import Unit
 from numpyro.primitives import Messenger
 
-from ppgen._distributions.noninvertible import loses_digits, split_one_way, split_transforms
+from ppgen._distributions.edges import is_real_array, mixes_point_masses
+from ppgen._distributions.noninvertible import split_one_way
 from ppgen._distributions.rebuild import flatten
 from ppgen._distributions.supports import range_of, support_of
-from ppgen._distributions.wrappers import in_single_precision, plain, split_event, split_mask
-from ppgen._staging.choice import bind_choice, describe_choice, estimator_for, fresh_key
+from ppgen._distributions.wrappers import in_single_precision, split_event, split_mask
+from ppgen._settings import current
+from ppgen._staging.choice import describe_choice, estimator_for, fresh_key
+from ppgen._staging.choose import choose
 from ppgen._staging.numpyro_control_flow import bind_control_flow, condition_plate, inside
 from ppgen._staging.primitives import ChoiceSpec, Plate, SiteSpec, site_p
 from ppgen._staging.subsample import Exogenous, GivenIndices, SubsampleIndices
+from ppgen._staging.transformed import before
 from ppgen._user_lines import user_line
-from ppgen.errors import SiteError
+from ppgen.errors import EstimatorError, SiteError
 
 
 @contextlib.contextmanager
@@ -111,6 +115,10 @@ def _bind_site(msg: dict, plate_scales: dict[str, float]) -> Array:
         Plate(frame.name, frame.dim, frame.size, plate_scales.get(frame.name, 1.0))
         for frame in reversed(msg["cond_indep_stack"])
     )
+    if given is None and mixes_point_masses(dist):
+        if not current().densities_asked:
+            return _chosen(dist, msg, where)
+        _check_density(dist, name, where)
     common = {"where": where, "scale": msg["scale"], "plates": plates}
     asked, auxiliary = infer.get("grad"), bool(infer.get("is_auxiliary", False))
     if given is None and (split := split_one_way(split_mask(dist)[0])) is not None:
@@ -128,19 +136,34 @@ def _bind_hidden(msg: dict) -> Array:
     """A site behind `handlers.block`: its value, and no density."""
     if msg["value"] is not None:
         return jnp.asarray(msg["value"])
-    name, where, dist = msg["name"], user_line(), in_single_precision(msg["fn"])
+    dist = in_single_precision(msg["fn"])
     if shape := msg["kwargs"].get("sample_shape", ()):
         dist = dist.expand(shape + dist.batch_shape)
+    if msg.get("ppgen_given_by_name") and current().densities_asked:
+        name, where, asked = msg["name"], user_line(), msg["infer"].get("grad")
+        return bind_site(dist, None, name=name, where=where, asked=asked, hidden=True)
+    return _chosen(dist, msg, user_line())
+
+
+def _check_density(dist: Distribution, name: str, where: str) -> None:
+    """Refuse a mixture with a point mass whose density does not tell all."""
+    if mixes_point_masses(dist, lambda x: is_real_array(x) and isinstance(x, jax.core.Tracer)):
+        raise EstimatorError(
+            "a mixture with a point mass has no density of its own: beside an interval none "
+            "compares, and one of points does not tell how they move",
+            site=name,
+            where=where,
+            instead="the component as a site of its own, z = numpyro.sample('z', "
+            "dist.Categorical(probs)), a site x for what has a density, and "
+            "jnp.where(z == 0, point, x)",
+        )
+
+
+def _chosen(dist: Distribution, msg: dict, where: str) -> Array:
     dist, _ = split_mask(dist)
-    asked = msg["infer"].get("grad")
+    name, asked = msg["name"], msg["infer"].get("grad")
     estimator = estimator_for(split_event(dist)[0], asked, name=name, where=where)
-    return _choice(dist, estimator, name, where)
-
-
-def _choice(dist: Distribution, estimator: Any, name: str, where: str) -> Array:
-    spec, leaves, rest = describe_choice(dist, estimator, name=name, where=where)
-    operands = [*leaves, *rest]
-    return bind_choice(spec, (), ((),) * len(operands), operands)
+    return choose(dist, estimator, name=name, where=where)
 
 
 def bind_site(
@@ -154,17 +177,20 @@ def bind_site(
     auxiliary: bool = False,
     has_density: bool = True,
     fixed: bool = False,
+    hidden: bool = False,
     plates: tuple[Plate, ...] = (),
 ) -> Array:
     """Bind one site: its random choice, its density, its observed value, its mask and scale."""
     dist, mask = split_mask(dist)
+    has_density = has_density and not hidden
+    mask = None if hidden else mask
     leaves, density = flatten(dist)
     if given is None:
         estimator = estimator_for(split_event(dist)[0], asked, name=name, where=where)
         choice, inner, rest = describe_choice(dist, estimator, name=name, where=where)
         position = {id(leaf): i for i, leaf in enumerate(leaves)}
         order = tuple(position[id(leaf)] for leaf in inner)
-        before = _before(dist, estimator, choice, position) if has_density else None
+        first = before(dist, estimator, choice, position) if has_density else None
     else:
         value = jnp.asarray(given)
         choice = ChoiceSpec(
@@ -178,7 +204,7 @@ def bind_site(
             value.dtype,
             dist.batch_shape,
         )
-        rest, order, before = [], (), None
+        rest, order, first = [], (), None
     spec = SiteSpec(
         choice=choice,
         order=order,
@@ -193,28 +219,12 @@ def bind_site(
         within=range_of(dist),
         plates=plates,
         fixed=fixed,
-        before=before,
+        hidden=hidden,
+        before=first,
     )
     operands = [*leaves, *rest]
     operands += [jnp.asarray(x) for x in (given, mask, scale) if x is not None]
     return site_p.bind(*operands, spec=spec, lanes=(), mapped=((),) * len(operands))
-
-
-def _before(
-    dist: Distribution, estimator: Any, choice: ChoiceSpec, position: dict[int, int]
-) -> tuple[ChoiceSpec, tuple[int, ...]] | None:
-    """The choice before transforms that a density would have to invert, and could not."""
-    inner, _ = split_event(dist)
-    if not (estimator.in_place and loses_digits(inner)):
-        return None
-    base, _ = split_transforms(plain(inner), inner.batch_shape)
-    if estimator.misfit(base) is not None:
-        return None
-    spec, leaves, _ = describe_choice(base, estimator, name=choice.name, where=choice.where)
-    if any(id(leaf) not in position for leaf in leaves):
-        return None
-    spec = dataclasses.replace(spec, family=choice.family, default=choice.default)
-    return spec, tuple(position[id(leaf)] for leaf in leaves)
 
 
 def _bind_subsample(msg: dict, hidden: bool) -> Array:
@@ -225,7 +235,7 @@ def _bind_subsample(msg: dict, hidden: bool) -> Array:
         GivenIndices(jnp.asarray(msg["value"])) if given else SubsampleIndices(size, subsample_size)
     )
     if hidden:
-        return _choice(indices, Exogenous(), msg["name"], user_line())
+        return choose(indices, Exogenous(), name=msg["name"], where=user_line())
     return bind_site(
         indices,
         None,

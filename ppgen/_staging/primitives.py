@@ -95,6 +95,20 @@ class Plate(NamedTuple):
     scale: float
 
 
+class Before(NamedTuple):
+    """A site that is made in two steps: a choice, and a map of it.
+
+    Attributes:
+        choice: the choice that is mapped.
+        order: for each operand of its distribution, its position among the leaves of the site's.
+        split: from the site's distribution to the one before the map, and the map.
+    """
+
+    choice: ChoiceSpec
+    order: tuple[int, ...]
+    split: Callable[[Any], Any]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class SiteSpec:
     """What is static about a site of a program.
@@ -116,8 +130,8 @@ class SiteSpec:
         within: between which numbers the density is positive (`None`: one that is not known).
         plates: the plates around it, outermost first.
         fixed: whether it is the minibatch of a plate whose indices are given.
-        before: where the site draws and then transforms: the choice before the transforms, and the
-            positions of its operands as in `order`.
+        hidden: whether it is hidden by `handlers.block`, from all but values that are given.
+        before: where the site draws and then transforms: the choice before that.
     """
 
     choice: ChoiceSpec
@@ -132,8 +146,9 @@ class SiteSpec:
     support: Any
     plates: tuple[Plate, ...] = ()
     fixed: bool = False
+    hidden: bool = False
     within: tuple[float | None, float | None] = (-math.inf, math.inf)
-    before: tuple[ChoiceSpec, tuple[int, ...]] | None = None
+    before: Before | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

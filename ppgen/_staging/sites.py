@@ -46,23 +46,29 @@ class Sites(NamedTuple):
     log_probs: dict[str, Array]
 
 
-def site_specs(jaxpr: Any) -> dict[str, SiteSpec]:
-    """The sites of a staged program, in order of first appearance."""
+def site_specs(jaxpr: Any, *, hidden: bool = False) -> dict[str, SiteSpec]:
+    """The sites of a staged program, in order of first appearance; or those that are hidden."""
     found: dict[str, SiteSpec] = {}
     for eqn in equations(jaxpr):
         if eqn.primitive.name == "sample_site":
+            if eqn.params["spec"].hidden != hidden:
+                continue
             found.setdefault(eqn.params["spec"].choice.name, eqn.params["spec"])
-        elif eqn.primitive.name == "estimated_program":
+        elif eqn.primitive.name == "estimated_program" and not hidden:
             for name, spec in eqn.params["spec"].sites.items():
                 found.setdefault(name, spec)
     return found
 
 
-def has_sites(eqn: _jax.Eqn) -> bool:
-    """Whether an equation is a site or calls a jaxpr that has one."""
-    return eqn.primitive.name in ("sample_site", "estimated_program") or any(
-        has_sites(e) for inner in _jax.subjaxprs(eqn) for e in _jax.open_jaxpr(inner)[0].eqns
-    )
+def has_sites(eqn: _jax.Eqn, *, hidden: bool = True) -> bool:
+    """Whether an equation is a site or calls a jaxpr that has one, which may be hidden or not."""
+    name = eqn.primitive.name
+    if name == "estimated_program" or (
+        name == "sample_site" and (hidden or not eqn.params["spec"].hidden)
+    ):
+        return True
+    bodies = (_jax.open_jaxpr(inner)[0] for inner in _jax.subjaxprs(eqn))
+    return any(has_sites(e, hidden=hidden) for body in bodies for e in body.eqns)
 
 
 def has_estimate(jaxpr: Any) -> bool:
@@ -72,12 +78,15 @@ def has_estimate(jaxpr: Any) -> bool:
     site: one more run has another one.
     """
     eqns = _jax.open_jaxpr(jaxpr)[0].eqns
-    scored = [eqn for eqn in eqns if has_sites(eqn)]
+    scored = [eqn for eqn in eqns if has_sites(eqn, hidden=False)]
     upstream = needed(jaxpr, [v for eqn in scored for v in eqn.invars]).equations
-    relevant = [eqn for eqn in eqns if id(eqn) in upstream or has_sites(eqn)]
-    found = {eqn.primitive.name for eqn in relevant}
+    relevant = [eqn for eqn in eqns if id(eqn) in upstream or has_sites(eqn, hidden=False)]
     inner = [jaxpr for eqn in relevant for jaxpr in _jax.subjaxprs(eqn)]
-    found |= {eqn.primitive.name for jaxpr in inner for eqn in equations(jaxpr)}
+    relevant += [eqn for jaxpr in inner for eqn in equations(jaxpr)]
+    found = {eqn.primitive.name for eqn in relevant}
+    sites = (eqn for eqn in relevant if eqn.primitive.name == "sample_site")
+    if any(eqn.params["spec"].hidden for eqn in sites):
+        return True
     return not found.isdisjoint(RANDOM - {"sample_site"})
 
 
@@ -187,7 +196,7 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
         value = bind_choice(
             spec.choice, lanes, tuple(mapped[i] for i in own), [operands[i] for i in own]
         )
-    choices = {name: value} if latent else {}
+    choices = {name: value} if latent and not spec.hidden else {}
     if spec.density is None:
         return [value], Sites(choices, {})
 
@@ -298,7 +307,8 @@ def _remat(eqn: _jax.Eqn, values: list[Any], given: Given):
 def _scan(eqn: _jax.Eqn, values: list[Any], given: Given):
     body = eqn.params["jaxpr"]
     consts, carried = _jax.scan_counts(eqn)
-    inside = {name: given.values[name] for name in site_specs(body) if name in given.values}
+    specs = site_specs(body) | site_specs(body, hidden=True)
+    inside = {name: given.values[name] for name in specs if name in given.values}
     length = eqn.params["length"]
     for name, value in inside.items():
         if jnp.shape(value)[:1] != (length,):
@@ -306,7 +316,7 @@ def _scan(eqn: _jax.Eqn, values: list[Any], given: Given):
                 f"the given value has shape {jnp.shape(value)}, but the site is in a scan of "
                 f"length {length}, which stacks its values along axis 0",
                 site=name,
-                where=site_specs(body)[name].choice.where,
+                where=specs[name].choice.where,
                 instead="the value that `simulate` gives for this site",
             )
 
@@ -338,7 +348,8 @@ def _cond(eqn: _jax.Eqn, values: list[Any], given: Given):
 
     branches = [functools.partial(run, jaxpr) for jaxpr in eqn.params["branches"]]
     index, *operands = values
-    names = set().union(*(site_specs(jaxpr) for jaxpr in eqn.params["branches"]))
+    branched = eqn.params["branches"]
+    names = {n for j in branched for hidden in (False, True) for n in site_specs(j, hidden=hidden)}
     inside = {name: given.values[name] for name in names if name in given.values}
     shapes = [jax.eval_shape(branch, operands, inside)[1] for branch in branches]
     log_probs = [x for sites in shapes for x in sites.log_probs.values()]

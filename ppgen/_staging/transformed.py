@@ -1,20 +1,29 @@
-"""Sites that draw and then transform: the value and its density from the same intermediates."""
+"""Sites that draw and then map what they drew, by one of two kinds of maps.
+
+Where transforms saturate, value and density are had from the same intermediates. Where a support
+moves under an estimator that freezes its values, a place between its ends is what is frozen.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax import Array
+from numpyro.distributions import Distribution
 from numpyro.distributions.util import sum_rightmost
 
-from ppgen._distributions.noninvertible import split_transforms
+from ppgen._distributions.moving_ends import Split, split_moving_ends
+from ppgen._distributions.noninvertible import loses_digits, split_transforms
 from ppgen._distributions.wrappers import as_single_precision, plain, split_event
-from ppgen._staging.choice import bind_choice
+from ppgen._staging.choice import bind_choice, describe_choice
 from ppgen._staging.primitives import (
     SAMPLER_SCOPE,
     SITE_SCOPE,
+    Before,
+    ChoiceSpec,
     Lanes,
     Mapped,
     SiteSpec,
@@ -22,25 +31,79 @@ from ppgen._staging.primitives import (
     transformed_p,
 )
 from ppgen.densities import log_prob
+from ppgen.estimators._base import AbstractEstimator
+
+
+def _through_transforms(d: Distribution) -> Split:
+    return split_transforms(plain(d), d.batch_shape)
+
+
+def split_for(
+    d: Distribution, estimator: AbstractEstimator
+) -> tuple[Callable[[Distribution], Any], Distribution] | None:
+    """How a choice is made in two steps: what splits its distribution, and what is drawn from.
+
+    Args:
+        d: elementwise.
+        estimator: for the choice; it has to serve what is drawn from.
+
+    Returns:
+        `None` where it is made in one.
+    """
+    split: Callable[[Distribution], Split | None]
+    if estimator.in_place:
+        split = _through_transforms
+        if not loses_digits(d):
+            return None
+    elif estimator.differentiable:
+        return None
+    else:
+        split = split_moving_ends
+    found = split(d)
+    if found is None or estimator.misfit(found[0]) is not None:
+        return None
+    return split, found[0]
+
+
+def before(
+    dist: Distribution, estimator: AbstractEstimator, choice: ChoiceSpec, position: dict[int, int]
+) -> Before | None:
+    """The first step of a site that is made in two.
+
+    Args:
+        dist: the site's distribution.
+        estimator: for its choice.
+        choice: the choice, were it made in one.
+        position: of each array of `dist`, by its id, the position.
+    """
+    found = split_for(split_event(dist)[0], estimator)
+    if found is None:
+        return None
+    split, base = found
+    spec, leaves, _ = describe_choice(base, estimator, name=choice.name, where=choice.where)
+    if any(id(leaf) not in position for leaf in leaves):
+        return None
+    spec = dataclasses.replace(spec, family=choice.family, default=choice.default)
+    return Before(spec, tuple(position[id(leaf)] for leaf in leaves), split)
 
 
 def bind_transformed(
     spec: SiteSpec, lanes: Lanes, mapped: Mapped, operands: Sequence[Any]
 ) -> tuple[Array, Array]:
-    """Make the choice before the transforms of a site with `before`, and apply them.
+    """Make the choice of a site with `before`, and map it.
 
     Returns:
         The value, and its log density before masks and scales, in which nothing is inverted.
     """
     assert spec.before is not None
-    choice, order = spec.before
+    choice, order, split = spec.before
     own = [*order, *range(spec.num_leaves, spec.num_leaves + spec.num_estimator)]
     x = bind_choice(choice, lanes, tuple(mapped[i] for i in own), [operands[i] for i in own])
     leaves = list(operands[: spec.num_leaves])
 
     def after(_, leaves, x):
         inner, reinterpreted = split_event(spec.density.build(leaves))
-        base, finish = split_transforms(plain(inner), inner.batch_shape)
+        base, finish = split(inner)
         point: Any = finish(x)
         own = log_prob(base, as_single_precision(x))
         own = sum_rightmost(own, own.ndim - len(inner.batch_shape)) + point.log_density

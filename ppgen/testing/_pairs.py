@@ -12,7 +12,8 @@ import numpy as np
 from jax import Array
 from numpyro.distributions import Distribution
 
-from ppgen._staging.choice import draw
+from ppgen._distributions.moving_ends import split_moving_ends
+from ppgen._staging.draw import draw
 from ppgen.errors import DerivativeError
 from ppgen.estimators import AbstractEstimator
 from ppgen.testing._families import DISTRIBUTIONS, KINDS
@@ -124,7 +125,13 @@ def _obstacle(
     """Why the points have no derivative of this order by these numbers; empty where they have."""
 
     def points(moving: Mapping[str, Array]) -> list[Array]:
-        made = estimator(jax.random.key(0), _distribution(family, {**fixed, **moving}))
+        d = _distribution(family, {**fixed, **moving})
+        split = None if estimator.differentiable else split_moving_ends(d)
+        if split is None or estimator.misfit(split[0]) is not None:
+            split = d, lambda x: x
+        base, finish = split
+        made = estimator(jax.random.key(0), base)
+        made = made, finish(made.value)
         return [x for x in jax.tree.leaves(made) if jnp.issubdtype(x.dtype, jnp.inexact)]
 
     derivative = points
