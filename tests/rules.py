@@ -103,10 +103,10 @@ def linear_claims(eqn: Any) -> list[tuple[str, tuple[int, ...], tuple[bool, ...]
             except DerivativeError:
                 pass
     if len(eqn.outvars) == 1:
-        for k, zeros in itertools.product(range(n), (False, True)):
-            known = [zeros and i != k for i in range(n)]
-            if discontinuity.is_inexact(eqn.invars[k]) and deferred_sums.is_linear_step(
-                eqn, k, known
-            ):
-                found.append(("linear", (k,), tuple(known)))
+        for k in (k for k in range(n) if discontinuity.is_inexact(eqn.invars[k])):
+            # What holds whatever the others are holds where they are zero.
+            for known in ([False] * n, [i != k for i in range(n)]):
+                if deferred_sums.is_linear_step(eqn, k, known):
+                    found.append(("linear", (k,), tuple(known)))
+                    break
     return found

@@ -16,6 +16,7 @@ import numpy as np
 
 from ppgen import _jax
 from ppgen._analysis.analyse import Analysis
+from ppgen._analysis.discontinuity import rounds
 from ppgen._analysis.influence import Influence
 from ppgen._analysis.parameters import rule_name
 from ppgen._lowering.scan_structure import sums_over_points
@@ -138,6 +139,8 @@ def is_sum(eqn: _jax.Eqn, moving: Sequence[bool], *, shown: bool) -> bool:
 def is_linear(eqn: _jax.Eqn, moving: Sequence[bool]) -> bool:
     """Whether a primitive is linear, jointly, in those of its operands that are `moving`."""
     name = rule_name(eqn)
+    if rounds(eqn):
+        return False
     if name in LINEAR_IN_FIRST:
         return not any(moving[1:])
     if name in BILINEAR:
@@ -163,9 +166,10 @@ def real_bind(eqn: _jax.Eqn, operands: list[Any]) -> list[Any]:
     flags = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in operands]
     if any(flags) and eqn.primitive.name not in _INDEXED:
         dtype = jnp.result_type(*(x for x, f in zip(operands, flags, strict=True) if f))
+        chooses = eqn.primitive.name == "select_n"
         operands = [
-            x if f or k == jnp.bool_ else jnp.asarray(x, dtype)
-            for x, f, k in zip(operands, flags, kinds, strict=False)
+            x if f or k == jnp.bool_ or (chooses and not n) else jnp.asarray(x, dtype)
+            for n, (x, f, k) in enumerate(zip(operands, flags, kinds, strict=False))
         ]
     return _jax.bind(eqn, operands)
 

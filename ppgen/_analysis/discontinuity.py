@@ -71,6 +71,9 @@ _OF_REALS = frozenset(
 _VECTORS = {"eigh": (0,), "svd": (1, 2)}
 """Results of decompositions whose signs jump. They stay suspect where anybody uses them."""
 
+_AT_ZERO = {"igammac": (0,)}
+"""Operands whose domain ends at zero, beyond which the value is another number."""
+
 _DIGITS = 7
 """Bits of a mantissa from which on rounding does not count as a jump: those of a bfloat16."""
 
@@ -160,18 +163,41 @@ def _by_itself(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | Non
     if name == "convert_element_type" and not is_inexact(eqn.outvars[0]):
         new = eqn.outvars[0].aval.dtype
         return (f"a cast to {new}", suspicion) if jnp.issubdtype(new, jnp.integer) else None
-    if name == "sort" and len(ins) > 1:
-        keys = join(*ins[: eqn.params["num_keys"]]).suspicion()
-        for i in ins[eqn.params["num_keys"] :]:
-            if left := (keys & ~i.suspicion()) >> 1:
-                return "argsort", left << 1 | keys & 1
+    if permuted := argsort(eqn):
+        for before, _ in permuted:
+            if keys := join(*(ins[k] for k in before)).suspicion():
+                return "argsort", keys
+    for k in at_zero(eqn):
+        if (edge := ins[k].suspicion()) and not ranges.inside(ins[k].within, (0.0, math.inf)):
+            return f"{name}, which jumps where operand {k} is zero", edge
     what = jump(eqn)
     return (what, suspicion) if what is not None else None
+
+
+def argsort(eqn: _jax.Eqn) -> list[tuple[list[int], int]]:
+    """What a `sort` permutes by others: the positions of the keys, and of the operand.
+
+    Where keys meet, what they are sorted by does not jump, but what comes with them does: a key
+    after the first one as well.
+    """
+    if rule_name(eqn) != "sort":
+        return []
+    count, first = eqn.params["num_keys"], eqn.invars[0]
+    return [
+        (list(range(min(k, count))), k)
+        for k, v in enumerate(eqn.invars)
+        if k and v is not first and is_inexact(v)
+    ]
 
 
 def signed(eqn: _jax.Eqn) -> Sequence[int]:
     """The positions of the results that are vectors whose signs jump."""
     return _VECTORS.get(rule_name(eqn), ())
+
+
+def at_zero(eqn: _jax.Eqn) -> Sequence[int]:
+    """The positions of the operands at whose zero an equation jumps."""
+    return _AT_ZERO.get(rule_name(eqn), ())
 
 
 def jump(eqn: _jax.Eqn) -> str | None:
@@ -191,18 +217,23 @@ def jump(eqn: _jax.Eqn) -> str | None:
         jnp.issubdtype(v.aval.dtype, jnp.complexfloating) for v in eqn.invars
     ):
         return f"{name} of complex numbers"
-    if _digits(eqn, name) < _DIGITS:
+    if rounds(eqn):
         return f"{name}, which rounds to few digits"
     return None
+
+
+def rounds(eqn: _jax.Eqn) -> bool:
+    """Whether an equation rounds to so few digits that this counts."""
+    return _digits(eqn, rule_name(eqn)) < _DIGITS
 
 
 def _digits(eqn: _jax.Eqn, name: str) -> float:
     """The bits of the mantissa that an equation rounds to; infinite where it does not."""
     if name == "reduce_precision":
-        return eqn.params["mantissa_bits"]
+        return float(eqn.params["mantissa_bits"])
     if name == "convert_element_type" and all(map(is_inexact, (*eqn.invars, *eqn.outvars))):
         before, after = (jnp.finfo(v.aval.dtype).nmant for v in (*eqn.invars, *eqn.outvars))
-        return after if after < before else math.inf
+        return float(after) if after < before else math.inf
     return math.inf
 
 
@@ -246,7 +277,7 @@ def ranged(eqn: _jax.Eqn, ins: Sequence[Influence], outs: Sequence[Influence]) -
     operands = zip(eqn.invars, ins, strict=True)
     within = [i.within if i is not NONE else known(v).within for v, i in operands]
     found = ranges.after(eqn, within)
-    atoms = name not in _ATOMLESS or _digits(eqn, name) < _DIGITS
+    atoms = name not in _ATOMLESS or rounds(eqn)
     return [
         o._replace(
             within=found if is_inexact(v) or name == "ne" else ranges.ANYWHERE,

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from ppgen import _jax
-from ppgen._analysis.discontinuity import is_inexact, jump, signed
+from ppgen._analysis.discontinuity import argsort, at_zero, is_inexact, jump, rounds, signed
 from ppgen._analysis.parameters import rule_name
 from ppgen._lowering.lower import CUSTOM
 from ppgen._staging.primitives import CALLS, DENSITY_SCOPE, SAMPLER_SCOPE, equations, needed
@@ -196,6 +196,9 @@ class _Walk:
             jumps = every.random if any(map(is_inexact, eqn.invars)) else 0
         if jumps and name not in _SAMPLERS and (what := jump(eqn)) is not None:
             self.refuse_jump(eqn, jumps, what)
+        edges = join(*(ins[k] for k in at_zero(eqn)))
+        if jumps and edges.moving:
+            self.refuse_jump(eqn, edges.random, f"{name}, which jumps at zero")
         if jumps and name == "sort":
             self.check_sort(eqn, ins)
         out = Fact(every.random, every.moving, 0, every.linear)
@@ -251,10 +254,10 @@ class _Walk:
 
     def check_sort(self, eqn: _jax.Eqn, ins: Sequence[Fact]) -> None:
         """What is permuted by a key that jumps, other than the key, jumps."""
-        count = eqn.params["num_keys"]
-        keys = join(*ins[:count])
-        if keys.random and keys.moving and any(map(is_inexact, eqn.outvars[count:])):
-            self.refuse_jump(eqn, keys.random, "argsort")
+        for before, _ in argsort(eqn):
+            keys = join(*(ins[k] for k in before))
+            if keys.random and keys.moving:
+                self.refuse_jump(eqn, keys.random, "argsort")
 
     def check_jumped(self, eqn: _jax.Eqn, ins: Sequence[Fact]) -> None:
         """An integer that jumped may choose between values that follow it, and nothing else."""
@@ -275,7 +278,7 @@ class _Walk:
     def check_linear(self, eqn: _jax.Eqn, ins: Sequence[Fact]) -> None:
         """The value of a nested expectation may be summed, scaled and moved about."""
         name, linear = rule_name(eqn), join(*ins).linear
-        if name in _LINEAR and any(map(is_inexact, eqn.outvars)):
+        if name in _LINEAR and any(map(is_inexact, eqn.outvars)) and not rounds(eqn):
             return
         if name == "pad":
             return

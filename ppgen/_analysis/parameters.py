@@ -56,6 +56,7 @@ PARAMETERS: dict[str, frozenset[str]] = {
         "mul": "out_dtype",
         "pad": "padding_config",
         "ppermute": "axis_name perm",
+        "qr": "pivoting full_matrices use_magma",
         "random_choice": "spec lanes mapped",
         "random_gamma": "log_space",
         "reduce_precision": "exponent_bits mantissa_bits",

@@ -94,7 +94,7 @@ def after(eqn: _jax.Eqn, ins: Sequence[Range]) -> Range:
     if name == "min":
         return min(low), min(high)
     if name == "clamp":
-        return max(low[0], min(low[1], low[2])), min(high[2], max(high[1], high[0]))
+        return min(max(low[0], low[1]), low[2]), min(max(high[0], high[1]), high[2])
     positive = all(x >= 0 for x in low)
     if name == "mul" and positive:
         return low[0] * low[1] if math.inf not in low else 0.0, _times(*high)

@@ -16,6 +16,7 @@ import numpy as np
 
 from ppgen import _jax
 from ppgen._analysis.cost_terms import Terms, real_bind
+from ppgen._analysis.discontinuity import rounds
 from ppgen._analysis.influence import Influence
 from ppgen._analysis.parameters import rule_name
 from ppgen._evaluation.constants import core
@@ -138,7 +139,7 @@ def is_linear_step(eqn: _jax.Eqn, position: int, zeros: Sequence[bool]) -> bool:
     """
     name = rule_name(eqn)
     if name in _LINEAR_ALONE:
-        return position == 0
+        return position == 0 and not rounds(eqn)
     if name in _BILINEAR:
         return True
     if name in _JOINED:
