@@ -223,7 +223,7 @@ def jump(eqn: _jax.Eqn) -> str | None:
 
 
 def rounds(eqn: _jax.Eqn) -> bool:
-    """Whether an equation rounds to so few digits that this counts."""
+    """Whether an equation rounds to so few digits, or to whole numbers, that this counts."""
     return _digits(eqn, rule_name(eqn)) < _DIGITS
 
 
@@ -231,7 +231,9 @@ def _digits(eqn: _jax.Eqn, name: str) -> float:
     """The bits of the mantissa that an equation rounds to; infinite where it does not."""
     if name == "reduce_precision":
         return float(eqn.params["mantissa_bits"])
-    if name == "convert_element_type" and all(map(is_inexact, (*eqn.invars, *eqn.outvars))):
+    if name == "convert_element_type" and is_inexact(eqn.invars[0]):
+        if not is_inexact(eqn.outvars[0]):
+            return 0.0
         before, after = (jnp.finfo(v.aval.dtype).nmant for v in (*eqn.invars, *eqn.outvars))
         return float(after) if after < before else math.inf
     return math.inf
