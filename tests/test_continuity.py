@@ -12,7 +12,7 @@ import pytest
 from primitive_calls import MAKERS, Call
 from rules import TABLES, calls, continuous, rows, steady
 
-from ppgen._analysis import discontinuity, hidden_randomness, propagation, ranges
+from ppgen._analysis import analyse, discontinuity, hidden_randomness, propagation, ranges
 from ppgen._analysis.influence import NONE, Influence
 
 STEPS, HALVINGS = 20, 22
@@ -181,6 +181,52 @@ def test_keys_of_a_sort_that_are_forgotten_are_found(monkeypatch):
     monkeypatch.setattr(discontinuity, "_by_itself", forgetful)
     monkeypatch.setattr(hidden_randomness._Walk, "check_sort", lambda *args: None)
     assert said_continuous_but_jumps("sort", 16)
+
+
+# --- suspicion ------------------------------------------------------------------------------------
+
+
+def loses_suspicion(name: str) -> bool:
+    """Whether a jump goes on as if it were none.
+
+    Integers and booleans of what is random and moving are suspect. What is made of them is suspect
+    in turn if it is an integer or a boolean, and refused if it is a number.
+    """
+    for call in calls(name, 3):
+        eqn, count = call.eqn, len(call.operands)
+        real = call.real()
+        started = [Influence(pathwise=1, atoms=True) if k in real else NONE for k in range(count)]
+        cases = [started] if real else []
+        for k in set(range(count)) - set(real):
+            cases.append([Influence(mixed=1, suspect=2) if i == k else NONE for i in range(count)])
+        for ins in cases:
+            if discontinuity.discontinuity(eqn, ins) is not None:
+                continue
+            outs = analyse.settled(eqn, ins, propagation.propagate(eqn, ins), jumps=True)
+            for v, out in zip(eqn.outvars, outs, strict=True):
+                from_reals = ins is started and discontinuity.is_inexact(v)
+                if not from_reals and not out.suspect:
+                    return True
+    return False
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_suspicion_is_not_lost(name):
+    assert not loses_suspicion(name)
+
+
+def test_suspicion_that_is_lost_is_found(monkeypatch):
+    settled = analyse.settled
+
+    def trusting(eqn, ins, outs, *, jumps):
+        return [o._replace(suspect=0) for o in settled(eqn, ins, outs, jumps=jumps)]
+
+    with monkeypatch.context() as m:
+        m.setattr(analyse, "settled", trusting)
+        assert all(map(loses_suspicion, ("gt", "and", "reduce_or", "is_finite")))
+    with monkeypatch.context() as m:
+        m.setattr(discontinuity, "_by_suspects", lambda eqn, ins: None)
+        assert all(map(loses_suspicion, ("gather", "convert_element_type", "scatter-add")))
 
 
 # --- atoms ----------------------------------------------------------------------------------------
