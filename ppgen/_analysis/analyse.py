@@ -311,7 +311,8 @@ class _Walk:
                 self.inner(b, operands, counter, depth=depth, checked=checked)
                 for b in eqn.params["branches"]
             ]
-            outs = [join(index.all_mixed(), *each) for each in zip(*branches, strict=True)]
+            index = index.all_mixed()._replace(suspect=0)  # which is refused as it is
+            outs = [join(index, *each) for each in zip(*branches, strict=True)]
         elif name in ("cond", "while", *REMATS):
             # Its choices count as one, so all of them influence every result; but a derivative
             # flows only along its own path.
@@ -346,6 +347,7 @@ class _Walk:
         if name == "cond":
             index, *operands = ins
             branches = [through(b, operands) for b in eqn.params["branches"]]
+            index = index._replace(suspect=0)
             return [join(index, *each) for each in zip(*branches, strict=True)]
         if name != "while":
             return through(_jax.subjaxprs(eqn)[0], ins)

@@ -16,13 +16,15 @@ import numpy as np
 
 from ppgen import _jax
 from ppgen._analysis.analyse import Analysis
+from ppgen._analysis.discontinuity import rounds
 from ppgen._analysis.influence import Influence
+from ppgen._analysis.parameters import rule_name
 from ppgen._interpret import needed, variables_of
 from ppgen._lowering.scan_structure import sums_over_points
 
 LINEAR = frozenset(
     "add sub neg add_any reduce_sum broadcast_in_dim reshape squeeze transpose slice concatenate "
-    "convert_element_type copy copy_p rev cumsum split marker pad".split()
+    "convert_element_type copy rev cumsum split marker pad".split()
 )
 LINEAR_IN_FIRST = frozenset({"div", "gather", "dynamic_slice"})
 _INDEXED = frozenset({"gather", "dynamic_slice"})
@@ -139,24 +141,38 @@ class Terms:
         return [(v, 1) for v in self._influenced(eqn)]  # whatever their signs
 
     def _is_linear(self, eqn: _jax.Eqn) -> bool:
-        """Linear, jointly, in its influenced operands, all of them real numbers."""
-        name = eqn.primitive.name
-        flags = [self._is_influenced(v) for v in eqn.invars]
         involved = [*self._influenced(eqn), *eqn.outvars]
-        if not all(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in involved):
-            whole = all(is_number(v.aval.dtype) for v in involved)
-            shown = id(eqn) in self._seen or any(v in self._shown for v in involved)
-            if not whole or name == "div" or shown:
-                return False
-        if name in LINEAR and not is_number(
-            eqn.outvars[0].aval.dtype, like=eqn.invars[0].aval.dtype
-        ):
-            return False  # it rounds
-        return is_linear(name, flags)
+        shown = id(eqn) in self._seen or any(v in self._shown for v in involved)
+        return is_sum(eqn, [self._is_influenced(v) for v in eqn.invars], shown=shown)
 
 
-def is_linear(name: str, moving: Sequence[bool]) -> bool:
+def is_sum(eqn: _jax.Eqn, moving: Sequence[bool], *, shown: bool) -> bool:
+    """Linear, jointly, in those of its operands that are `moving`, all of them real numbers.
+
+    Up to what the others add, which is there once.
+
+    Args:
+        eqn: the equation.
+        moving: which operands.
+        shown: whether somebody gets to see whole numbers as they are, so that they are not to be
+            summed as real ones.
+    """
+    involved = [v for v, m in zip(eqn.invars, moving, strict=True) if m] + list(eqn.outvars)
+    name = rule_name(eqn)
+    if not all(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in involved):
+        whole = all(is_number(v.aval.dtype) for v in involved)
+        if not whole or name == "div" or shown:
+            return False
+    if name in LINEAR and not is_number(eqn.outvars[0].aval.dtype, like=eqn.invars[0].aval.dtype):
+        return False  # it rounds
+    return is_linear(eqn, moving)
+
+
+def is_linear(eqn: _jax.Eqn, moving: Sequence[bool]) -> bool:
     """Whether a primitive is linear, jointly, in those of its operands that are `moving`."""
+    name = rule_name(eqn)
+    if rounds(eqn):
+        return False
     if name in LINEAR_IN_FIRST:
         return not any(moving[1:])
     if name in BILINEAR:
@@ -182,9 +198,10 @@ def real_bind(eqn: _jax.Eqn, operands: list[Any]) -> list[Any]:
     flags = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in operands]
     if any(flags) and eqn.primitive.name not in _INDEXED:
         dtype = jnp.result_type(*(x for x, f in zip(operands, flags, strict=True) if f))
+        chooses = eqn.primitive.name == "select_n"
         operands = [
-            x if f or k == jnp.bool_ else jnp.asarray(x, dtype)
-            for x, f, k in zip(operands, flags, kinds, strict=False)
+            x if f or k == jnp.bool_ or (chooses and not n) else jnp.asarray(x, dtype)
+            for n, (x, f, k) in enumerate(zip(operands, flags, kinds, strict=False))
         ]
     return _jax.bind(eqn, operands)
 

@@ -12,6 +12,7 @@ moves, the expectation jumps at single values of the argument only, as `floor(th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 from ppgen import _jax
 from ppgen._analysis import ranges
 from ppgen._analysis.influence import NONE, Influence, join
+from ppgen._analysis.parameters import rule_name
 
 _JUMPS = {
     "floor": "floor",
@@ -42,28 +44,44 @@ WITHOUT_DERIVATIVE = {
 CONTINUOUS = frozenset(
     """
     abs acos acosh add add_any asin asinh atan atanh bessel_i0e bessel_i1e cbrt clamp complex conj
-    convert_element_type copy copy_p cos cosh digamma div erf erf_inv erfc exp exp2 expm1 igamma
-    igammac imag integer_pow lgamma log log1p logistic max min mul neg polygamma pow real
-    reduce_precision regularized_incomplete_beta rsqrt select_n sin sinh sqrt square stop_gradient
-    sub tan tanh zeta
+    convert_element_type copy cos cosh digamma div erf erf_inv erfc exp exp2 expm1 igamma
+    igammac imag integer_pow lgamma log log1p log2 logistic max min mul neg one_minus_square
+    polygamma pow real reduce_precision regularized_incomplete_beta rsqrt select_n sin sinh sqrt
+    square stop_gradient sub tan tanh zeta
     reduce_sum reduce_max reduce_min reduce_prod cumsum cumprod cummax cummin cumlogsumexp
     slice dynamic_slice dynamic_update_slice broadcast_in_dim reshape transpose squeeze pad
     concatenate stack unstack tile split sort top_k rev dot_general conv_general_dilated gather
-    scatter scatter-add scatter_add scatter_mul scatter_min scatter_max
+    scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max
     reduce_window_sum reduce_window_max reduce_window_min
-    cholesky triangular_solve lu qr eigh svd householder_product fft custom_linear_solve
+    cholesky triangular_solve eigh svd householder_product fft custom_linear_solve
     """.split()
 )
 """Operations of JAX that are continuous in their floating-point operands, but for kinks and poles.
 
-Singular vectors, and the factors of a matrix, are where those are well defined.
+What is said of some of them below narrows this down.
 """
+
+_OF_REALS = frozenset(
+    "acos acosh asin asinh atan atanh cbrt log log1p log2 pow rsqrt sqrt max min clamp reduce_max "
+    "reduce_min cummax cummin cumlogsumexp sort top_k reduce_window_max reduce_window_min "
+    "scatter-min scatter-max".split()
+)
+"""Continuous in real operands only: complex ones meet a branch cut, or are ordered by two keys."""
+
+_VECTORS = {"eigh": (0,), "svd": (1, 2)}
+"""Results of decompositions whose signs jump. They stay suspect where anybody uses them."""
+
+_AT_ZERO = {"igammac": (0,)}
+"""Operands whose domain ends at zero, beyond which the value is another number."""
+
+_DIGITS = 7
+"""Bits of a mantissa from which on rounding does not count as a jump: those of a bfloat16."""
 
 OURS = frozenset(
     "marker assume_continuous transformed weighed expected implicit optimization_barrier "
     "sharding_constraint device_put magic_box deviation freeze_once sealed sealed_one once "
-    "forward_only random_gamma_grad igamma_grad_a fresh_key random_choice "
-    "psum psum_invariant pmax pmin pvary pcast all_gather all_gather_invariant all_to_all "
+    "forward_only igamma_grad_a fresh_key random_choice "
+    "psum psum_invariant pmax pmin pvary all_gather all_gather_invariant all_to_all "
     "ppermute reduce_scatter".split()
 )
 """Identities, derivatives of samplers, and what moves or adds values between devices."""
@@ -98,7 +116,10 @@ def _by_suspects(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | N
         suspect |= i.suspect
     if not suspect:
         return None
-    name = eqn.primitive.name
+    name = rule_name(eqn)
+    vectors = join(*(i for v, i in zip(eqn.invars, ins, strict=True) if is_inexact(v))).suspect
+    if vectors and not (_calls(eqn) or name in OURS):
+        return "the vectors of a decomposition, whose signs jump", vectors
     if name == "select_n":
         if not is_inexact(eqn.outvars[0]):
             return None
@@ -110,7 +131,7 @@ def _by_suspects(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | N
             what = "an indicator (a where() between values that do not depend on it)"
             return what, left << 1 | ins[0].suspect & 1
         return None
-    if name == "cond":
+    if eqn.primitive.name == "cond":
         return ("the predicate of a cond", ins[0].suspect) if ins[0].suspect else None
     if name == "random_choice":
         return "a parameter of a random choice", suspect
@@ -134,10 +155,7 @@ def _by_itself(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | Non
     suspicion = found.suspicion()
     if not suspicion:
         return None
-    name = eqn.primitive.name
-    if name in _JUMPS:
-        # A remainder jumps with its divisor too, an angle with both coordinates.
-        return _JUMPS[name], suspicion
+    name = rule_name(eqn)
     if name in WITHOUT_DERIVATIVE:
         # A derivative by an argument is refused where it is taken.
         mask = found.pathwise
@@ -145,33 +163,100 @@ def _by_itself(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | Non
     if name == "convert_element_type" and not is_inexact(eqn.outvars[0]):
         new = eqn.outvars[0].aval.dtype
         return (f"a cast to {new}", suspicion) if jnp.issubdtype(new, jnp.integer) else None
-    if name == "sort" and len(ins) > 1:
-        keys = join(*ins[: eqn.params["num_keys"]]).suspicion()
-        for i in ins[eqn.params["num_keys"] :]:
-            if left := (keys & ~i.suspicion()) >> 1:
-                return "argsort", left << 1 | keys & 1
-    if name in CONTINUOUS or name in OURS or _calls(eqn):
+    if permuted := argsort(eqn):
+        for before, _ in permuted:
+            if keys := join(*(ins[k] for k in before)).suspicion():
+                return "argsort", keys
+    for k in at_zero(eqn):
+        if (edge := ins[k].suspicion()) and not ranges.inside(ins[k].within, (0.0, math.inf)):
+            return f"{name}, which jumps where operand {k} is zero", edge
+    what = jump(eqn)
+    return (what, suspicion) if what is not None else None
+
+
+def argsort(eqn: _jax.Eqn) -> list[tuple[list[int], int]]:
+    """What a `sort` permutes by others: the positions of the keys, and of the operand.
+
+    Where keys meet, what they are sorted by does not jump, but what comes with them does: a key
+    after the first one as well.
+    """
+    if rule_name(eqn) != "sort":
+        return []
+    count, first = eqn.params["num_keys"], eqn.invars[0]
+    return [
+        (list(range(min(k, count))), k)
+        for k, v in enumerate(eqn.invars)
+        if k and v is not first and is_inexact(v)
+    ]
+
+
+def signed(eqn: _jax.Eqn) -> Sequence[int]:
+    """The positions of the results that are vectors whose signs jump."""
+    return _VECTORS.get(rule_name(eqn), ())
+
+
+def at_zero(eqn: _jax.Eqn) -> Sequence[int]:
+    """The positions of the operands at whose zero an equation jumps."""
+    return _AT_ZERO.get(rule_name(eqn), ())
+
+
+def jump(eqn: _jax.Eqn) -> str | None:
+    """What jumps with the floating-point operands of an equation, in words, if not integers only.
+
+    Where operands of a `sort` have keys that are others of them is not looked at.
+    """
+    name = rule_name(eqn)
+    if name in _JUMPS:
+        # A remainder jumps with its divisor too, an angle with both coordinates.
+        return _JUMPS[name]
+    if _calls(eqn) or name in OURS or not any(map(is_inexact, eqn.outvars)):
         return None
-    if any(map(is_inexact, eqn.outvars)):
-        return f"{name}, which is not known to be continuous", suspicion
+    if name not in CONTINUOUS:
+        return f"{name}, which is not known to be continuous"
+    if name in _OF_REALS and any(
+        jnp.issubdtype(v.aval.dtype, jnp.complexfloating) for v in eqn.invars
+    ):
+        return f"{name} of complex numbers"
+    if rounds(eqn):
+        return f"{name}, which rounds to few digits"
     return None
+
+
+def rounds(eqn: _jax.Eqn) -> bool:
+    """Whether an equation rounds to so few digits, or to whole numbers, that this counts."""
+    return _digits(eqn, rule_name(eqn)) < _DIGITS
+
+
+def _digits(eqn: _jax.Eqn, name: str) -> float:
+    """The bits of the mantissa that an equation rounds to; infinite where it does not."""
+    if name == "reduce_precision":
+        return float(eqn.params["mantissa_bits"])
+    if name == "convert_element_type" and is_inexact(eqn.invars[0]):
+        if not is_inexact(eqn.outvars[0]):
+            return 0.0
+        before, after = (jnp.finfo(v.aval.dtype).nmant for v in (*eqn.invars, *eqn.outvars))
+        return float(after) if after < before else math.inf
+    return math.inf
 
 
 def settled(
     eqn: _jax.Eqn, ins: Sequence[Influence], outs: Sequence[Influence], *, jumps: bool
 ) -> list[Influence]:
     """The influences on the results: integers and booleans have suspicions, and no derivatives."""
-    if all(map(is_inexact, eqn.outvars)):
+    vectors = signed(eqn)
+    if all(map(is_inexact, eqn.outvars)) and not vectors:
         own = 0
     else:
         found = join(*ins)
         own = found.suspicion() if jumps and not _follows(eqn) else 0
-        if eqn.primitive.name in ("eq", "ne") and not found.atoms:
+        if rule_name(eqn) in ("eq", "ne") and not found.atoms:
             own = 0  # a continuous value meets a number with probability zero
+    keeps = _follows(eqn) or rule_name(eqn) in OURS
     new = []
-    for v, out in zip(eqn.outvars, outs, strict=True):
+    for k, (v, out) in enumerate(zip(eqn.outvars, outs, strict=True)):
         if is_inexact(v):
-            new.append(out._replace(suspect=0) if out.suspect else out)
+            suspect = own if k in vectors else out.suspect if keeps else 0
+            new.append(out._replace(suspect=suspect) if suspect != out.suspect else out)
         elif out.pathwise or out.frozen or out.moving or own:
             suspect = out.suspect | own
             new.append(out._replace(pathwise=0, frozen=0, moving=False, suspect=suspect))
@@ -182,16 +267,26 @@ def settled(
 
 def ranged(eqn: _jax.Eqn, ins: Sequence[Influence], outs: Sequence[Influence]) -> list[Influence]:
     """The influences on the results, with the ranges of those that are random and moving."""
-    name = eqn.primitive.name
+    name = rule_name(eqn)
     own = name in ("random_choice", "transformed")
     own = own or (name == "marker" and eqn.params["kind"] == "pathwise")
-    if own or _calls(eqn) or not (name == "ne" or any(o.pathwise or o.frozen for o in outs)):
+    if own or _calls(eqn):
         return list(outs)
+    if not (name == "ne" or any(o.pathwise or o.frozen for o in outs)):
+        return [
+            o if o.within == ranges.ANYWHERE else o._replace(within=ranges.ANYWHERE) for o in outs
+        ]
     operands = zip(eqn.invars, ins, strict=True)
     within = [i.within if i is not NONE else known(v).within for v, i in operands]
     found = ranges.after(eqn, within)
-    atoms = name not in _ATOMLESS
-    return [o._replace(within=found, atoms=o.atoms or atoms) for o in outs]
+    atoms = name not in _ATOMLESS or rounds(eqn)
+    return [
+        o._replace(
+            within=found if is_inexact(v) or name == "ne" else ranges.ANYWHERE,
+            atoms=o.atoms or atoms,
+        )
+        for v, o in zip(eqn.outvars, outs, strict=True)
+    ]
 
 
 def known(v: Any) -> Influence:

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from ppgen import _jax
-from ppgen._analysis.discontinuity import is_inexact
+from ppgen._analysis.discontinuity import argsort, at_zero, is_inexact, jump, rounds, signed
+from ppgen._analysis.parameters import rule_name
 from ppgen._interpret import Environment, needed
 from ppgen._lowering.lower import CUSTOM
 from ppgen._staging.primitives import CALLS, DENSITY_SCOPE, SAMPLER_SCOPE, equations
@@ -44,12 +45,12 @@ class Fact(NamedTuple):
 
 NOTHING = Fact()
 
-_JUMPS = frozenset({"floor", "ceil", "round", "sign", "rem", "nextafter"})
-"""Primitives from floats to floats that jump."""
+_SAMPLERS = frozenset({"random_gamma"})
+"""Samplers of JAX that move with their parameters: their derivative is not that of their path."""
 
 _LINEAR = frozenset(
     "neg add add_any sub reduce_sum cumsum reduce_window_sum reshape broadcast_in_dim squeeze "
-    "expand_dims transpose concatenate slice split rev copy copy_p psum pvary pbroadcast "
+    "transpose concatenate slice split rev copy psum psum_invariant pvary "
     "convert_element_type reduce_precision real imag marker optimization_barrier stack".split()
 )
 """Primitives that are linear in all of their operands together."""
@@ -178,7 +179,7 @@ class _Walk:
 
     def primitive(self, eqn: _jax.Eqn, ins: Sequence[Fact], checked: bool) -> list[Fact]:
         """An equation without others inside."""
-        name, every = eqn.primitive.name, join(*ins)
+        name, every = rule_name(eqn), join(*ins)
         if every.linear:
             self.check_linear(eqn, ins)
         if every.jumped:
@@ -188,13 +189,18 @@ class _Walk:
         jumps = 0
         if checked and every.random and every.moving:
             jumps = every.random if any(map(is_inexact, eqn.invars)) else 0
-        if jumps and name in _JUMPS:
-            self.refuse_jump(eqn, jumps, name)
+        if jumps and name not in _SAMPLERS and (what := jump(eqn)) is not None:
+            self.refuse_jump(eqn, jumps, what)
+        edges = join(*(ins[k] for k in at_zero(eqn)))
+        if jumps and edges.moving:
+            self.refuse_jump(eqn, edges.random, f"{name}, which jumps at zero")
         if jumps and name == "sort":
             self.check_sort(eqn, ins)
         out = Fact(every.random, every.moving, 0, every.linear)
         discrete = Fact(every.random, False, every.jumped | jumps)
-        return [out if is_inexact(v) else discrete for v in eqn.outvars]
+        vectors = out._replace(jumped=every.jumped | jumps)
+        found = [out if is_inexact(v) else discrete for v in eqn.outvars]
+        return [vectors if k in signed(eqn) else each for k, each in enumerate(found)]
 
     def marked(self, eqn: _jax.Eqn, fact: Fact) -> Fact:
         """A value that was named when the program was staged."""
@@ -243,14 +249,14 @@ class _Walk:
 
     def check_sort(self, eqn: _jax.Eqn, ins: Sequence[Fact]) -> None:
         """What is permuted by a key that jumps, other than the key, jumps."""
-        count = eqn.params["num_keys"]
-        keys = join(*ins[:count])
-        if keys.random and keys.moving and any(map(is_inexact, eqn.outvars[count:])):
-            self.refuse_jump(eqn, keys.random, "argsort")
+        for before, _ in argsort(eqn):
+            keys = join(*(ins[k] for k in before))
+            if keys.random and keys.moving:
+                self.refuse_jump(eqn, keys.random, "argsort")
 
     def check_jumped(self, eqn: _jax.Eqn, ins: Sequence[Fact]) -> None:
         """An integer that jumped may choose between values that follow it, and nothing else."""
-        name = eqn.primitive.name
+        name = rule_name(eqn)
         if name == "select_n":
             along = join(*(f for f in ins[1:] if f.moving)).random
             missed = ins[0].jumped & ~along
@@ -266,8 +272,8 @@ class _Walk:
 
     def check_linear(self, eqn: _jax.Eqn, ins: Sequence[Fact]) -> None:
         """The value of a nested expectation may be summed, scaled and moved about."""
-        name, linear = eqn.primitive.name, join(*ins).linear
-        if name in _LINEAR and any(map(is_inexact, eqn.outvars)):
+        name, linear = rule_name(eqn), join(*ins).linear
+        if name in _LINEAR and any(map(is_inexact, eqn.outvars)) and not rounds(eqn):
             return
         if name == "pad":
             return

@@ -12,6 +12,7 @@ from typing import Any, SupportsIndex
 
 from ppgen import _jax
 from ppgen._analysis.influence import NONE, Alignment, Influence, join
+from ppgen._analysis.parameters import rule_name
 
 Rule = Callable[[_jax.Eqn, Sequence[Influence]], Influence]
 
@@ -68,6 +69,8 @@ def _broadcast(eqn, ins):
 
 
 def _reshape(eqn, ins):
+    if eqn.params["dimensions"] is not None:  # transposed first
+        return ins[0].jumbled()
     old, new = _shape(eqn), eqn.outvars[0].aval.shape
 
     def starts(shape):
@@ -216,9 +219,9 @@ def mixing(eqn: _jax.Eqn, ins: Sequence[Influence]) -> list[Influence]:
 
 _ELEMENTWISE = """
 abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
-conj convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor
-ge gt igamma igamma_grad_a igammac imag integer_pow is_finite le lgamma log log1p logistic lt max
-min mul ne neg nextafter not or polygamma population_count pow random_gamma_grad real
+conj convert_element_type copy cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor
+ge gt igamma igamma_grad_a igammac imag integer_pow is_finite le lgamma log log1p log2 logistic lt
+max min mul ne neg nextafter not one_minus_square or polygamma population_count pow real
 reduce_precision regularized_incomplete_beta rem round rsqrt select_n shift_left
 shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor
 zeta marker weighed expected undifferentiable optimization_barrier sharding_constraint
@@ -256,5 +259,5 @@ def propagate(eqn: _jax.Eqn, ins: Sequence[Influence]) -> list[Influence]:
     """The influence on each result of an equation that calls no jaxpr."""
     if all(i is NONE for i in ins):
         return [NONE] * len(eqn.outvars)
-    out = RULES.get(eqn.primitive.name, mixing)(eqn, ins)
+    out = RULES.get(rule_name(eqn), mixing)(eqn, ins)
     return out if isinstance(out, list) else [out] * len(eqn.outvars)

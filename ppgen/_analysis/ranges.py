@@ -10,7 +10,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from ppgen import _jax
+from ppgen._analysis.parameters import rule_name
 
 Range = tuple[float | None, float | None]
 
@@ -19,8 +23,8 @@ NEVER: Range = (0.0, 0.0)
 """Of a boolean that is false."""
 
 _KEEPING = frozenset(
-    "marker assume_continuous stop_gradient copy copy_p reshape broadcast_in_dim transpose squeeze "
-    "slice dynamic_slice rev split sort reduce_max reduce_min cummax cummin reduce_precision "
+    "marker assume_continuous stop_gradient copy reshape broadcast_in_dim transpose squeeze "
+    "slice dynamic_slice rev split sort reduce_max reduce_min cummax cummin "
     "optimization_barrier implicit top_k freeze_once once device_put".split()
 )
 _JOINING = frozenset("concatenate dynamic_update_slice".split())
@@ -56,12 +60,17 @@ def widened(before: Range, now: Range) -> Range:
 
 
 def after(eqn: _jax.Eqn, ins: Sequence[Range]) -> Range:
-    """The range of the first result of an equation that calls nothing."""
-    name = eqn.primitive.name
+    """The range of the real results of an equation that calls nothing."""
+    name = rule_name(eqn)
+    types = [v.aval.dtype for v in (*eqn.invars, *eqn.outvars)]
+    if any(jnp.issubdtype(t, jnp.complexfloating) for t in types):
+        return ANYWHERE
+    if any(0 in v.aval.shape for v in eqn.invars):
+        return ANYWHERE  # the maximum of nothing is infinite
     if name in _KEEPING:
-        return ins[0]
+        return ins[0] if len(eqn.outvars) == 1 else hull(*ins)
     if name == "convert_element_type":
-        return ins[0]
+        return _converted(ins[0], *types)
     if name in _JOINING:
         return hull(*ins[: 2 if name == "dynamic_update_slice" else None])
     if name == "ne" and eqn.invars[0] is eqn.invars[1]:
@@ -69,8 +78,11 @@ def after(eqn: _jax.Eqn, ins: Sequence[Range]) -> Range:
     if name == "select_n":
         return ins[1] if ins[0] == NEVER else hull(*ins[1:])
     if name in ("gather", "pad"):
-        # Outside of an array a gather gives what is not a number.
-        return hull(*ins) if name == "pad" else ins[0]
+        # Outside of an array a gather gives what is not a number, or what it is told to.
+        if name == "pad":
+            return hull(*ins)
+        fill = eqn.params["fill_value"]
+        return ins[0] if fill is None else hull(ins[0], (float(fill), float(fill)))
     if name in _INTO:
         return _INTO[name]
     if name == "integer_pow" and eqn.params["y"] % 2 == 0:
@@ -92,7 +104,7 @@ def after(eqn: _jax.Eqn, ins: Sequence[Range]) -> Range:
     if name == "min":
         return min(low), min(high)
     if name == "clamp":
-        return max(low[0], min(low[1], low[2])), min(high[2], max(high[1], high[0]))
+        return min(max(low[0], low[1]), low[2]), min(max(high[0], high[1]), high[2])
     positive = all(x >= 0 for x in low)
     if name == "mul" and positive:
         return low[0] * low[1] if math.inf not in low else 0.0, _times(*high)
@@ -101,6 +113,14 @@ def after(eqn: _jax.Eqn, ins: Sequence[Range]) -> Range:
     if name in _CLOSED and positive:
         return 0.0, math.inf
     return ANYWHERE
+
+
+def _converted(value: Range, old: Any, new: Any) -> Range:
+    """The range in another type, whose ends are rounded like what lies in between."""
+    if not all(jnp.issubdtype(t, jnp.floating) for t in (old, new)):
+        return ANYWHERE  # whole numbers may wrap around
+    low, high = (None if x is None else float(np.asarray(x, old).astype(new)) for x in value)
+    return low, high
 
 
 def _times(a: float, b: float) -> float:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from ppgen import _jax
+from ppgen._analysis.parameters import rule_name
 from ppgen._evaluation.constant_indexing import STEERED, STEERING
 from ppgen._evaluation.constants import KNOWN, as_array, literal
 from ppgen._evaluation.values import Value, over_points
@@ -17,9 +18,9 @@ from ppgen._interpret import interpret
 
 def evaluate_known(eqn: _jax.Eqn, values: Sequence[Value]) -> list[Value] | None:
     """Evaluate an equation with the help of what is known; `None` where that is of none."""
-    name = eqn.primitive.name
+    name = rule_name(eqn)
     rules, steering = (STEERED, values[STEERING[name]]) if name in STEERED else (KNOWN, values)
-    if name not in rules or any(v.known is None for v in steering):
+    if name not in rules or eqn.effects or any(v.known is None for v in steering):
         return None
     fn, arrays, axes, slots = over_points(lambda *arrays: _jax.bind(eqn, arrays), values)
     arrays = [a if v.known is None else v.known for a, v in zip(arrays, values, strict=True)]
@@ -29,7 +30,9 @@ def evaluate_known(eqn: _jax.Eqn, values: Sequence[Value]) -> list[Value] | None
 
 
 def _equation(eqn: _jax.Eqn, operands: list[Any]) -> list[Any]:
-    name, aval = eqn.primitive.name, eqn.outvars[0].aval
+    if eqn.effects or not eqn.outvars:
+        return _jax.bind(eqn, [as_array(x) for x in operands])
+    name, aval = rule_name(eqn), eqn.outvars[0].aval
     if name in KNOWN and all(isinstance(x, np.ndarray) for x in operands):
         with np.errstate(all="ignore"):
             known = KNOWN[name](eqn.params, aval.shape, *operands)

@@ -136,7 +136,6 @@ KNOWN: dict[str, Callable] = {
     "broadcast_in_dim": _broadcast_in_dim,
     "reshape": _reshape,
     "squeeze": _squeeze,
-    "expand_dims": _squeeze,
     "transpose": _transpose,
     "slice": _slice,
     "concatenate": _concatenate,
@@ -146,7 +145,6 @@ KNOWN: dict[str, Callable] = {
         for name, fn in {
             "stop_gradient": _same,
             "copy": _same,
-            "copy_p": _same,
             "select_n": _choose,
             "rem": _remainder,
             "neg": np.negative,

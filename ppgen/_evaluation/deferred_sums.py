@@ -16,7 +16,9 @@ import numpy as np
 
 from ppgen import _jax
 from ppgen._analysis.cost_terms import Terms, real_bind
+from ppgen._analysis.discontinuity import rounds
 from ppgen._analysis.influence import Influence
+from ppgen._analysis.parameters import rule_name
 from ppgen._evaluation.constants import core
 from ppgen._evaluation.evaluate import Run, checked
 from ppgen._evaluation.values import Value, lift
@@ -110,7 +112,7 @@ def add_up(jaxpr: Any, terms: Terms, run: Run, of: Callable[[Any], Influence], w
 
 def _later(eqn: _jax.Eqn, operands: Sequence[Any], zeros: Sequence[bool]) -> list[_Sum] | None:
     """An equation of sums that are still to be weighed, where it can wait as well."""
-    name, sums = eqn.primitive.name, [k for k, x in enumerate(operands) if isinstance(x, _Sum)]
+    name, sums = rule_name(eqn), [k for k, x in enumerate(operands) if isinstance(x, _Sum)]
     if name in _ADDITIONS and len(sums) == 2:
         a, b = operands
         if a.kind() != b.kind():
@@ -133,9 +135,9 @@ def is_linear_step(eqn: _jax.Eqn, position: int, zeros: Sequence[bool]) -> bool:
         position: the operand in question.
         zeros: which operands are known to be nothing but zeros.
     """
-    name = eqn.primitive.name
+    name = rule_name(eqn)
     if name in _LINEAR_ALONE:
-        return position == 0
+        return position == 0 and not rounds(eqn)
     if name in _BILINEAR:
         return True
     if name in _JOINED:
@@ -149,7 +151,7 @@ def is_linear_step(eqn: _jax.Eqn, position: int, zeros: Sequence[bool]) -> bool:
 
 _LINEAR_ALONE = frozenset(
     "neg reduce_sum broadcast_in_dim reshape squeeze transpose slice convert_element_type copy "
-    "copy_p rev cumsum div dynamic_slice".split()
+    "rev cumsum div dynamic_slice".split()
 )
 """Linear in the first operand, whatever the others."""
 _BILINEAR = frozenset({"mul", "dot_general"})

@@ -103,7 +103,7 @@ def _parts(eqn: _jax.Eqn, reach: Mapping[_jax.Var, int]) -> list[tuple[Any, int]
     if name in BILINEAR and not any(moving):
         # A product of nothing random is one of the only factor that is no constant.
         moving = [v in variables for v in eqn.invars]
-    if not is_linear(name, moving):
+    if not is_linear(eqn, moving):
         return None
     if name in BILINEAR:
         part = eqn.invars[moving.index(True)]
