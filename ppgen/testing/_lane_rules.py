@@ -1,0 +1,499 @@
+"""What primitives of JAX compute, in NumPy, on many lanes at once.
+
+The lanes of a value are axes in front of those of its type: none where all lanes share it, one or
+several where they differ. NumPy's broadcasting aligns shapes from the right, so most rules need not
+know of lanes. Tests compare every rule with the primitive itself.
+"""
+
+# pyright: reportCallIssue=false, reportArgumentType=false
+# (SciPy declares its functions of arrays as functions of numbers.)
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.special as special
+
+Values = Sequence[np.ndarray]
+Rule = Callable[..., Any]
+
+
+def rank(v: Any) -> int:
+    """The number of axes of a variable's type, without lanes."""
+    return len(v.aval.shape)
+
+
+def full(x: np.ndarray, shape: Sequence[int], lanes: Sequence[int]) -> np.ndarray:
+    """`x` of this shape, with all of these lanes in front."""
+    return np.broadcast_to(x, (*lanes, *shape))
+
+
+def lanes_of(eqn: Any, values: Values) -> tuple[int, ...]:
+    """The lanes of all operands together."""
+    return np.broadcast_shapes(
+        *(x.shape[: x.ndim - rank(v)] for x, v in zip(values, eqn.invars, strict=True))
+    )
+
+
+def _elementwise(fn: Callable) -> Rule:
+    def rule(eqn: Any, *values: np.ndarray) -> np.ndarray:
+        return fn(*_aligned(eqn, values))
+
+    return rule
+
+
+def _aligned(eqn: Any, values: Values) -> list[np.ndarray]:
+    # A scalar may stand beside arrays: its lanes must not be taken for their axes.
+    want = rank(eqn.outvars[0])
+    return [
+        x.reshape((*x.shape, *(1,) * want,)) if rank(v) == 0 and want and x.ndim else x
+        for x, v in zip(values, eqn.invars, strict=True)
+    ]
+
+
+def _divide(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    if np.issubdtype(x.dtype, np.floating):
+        return x / y
+    y = np.where(y == 0, 1, y)
+    return np.sign(x) * np.sign(y) * (np.abs(x) // np.abs(y))
+
+
+def _integer_pow(eqn: Any, x: np.ndarray) -> np.ndarray:
+    y = int(eqn.params["y"])
+    out = functools.reduce(operator.mul, [x] * abs(y)) if 0 < abs(y) < 5 else x ** abs(y)
+    return 1 / out if y < 0 else out
+
+
+def _shift_right(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    unsigned = np.dtype(f"u{x.dtype.itemsize}")
+    bits, by = x.view(unsigned), y.astype(unsigned)
+    return np.where(by < 8 * x.dtype.itemsize, bits >> by, 0).astype(unsigned).view(x.dtype)
+
+
+def _shift_left(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.where(y < 8 * x.dtype.itemsize, x << y, 0).astype(x.dtype)
+
+
+def _select(eqn: Any, *values: np.ndarray) -> np.ndarray:
+    which, *cases = _aligned(eqn, values)
+    if which.dtype == bool:
+        return np.where(which, cases[1], cases[0])
+    return np.choose(which, cases)
+
+
+def _broadcast_in_dim(eqn: Any, x: np.ndarray, *_: Any) -> np.ndarray:
+    shape, at = eqn.params["shape"], eqn.params["broadcast_dimensions"]
+    lanes = x.shape[: x.ndim - rank(eqn.invars[0])]
+    own = x.shape[len(lanes) :]
+    new = [1] * len(shape)
+    for size, k in zip(own, at, strict=True):
+        new[k] = size
+    return full(x.reshape((*lanes, *new,)), shape, lanes)
+
+
+def _reshape(eqn: Any, x: np.ndarray, *_: Any) -> np.ndarray:
+    lanes = x.shape[: x.ndim - rank(eqn.invars[0])]
+    if eqn.primitive.name == "reshape" and eqn.params["dimensions"] is not None:
+        order = eqn.params["dimensions"]
+        x = x.transpose((*range(len(lanes)), *(len(lanes) + int(k) for k in order)))
+    return x.reshape((*lanes, *eqn.outvars[0].aval.shape,))
+
+
+def _axes(eqn: Any, axes: Sequence[int], of: int = 0) -> tuple[int, ...]:
+    """Axes of the type as axes counted from the right."""
+    n = rank(eqn.invars[of])
+    return tuple(int(a) - n for a in axes)
+
+
+def _transpose(eqn: Any, x: np.ndarray) -> np.ndarray:
+    n = rank(eqn.invars[0])
+    lanes = x.ndim - n
+    return x.transpose(*range(lanes), *(lanes + p for p in eqn.params["permutation"]))
+
+
+def _reduce(fn: Callable) -> Rule:
+    def rule(eqn: Any, x: np.ndarray) -> np.ndarray:
+        axes = _axes(eqn, eqn.params["axes"])
+        return fn(x, axis=axes) if axes else x
+
+    return rule
+
+
+def _arg(fn: Callable) -> Rule:
+    return lambda eqn, x: fn(x, axis=_axes(eqn, eqn.params["axes"])[0])
+
+
+def _cumulative(fn: Callable) -> Rule:
+    def rule(eqn: Any, x: np.ndarray) -> np.ndarray:
+        (axis,) = _axes(eqn, [eqn.params["axis"]])
+        if not eqn.params["reverse"]:
+            return fn(x, axis=axis)
+        return np.flip(fn(np.flip(x, axis), axis=axis), axis)
+
+    return rule
+
+
+def _join(eqn: Any, values: Values, axis: int) -> np.ndarray:
+    lanes = lanes_of(eqn, values)
+    parts = [full(x, v.aval.shape, lanes) for x, v in zip(values, eqn.invars, strict=True)]
+    return np.concatenate(parts, axis=axis - rank(eqn.invars[0]))
+
+
+def _stack(eqn: Any, *values: np.ndarray) -> np.ndarray:
+    lanes = lanes_of(eqn, values)
+    parts = [full(x, v.aval.shape, lanes) for x, v in zip(values, eqn.invars, strict=True)]
+    return np.stack(parts, axis=eqn.params["axis"] - rank(eqn.outvars[0]))
+
+
+def _unstack(eqn: Any, x: np.ndarray) -> list[np.ndarray]:
+    (axis,) = _axes(eqn, [eqn.params["axis"]])
+    return [np.take(x, i, axis=axis) for i in range(x.shape[axis])]
+
+
+def _split(eqn: Any, x: np.ndarray) -> list[np.ndarray]:
+    (axis,) = _axes(eqn, [eqn.params["axis"]])
+    return np.split(x, np.cumsum(eqn.params["sizes"])[:-1], axis=axis)
+
+
+def _pad(eqn: Any, x: np.ndarray, value: np.ndarray) -> np.ndarray:
+    shape, config = eqn.outvars[0].aval.shape, eqn.params["padding_config"]
+    lanes = lanes_of(eqn, [x, value])
+    own = rank(eqn.invars[0])
+    out = np.empty((*lanes, *shape), x.dtype)
+    out[...] = value.reshape((*value.shape, *(1,) * own,)) if value.ndim else value
+    into, source = [], []
+    for size, new, (low, _, interior) in zip(eqn.invars[0].aval.shape, shape, config, strict=True):
+        at = int(low) + np.arange(size) * (int(interior) + 1)
+        seen = (at >= 0) & (at < new)
+        into.append(at[seen])
+        source.append(np.arange(size)[seen])
+    if not own:
+        return full(x, (), lanes)
+    out[(..., *np.ix_(*into))] = full(x, eqn.invars[0].aval.shape, lanes)[(..., *np.ix_(*source))]
+    return out
+
+
+def _slice(eqn: Any, x: np.ndarray) -> np.ndarray:
+    p = eqn.params
+    strides = p["strides"] or [1] * len(p["start_indices"])
+    parts = zip(p["start_indices"], p["limit_indices"], strides, strict=True)
+    return x[(..., *(slice(int(a), int(b), int(s)) for a, b, s in parts))]
+
+
+def _starts(eqn: Any, starts: Values, shape: Sequence[int], sizes: Sequence[int]) -> Values:
+    """Where a slice begins, moved so that it lies within."""
+    limits = [n - size for n, size in zip(shape, sizes, strict=True)]
+    return [np.clip(s, 0, n) for s, n in zip(starts, limits, strict=True)]
+
+
+def _grid_of(starts: Values, sizes: Sequence[int], lanes: tuple[int, ...]) -> list[np.ndarray]:
+    """An index for each axis, `(*lanes, *sizes)` by broadcasting."""
+    n = len(sizes)
+    out = []
+    for k, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+        own = np.arange(size).reshape((*(1 if j != k else size for j in range(n)),))
+        out.append(np.broadcast_to(start, lanes).reshape((*lanes, *(1,) * n,)) + own)
+    return out
+
+
+def _lane_index(lanes: tuple[int, ...], n: int) -> list[np.ndarray]:
+    """The numbers of the lanes, one array for each of their axes, over `n` more axes."""
+    return [
+        np.arange(size).reshape((*(size if j == k else 1 for j in range(len(lanes))), *(1,) * n,))
+        for k, size in enumerate(lanes)
+    ]
+
+
+def _dynamic_slice(eqn: Any, x: np.ndarray, *starts: np.ndarray) -> np.ndarray:
+    shape, sizes = eqn.invars[0].aval.shape, eqn.params["slice_sizes"]
+    lanes = lanes_of(eqn, [x, *starts])
+    at = _grid_of(_starts(eqn, starts, shape, sizes), sizes, lanes)
+    return full(x, shape, lanes)[(*_lane_index(lanes, len(sizes)), *at)]
+
+
+def _dynamic_update_slice(eqn: Any, x: np.ndarray, new: np.ndarray, *starts: Any) -> np.ndarray:
+    shape, sizes = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape
+    lanes = lanes_of(eqn, [x, new, *starts])
+    at = _grid_of(_starts(eqn, starts, shape, sizes), sizes, lanes)
+    out = full(x, shape, lanes).copy()
+    out[(*_lane_index(lanes, len(sizes)), *at)] = full(new, sizes, lanes)
+    return out
+
+
+def _dot_general(eqn: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    (contract, other), (batch, batch_y) = eqn.params["dimension_numbers"]
+    m, n = rank(eqn.invars[0]), rank(eqn.invars[1])
+    names = iter("abcdefghijklmnopqrstuvwxyz")
+    of_x = [next(names) for _ in range(m)]
+    of_y = [next(names) for _ in range(n)]
+    for i, j in zip((*contract, *batch), (*other, *batch_y), strict=True):
+        of_y[j] = of_x[i]
+    out = [of_x[i] for i in batch]
+    out += [c for i, c in enumerate(of_x) if i not in (*contract, *batch)]
+    out += [c for j, c in enumerate(of_y) if j not in (*other, *batch_y)]
+    return np.einsum(f"...{''.join(of_x)},...{''.join(of_y)}->...{''.join(out)}", x, y)
+
+
+def _order(eqn: Any, keys: Values, axis: int) -> np.ndarray:
+    """Positions in ascending order of the keys, the first one first; NaNs last."""
+    order = np.argsort(keys[-1], axis=axis, kind="stable")
+    for key in reversed(keys[:-1]):
+        again = np.argsort(np.take_along_axis(key, order, axis), axis=axis, kind="stable")
+        order = np.take_along_axis(order, again, axis)
+    return order
+
+
+def _sort(eqn: Any, *values: np.ndarray) -> list[np.ndarray]:
+    lanes = lanes_of(eqn, values)
+    whole = [full(x, v.aval.shape, lanes) for x, v in zip(values, eqn.invars, strict=True)]
+    (axis,) = _axes(eqn, [eqn.params["dimension"]])
+    order = _order(eqn, whole[: eqn.params["num_keys"]], axis)
+    return [np.take_along_axis(x, order, axis) for x in whole]
+
+
+def _top_k(eqn: Any, x: np.ndarray) -> list[np.ndarray]:
+    (axis,) = _axes(eqn, [eqn.params.get("axis", rank(eqn.invars[0]) - 1)])
+    order = np.argsort(-x, axis=axis, kind="stable")
+    order = np.take(order, np.arange(eqn.params["k"]), axis=axis)
+    return [np.take_along_axis(x, order, axis), order]
+
+
+def _windows(
+    eqn: Any, shape: Sequence[int], start: np.ndarray, sizes: Sequence[int], numbers: Any
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """What a gather or scatter takes as indices: of each axis of the operand, over the windows.
+
+    Returns:
+        For each axis where a window starts, `(*lanes, *batch)`, and how far each entry of a window
+        is from there, over the axes of the window.
+    """
+    n = len(shape)
+    starts: list[Any] = [np.zeros((), int)] * n
+    for k, axis in enumerate(numbers["start_index_map"]):
+        starts[axis] = start[..., k].astype(int)
+    rows = rank(eqn.invars[1]) - 1
+    for axis, at in zip(numbers["operand_batching"], numbers["start_batching"], strict=True):
+        size = shape[axis]
+        starts[axis] = np.arange(size).reshape((*(size if j == at else 1 for j in range(rows)),))
+    left = [a for a in range(n) if a not in (*numbers["dropped"], *numbers["operand_batching"])]
+    offsets = [np.zeros((), int)] * n
+    for k, axis in enumerate(left):
+        offsets[axis] = np.arange(sizes[axis]).reshape(
+            *(sizes[axis] if j == k else 1 for j in range(len(left)))
+        )
+    return starts, offsets
+
+
+def _index(
+    eqn: Any,
+    shape: Sequence[int],
+    start: np.ndarray,
+    sizes: Sequence[int],
+    numbers: dict,
+    lanes: tuple[int, ...],
+    clips: bool,
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Indices `(*lanes, *batch, *window)` of each axis of the operand, and which windows fit."""
+    start = full(start, eqn.invars[1].aval.shape, lanes)
+    starts, offsets = _windows(eqn, shape, start, sizes, numbers)
+    batch = start.shape[:-1]
+    fits = np.ones(batch, bool)
+    for axis, s in enumerate(starts):
+        limit = shape[axis] - sizes[axis]
+        if clips:
+            starts[axis] = np.clip(s, 0, limit)
+        else:
+            fits = fits & (s >= 0) & (s <= limit)
+            starts[axis] = np.where((s >= 0) & (s <= limit), s, 0)
+    window = sum(1 for a in range(len(shape)) if a not in numbers["all_dropped"])
+    at = [
+        np.broadcast_to(s, batch).reshape((*batch, *(1,) * window,)) + o
+        for s, o in zip(starts, offsets, strict=True)
+    ]
+    return at, fits.reshape((*batch, *(1,) * window,))
+
+
+def _clips(eqn: Any) -> bool:
+    return "CLIP" in str(eqn.params["mode"])
+
+
+def _gather(eqn: Any, x: np.ndarray, start: np.ndarray) -> np.ndarray:
+    p, shape = eqn.params, eqn.invars[0].aval.shape
+    d, lanes = p["dimension_numbers"], lanes_of(eqn, [x, start])
+    numbers = {
+        "start_index_map": d.start_index_map,
+        "operand_batching": d.operand_batching_dims,
+        "start_batching": d.start_indices_batching_dims,
+        "dropped": d.collapsed_slice_dims,
+        "all_dropped": (*d.collapsed_slice_dims, *d.operand_batching_dims),
+    }
+    at, fits = _index(eqn, shape, start, p["slice_sizes"], numbers, lanes, _clips(eqn))
+    shape_out = np.broadcast_shapes(*(a.shape for a in at)) if at else fits.shape
+    n = len(shape_out) - len(lanes)
+    out = full(x, shape, lanes)[(*_lane_index(lanes, n), *at)]
+    if not np.all(fits):
+        filling = p["fill_value"]
+        if filling is None:
+            inexact = np.issubdtype(x.dtype, np.inexact)
+            filling = np.nan if inexact else _limit(x.dtype)
+        out = np.where(fits, out, np.asarray(filling).astype(x.dtype))
+    # Axes of windows stand where `offset_dims` says, those of the batch take the other places.
+    windows = sum(1 for a in range(len(shape)) if a not in numbers["all_dropped"])
+    places = [k for k in range(n) if k not in d.offset_dims] + list(d.offset_dims)
+    assert windows == len(d.offset_dims)
+    order = np.argsort(places, kind="stable")
+    return out.transpose(*range(len(lanes)), *(len(lanes) + int(k) for k in order))
+
+
+def _limit(dtype: np.dtype) -> Any:
+    if dtype == bool:
+        return True
+    info = np.iinfo(dtype)
+    return info.max if info.min == 0 else info.min
+
+
+def _scatter(combine: Callable | None) -> Rule:
+    def rule(eqn: Any, x: np.ndarray, start: np.ndarray, new: np.ndarray) -> np.ndarray:
+        shape, d = eqn.invars[0].aval.shape, eqn.params["dimension_numbers"]
+        lanes = lanes_of(eqn, [x, start, new])
+        dropped = (*d.inserted_window_dims, *d.operand_batching_dims)
+        numbers = {
+            "start_index_map": d.scatter_dims_to_operand_dims,
+            "operand_batching": d.operand_batching_dims,
+            "start_batching": d.scatter_indices_batching_dims,
+            "dropped": d.inserted_window_dims,
+            "all_dropped": dropped,
+        }
+        own = eqn.invars[2].aval.shape
+        sizes = [1] * len(shape)
+        left = [a for a in range(len(shape)) if a not in dropped]
+        for axis, k in zip(left, d.update_window_dims, strict=True):
+            sizes[axis] = own[k]
+        at, fits = _index(eqn, shape, start, sizes, numbers, lanes, _clips(eqn))
+        # The updates with the axes of the batch first, then those of the window.
+        rows = [k for k in range(len(own)) if k not in d.update_window_dims]
+        order = [*rows, *d.update_window_dims]
+        new = full(new, own, lanes)
+        new = new.transpose(*range(len(lanes)), *(len(lanes) + k for k in order))
+        at = [np.broadcast_to(a, new.shape) for a in (*_lane_index(lanes, len(own)), *at)]
+        keep = np.broadcast_to(fits, new.shape)
+        out = full(x, shape, lanes).copy()
+        where = tuple(a[keep] for a in at)
+        if combine is None:
+            out[where] = new[keep]
+        else:
+            combine.at(out, where, new[keep])
+        return out
+
+    return rule
+
+
+def _iota(eqn: Any, *_: Any) -> np.ndarray:
+    p = eqn.params
+    shape, k = p["shape"], p["dimension"]
+    return np.broadcast_to(
+        np.arange(shape[k]).reshape((*(shape[k] if j == k else 1 for j in range(len(shape))),)), shape
+    )
+
+
+def _bitcast(eqn: Any, x: np.ndarray) -> np.ndarray:
+    dtype = np.dtype(eqn.params["new_dtype"])
+    if dtype.itemsize != x.dtype.itemsize:
+        raise NotImplementedError("a bitcast between sizes")
+    return np.ascontiguousarray(x).reshape(x.shape).view(dtype)
+
+
+def _round(eqn: Any, x: np.ndarray) -> np.ndarray:
+    if "EVEN" in str(eqn.params["rounding_method"]):
+        return np.round(x)
+    return np.sign(x) * np.floor(np.abs(x) + 0.5)
+
+
+def _clamp(eqn: Any, low: np.ndarray, x: np.ndarray, high: np.ndarray) -> np.ndarray:
+    low, x, high = _aligned(eqn, [low, x, high])
+    return np.minimum(np.maximum(x, low), high)
+
+
+def _convert(eqn: Any, x: np.ndarray) -> np.ndarray:
+    to = np.dtype(eqn.params["new_dtype"])
+    return x != 0 if to == bool else x
+
+
+def _trunc_rem(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.fmod(x, y)
+
+
+def _logcumsumexp(x: np.ndarray, axis: int) -> np.ndarray:
+    return np.logaddexp.accumulate(x, axis=axis)
+
+
+def _same(eqn: Any, x: np.ndarray, *_: Any) -> np.ndarray:
+    return x
+
+
+def _weighed(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    return np.where(w == 0, 0, x * w)
+
+
+RULES: dict[str, Rule] = {
+    **{
+        name: _elementwise(fn)
+        for name, fn in {
+            "add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply,
+            "div": _divide, "max": np.maximum, "min": np.minimum, "pow": np.power,
+            "rem": _trunc_rem, "atan2": np.arctan2, "nextafter": np.nextafter,
+            "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
+            "not": np.invert, "eq": np.equal, "ne": np.not_equal, "lt": np.less,
+            "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
+            "shift_right_logical": _shift_right, "shift_left": _shift_left,
+            "shift_right_arithmetic": np.right_shift, "neg": np.negative, "abs": np.abs,
+            "sign": np.sign, "floor": np.floor, "ceil": np.ceil, "is_finite": np.isfinite,
+            "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1, "log": np.log,
+            "log1p": np.log1p, "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x),
+            "cbrt": np.cbrt, "square": np.square, "sin": np.sin, "cos": np.cos, "tan": np.tan,
+            "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh, "asin": np.arcsin,
+            "acos": np.arccos, "atan": np.arctan, "asinh": np.arcsinh, "acosh": np.arccosh,
+            "atanh": np.arctanh, "logistic": special.expit, "erf": special.erf,
+            "erfc": special.erfc, "erf_inv": special.erfinv, "lgamma": special.gammaln,
+            "digamma": special.digamma, "igamma": special.gammainc, "igammac": special.gammaincc,
+            "regularized_incomplete_beta": special.betainc, "bessel_i0e": special.i0e,
+            "bessel_i1e": special.i1e, "population_count": np.bitwise_count,
+            "polygamma": lambda n, x: special.polygamma(n.astype(int), x),
+            "zeta": special.zeta, "weighed": _weighed, "expected": np.multiply,
+            "magic_box": np.ones_like, "sealed_one": np.ones_like, "deviation": np.zeros_like,
+        }.items()
+    },
+    **dict.fromkeys(
+        ("stop_gradient", "sealed", "freeze_once", "marker", "assume_continuous", "transformed",
+         "once", "undifferentiable", "forward_only", "implicit", "copy", "copy_p", "name",
+         "reduce_precision", "optimization_barrier", "random_clone", "pvary"),
+        _same,
+    ),
+    "integer_pow": _integer_pow, "select_n": _select, "clamp": _clamp, "round": _round,
+    "convert_element_type": _convert, "bitcast_convert_type": _bitcast,
+    "broadcast_in_dim": _broadcast_in_dim, "reshape": _reshape, "squeeze": _reshape,
+    "expand_dims": _reshape, "transpose": _transpose, "iota": _iota,
+    "empty2": lambda eqn: np.zeros(eqn.outvars[0].aval.shape), "empty": lambda eqn: np.zeros(
+        eqn.outvars[0].aval.shape
+    ),
+    "rev": lambda eqn, x: np.flip(x, _axes(eqn, eqn.params["dimensions"])),
+    "reduce_sum": _reduce(np.sum), "reduce_prod": _reduce(np.prod), "reduce_max": _reduce(np.max),
+    "reduce_min": _reduce(np.min), "reduce_and": _reduce(np.bitwise_and.reduce),
+    "reduce_or": _reduce(np.bitwise_or.reduce), "reduce_xor": _reduce(np.bitwise_xor.reduce),
+    "argmax": _arg(np.argmax), "argmin": _arg(np.argmin), "cumsum": _cumulative(np.cumsum),
+    "cumprod": _cumulative(np.cumprod), "cummax": _cumulative(np.maximum.accumulate),
+    "cummin": _cumulative(np.minimum.accumulate), "cumlogsumexp": _cumulative(_logcumsumexp),
+    "concatenate": lambda eqn, *values: _join(eqn, values, eqn.params["dimension"]),
+    "stack": _stack, "unstack": _unstack, "split": _split, "pad": _pad, "slice": _slice,
+    "dynamic_slice": _dynamic_slice, "dynamic_update_slice": _dynamic_update_slice,
+    "dot_general": _dot_general, "sort": _sort, "top_k": _top_k, "gather": _gather,
+    "scatter": _scatter(None), "scatter-add": _scatter(np.add), "scatter-mul": _scatter(
+        np.multiply
+    ),
+    "scatter-max": _scatter(np.maximum), "scatter-min": _scatter(np.minimum),
+}  # fmt: skip
+"""By the name of a primitive: `rule(eqn, *values) -> value`, or a list of values."""
