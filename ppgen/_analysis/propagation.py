@@ -7,6 +7,7 @@ operation on arrays moves them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, SupportsIndex
 
@@ -68,7 +69,11 @@ def _broadcast(eqn, ins):
 
 
 def _reshape(eqn, ins):
-    old, new = _shape(eqn), eqn.outvars[0].aval.shape
+    new = eqn.outvars[0].aval.shape
+    # It may transpose first, as `jnp.reshape(x, shape, order="F")` does.
+    order = eqn.params.get("dimensions")
+    order = range(len(_shape(eqn))) if order is None else order
+    old = [_shape(eqn)[k] for k in order]
 
     def starts(shape):
         # Axes of one length are followed by the number of elements before them.
@@ -81,10 +86,8 @@ def _reshape(eqn, ins):
     places = starts(new)
 
     def axis(k: int) -> int | None:
-        before = 1
-        for size in old[:k]:
-            before *= size
-        return places.get((before, old[k]))
+        at = list(order).index(k)
+        return places.get((math.prod(old[:at]), old[at]))
 
     return _kept(axis, ins[0])
 

@@ -41,18 +41,26 @@ def lanes_of(eqn: Any, values: Values) -> tuple[int, ...]:
 
 def _elementwise(fn: Callable) -> Rule:
     def rule(eqn: Any, *values: np.ndarray) -> np.ndarray:
-        return fn(*_aligned(eqn, values))
+        return fn(*aligned(eqn, values))
 
     return rule
 
 
-def _aligned(eqn: Any, values: Values) -> list[np.ndarray]:
-    # A scalar may stand beside arrays: its lanes must not be taken for their axes.
+def aligned(eqn: Any, values: Values) -> list[np.ndarray]:
+    """Operands with as many axes after their lanes as the first result has.
+
+    A scalar may stand beside arrays: its lanes must not be taken for their axes.
+    """
     want = rank(eqn.outvars[0])
-    return [
-        x.reshape((*x.shape, *(1,) * want,)) if rank(v) == 0 and want and x.ndim else x
-        for x, v in zip(values, eqn.invars, strict=True)
-    ]
+    out = []
+    for x, v in zip(values, eqn.invars, strict=True):
+        lanes, missing = x.ndim - rank(v), want - rank(v)
+        out.append(
+            x.reshape((*x.shape[:lanes], *(1,) * missing, *x.shape[lanes:]))
+            if missing and lanes
+            else x
+        )
+    return out
 
 
 def _divide(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -79,8 +87,8 @@ def _shift_left(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _select(eqn: Any, *values: np.ndarray) -> np.ndarray:
-    which, *cases = _aligned(eqn, values)
-    if which.dtype == bool:
+    which, *cases = aligned(eqn, values)
+    if which.dtype.kind == "b":
         return np.where(which, cases[1], cases[0])
     return np.choose(which, cases)
 
@@ -92,7 +100,16 @@ def _broadcast_in_dim(eqn: Any, x: np.ndarray, *_: Any) -> np.ndarray:
     new = [1] * len(shape)
     for size, k in zip(own, at, strict=True):
         new[k] = size
-    return full(x.reshape((*lanes, *new,)), shape, lanes)
+    return full(
+        x.reshape(
+            (
+                *lanes,
+                *new,
+            )
+        ),
+        shape,
+        lanes,
+    )
 
 
 def _reshape(eqn: Any, x: np.ndarray, *_: Any) -> np.ndarray:
@@ -100,7 +117,12 @@ def _reshape(eqn: Any, x: np.ndarray, *_: Any) -> np.ndarray:
     if eqn.primitive.name == "reshape" and eqn.params["dimensions"] is not None:
         order = eqn.params["dimensions"]
         x = x.transpose((*range(len(lanes)), *(len(lanes) + int(k) for k in order)))
-    return x.reshape((*lanes, *eqn.outvars[0].aval.shape,))
+    return x.reshape(
+        (
+            *lanes,
+            *eqn.outvars[0].aval.shape,
+        )
+    )
 
 
 def _axes(eqn: Any, axes: Sequence[int], of: int = 0) -> tuple[int, ...]:
@@ -164,7 +186,16 @@ def _pad(eqn: Any, x: np.ndarray, value: np.ndarray) -> np.ndarray:
     lanes = lanes_of(eqn, [x, value])
     own = rank(eqn.invars[0])
     out = np.empty((*lanes, *shape), x.dtype)
-    out[...] = value.reshape((*value.shape, *(1,) * own,)) if value.ndim else value
+    out[...] = (
+        value.reshape(
+            (
+                *value.shape,
+                *(1,) * own,
+            )
+        )
+        if value.ndim
+        else value
+    )
     into, source = [], []
     for size, new, (low, _, interior) in zip(eqn.invars[0].aval.shape, shape, config, strict=True):
         at = int(low) + np.arange(size) * (int(interior) + 1)
@@ -196,14 +227,27 @@ def _grid_of(starts: Values, sizes: Sequence[int], lanes: tuple[int, ...]) -> li
     out = []
     for k, (start, size) in enumerate(zip(starts, sizes, strict=True)):
         own = np.arange(size).reshape((*(1 if j != k else size for j in range(n)),))
-        out.append(np.broadcast_to(start, lanes).reshape((*lanes, *(1,) * n,)) + own)
+        out.append(
+            np.broadcast_to(start, lanes).reshape(
+                (
+                    *lanes,
+                    *(1,) * n,
+                )
+            )
+            + own
+        )
     return out
 
 
 def _lane_index(lanes: tuple[int, ...], n: int) -> list[np.ndarray]:
     """The numbers of the lanes, one array for each of their axes, over `n` more axes."""
     return [
-        np.arange(size).reshape((*(size if j == k else 1 for j in range(len(lanes))), *(1,) * n,))
+        np.arange(size).reshape(
+            (
+                *(size if j == k else 1 for j in range(len(lanes))),
+                *(1,) * n,
+            )
+        )
         for k, size in enumerate(lanes)
     ]
 
@@ -311,10 +355,21 @@ def _index(
             starts[axis] = np.where((s >= 0) & (s <= limit), s, 0)
     window = sum(1 for a in range(len(shape)) if a not in numbers["all_dropped"])
     at = [
-        np.broadcast_to(s, batch).reshape((*batch, *(1,) * window,)) + o
+        np.broadcast_to(s, batch).reshape(
+            (
+                *batch,
+                *(1,) * window,
+            )
+        )
+        + o
         for s, o in zip(starts, offsets, strict=True)
     ]
-    return at, fits.reshape((*batch, *(1,) * window,))
+    return at, fits.reshape(
+        (
+            *batch,
+            *(1,) * window,
+        )
+    )
 
 
 def _clips(eqn: Any) -> bool:
@@ -350,7 +405,7 @@ def _gather(eqn: Any, x: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 
 def _limit(dtype: np.dtype) -> Any:
-    if dtype == bool:
+    if dtype.kind == "b":
         return True
     info = np.iinfo(dtype)
     return info.max if info.min == 0 else info.min
@@ -396,7 +451,8 @@ def _iota(eqn: Any, *_: Any) -> np.ndarray:
     p = eqn.params
     shape, k = p["shape"], p["dimension"]
     return np.broadcast_to(
-        np.arange(shape[k]).reshape((*(shape[k] if j == k else 1 for j in range(len(shape))),)), shape
+        np.arange(shape[k]).reshape((*(shape[k] if j == k else 1 for j in range(len(shape))),)),
+        shape,
     )
 
 
@@ -414,13 +470,13 @@ def _round(eqn: Any, x: np.ndarray) -> np.ndarray:
 
 
 def _clamp(eqn: Any, low: np.ndarray, x: np.ndarray, high: np.ndarray) -> np.ndarray:
-    low, x, high = _aligned(eqn, [low, x, high])
+    low, x, high = aligned(eqn, [low, x, high])
     return np.minimum(np.maximum(x, low), high)
 
 
 def _convert(eqn: Any, x: np.ndarray) -> np.ndarray:
     to = np.dtype(eqn.params["new_dtype"])
-    return x != 0 if to == bool else x
+    return x != 0 if to.kind == "b" else x
 
 
 def _trunc_rem(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 import scipy.special as special
 
 from ppgen import _jax
-from ppgen.testing._lane_rules import RULES, full, lanes_of, rank
+from ppgen.testing._lane_rules import RULES, aligned, full, lanes_of, rank
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _STEPS = 10_000
@@ -84,6 +84,8 @@ class Lanes:
         if name in RULES:
             outs = RULES[name](eqn, *values)
         elif name in _KEYS:
+            if self.choose is not None and name in ("random_bits", "random_gamma"):
+                raise Unsupported("draws from a raw key")
             outs = _KEYS[name](eqn, *values)
         elif name in _CONTROL:
             outs = _CONTROL[name](self, eqn, values)
@@ -134,7 +136,15 @@ class Lanes:
         each = [self(b, values[1:]) if i in taken else None for i, b in enumerate(branches)]
         outs = []
         for j, v in enumerate(eqn.outvars):
-            at, out = index.reshape((*index.shape, *(1,) * rank(v),)), None
+            at, out = (
+                index.reshape(
+                    (
+                        *index.shape,
+                        *(1,) * rank(v),
+                    )
+                ),
+                None,
+            )
             for i, of_branch in enumerate(each):
                 if of_branch is not None:
                     out = of_branch[j] if out is None else np.where(at == i, of_branch[j], out)
@@ -145,6 +155,8 @@ class Lanes:
         p = eqn.params
         m, n = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
         carry = values[n:]
+        # Under `vmap` the predicate has the axes that lead what is carried.
+        of_going = rank(_jax.open_jaxpr(p["cond_jaxpr"])[0].outvars[0])
         for _ in range(_STEPS):
             (going,) = self(p["cond_jaxpr"], [*values[:m], *carry])
             if not np.any(going):
@@ -154,7 +166,7 @@ class Lanes:
                 new
                 if np.all(going)
                 else [
-                    np.where(going.reshape((*going.shape, *(1,) * rank(v),)), a, b)
+                    np.where(going.reshape((*going.shape, *(1,) * (rank(v) - of_going))), a, b)
                     for a, b, v in zip(new, carry, eqn.outvars, strict=True)
                 ]
             )
@@ -190,14 +202,25 @@ def _by_jax(eqn: Any, values: list[np.ndarray]) -> Any:
     flat = [x.astype(v.aval.dtype) for x, v in zip(flat, eqn.invars, strict=True)]
     out = jax.vmap(lambda *xs: _jax.bind(eqn, xs))(*flat)
     return [
-        np.asarray(x).reshape((*lanes, *v.aval.shape,)) for x, v in zip(out, eqn.outvars, strict=True)
+        np.asarray(x).reshape(
+            (
+                *lanes,
+                *v.aval.shape,
+            )
+        )
+        for x, v in zip(out, eqn.outvars, strict=True)
     ]
 
 
 def _random_bits(eqn: Any, key: np.ndarray) -> np.ndarray:
     width, shape = eqn.params["bit_width"], eqn.params["shape"]
     counter = np.arange(int(np.prod(shape)), dtype=np.uint64).reshape(shape)
-    key = key.reshape((*key.shape, *(1,) * len(shape),))
+    key = key.reshape(
+        (
+            *key.shape,
+            *(1,) * len(shape),
+        )
+    )
     bits = mix(key + np.uint64(0x5851F42D4C957F2D) + counter * _GOLDEN)
     return (bits >> np.uint64(64 - width)).astype(f"uint{width}")
 
@@ -205,13 +228,27 @@ def _random_bits(eqn: Any, key: np.ndarray) -> np.ndarray:
 def _random_split(eqn: Any, key: np.ndarray) -> np.ndarray:
     shape = eqn.params["shape"]
     counter = np.arange(1, 1 + int(np.prod(shape)), dtype=np.uint64).reshape(shape)
-    return mix(key.reshape((*key.shape, *(1,) * len(shape),)) ^ mix(counter))
+    return mix(
+        key.reshape(
+            (
+                *key.shape,
+                *(1,) * len(shape),
+            )
+        )
+        ^ mix(counter)
+    )
 
 
 def _random_gamma(eqn: Any, key: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    key, alpha = aligned(eqn, [key, alpha])
     u = ((mix(key + _GOLDEN) >> np.uint64(11)) + 0.5) * 2.0**-53
     x = special.gammaincinv(alpha.astype(float), u)
     return np.log(x) if eqn.params["log_space"] else x
+
+
+def _fold_in(eqn: Any, key: np.ndarray, data: np.ndarray) -> np.ndarray:
+    key, data = aligned(eqn, [key, data])
+    return mix(key ^ mix(data.astype(np.uint64) * np.uint64(3) + np.uint64(7)))
 
 
 def _unwrap(eqn: Any, key: np.ndarray) -> np.ndarray:
@@ -222,9 +259,7 @@ _KEYS: dict[str, Callable[..., Any]] = {
     "random_bits": _random_bits,
     "random_split": _random_split,
     "random_gamma": _random_gamma,
-    "random_fold_in": lambda eqn, key, data: mix(
-        key ^ mix(data.astype(np.uint64) * np.uint64(3) + np.uint64(7))
-    ),
+    "random_fold_in": _fold_in,
     "random_seed": lambda eqn, seed: mix(seed.astype(np.uint64) + np.uint64(11)),
     "random_unwrap": _unwrap,
     "random_wrap": lambda eqn, data: (

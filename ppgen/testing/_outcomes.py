@@ -96,6 +96,43 @@ CONTINUOUS: dict[type, Continuous] = {
 """Families whose values are integrated out."""
 
 
+def _located(p: np.ndarray, q: np.ndarray, m: Any, s: Any, a: Any, b: Any) -> np.ndarray:
+    return a + b * (m + s * np.where(p < 0.5, special.ndtri(p), -special.ndtri(q)))
+
+
+_LOCATED: dict[type, tuple[Continuous, tuple[str, ...]]] = {
+    dist.Normal: (
+        Continuous(
+            _located,
+            lambda x, m, s, a, b: -0.5 * (((x - a) / b - m) / s) ** 2 - np.log(s * b),
+            None,
+            (),
+        ),
+        ("loc", "scale"),
+    ),
+    dist.Uniform: (
+        Continuous(
+            lambda p, q, low, high, a, b: a + b * (low + (high - low) * p),
+            None,
+            lambda x, low, high, a, b: np.clip(((x - a) / b - low) / (high - low), 0, 1),
+            (),
+        ),
+        ("low", "high"),
+    ),
+    dist.Exponential: (
+        Continuous(
+            # The cells of what moves end somewhere: there is less than 1e-9 beyond.
+            lambda p, q, r, a, b: a - b * np.log(np.maximum(q, 1e-9)) / r,
+            None,
+            lambda x, r, a, b: -np.expm1(-r * np.maximum((x - a) / b, 0)),
+            (),
+        ),
+        ("rate",),
+    ),
+}
+"""The same behind an affine transform of loc and scale."""
+
+
 class Outcomes(NamedTuple):
     """Outcomes `(S, *lanes, *batch, *event)`, and weights `(S, *lanes, *batch)` by broadcasting."""
 
@@ -128,17 +165,42 @@ class Family:
 
     def outcomes(self, nodes: int, terms: int) -> Outcomes:
         """What it can be."""
+        if type(self.dist) is dist.TransformedDistribution:
+            return self._transformed(nodes)
         if isinstance(self.dist, (SubsampleIndices, GivenIndices)):
             return self._indices()
         if isinstance(self.dist, dist.Delta):
             return Outcomes(self.parameter("v")[None], np.ones(1))
         kind = next((k for k in CONTINUOUS if type(self.dist) is k), None)
         if kind is not None:
-            return self._continuous(CONTINUOUS[kind], nodes)
+            family = CONTINUOUS[kind]
+            moving = [self.parameter(name) for name in family.parameters]
+            return self._continuous(family, nodes, moving)
         found = self._masses(terms)
         if found is None:
             raise Unsupported(f"the outcomes of a {type(self.dist).__name__}")
         return found
+
+    def _transformed(self, nodes: int) -> Outcomes:
+        """Location and scale of a family that is known: it is one of another name."""
+        base, transforms = self.dist.base_dist, self.dist.transforms
+        found = _LOCATED.get(type(plain(base)))
+        if len(transforms) != 1 or type(transforms[0]) is not dist.transforms.AffineTransform:
+            found = None
+        if found is None:
+            raise Unsupported("a transformed distribution")
+        family, parameters = found
+        own = [self._of(plain(base), name) for name in parameters]
+        move = [self._of(transforms[0], name) for name in ("loc", "scale")]
+        return self._continuous(family, nodes, [*own, *move])
+
+    def _of(self, holder: Any, name: str) -> np.ndarray:
+        x = getattr(holder, name)
+        if id(x) not in self._ids:
+            return np.asarray(x, np.float64)
+        if self.own:
+            raise Unsupported("a batch of transformed distributions")
+        return x.astype(np.float64)
 
     def _indices(self) -> Outcomes:
         if isinstance(self.dist, GivenIndices):
@@ -192,8 +254,7 @@ class Family:
             return Outcomes(x, special.expit(z) * special.expit(-z) ** x)
         return None
 
-    def _continuous(self, family: Continuous, nodes: int) -> Outcomes:
-        moving = [self.parameter(name) for name in family.parameters]
+    def _continuous(self, family: Continuous, nodes: int, moving: list[np.ndarray]) -> Outcomes:
         still = [_at_centre(x, self.batch) for x in moving]
         lanes = max(x.ndim for x in still)
         step = 2 * _REACH / nodes

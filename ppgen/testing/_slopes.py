@@ -46,11 +46,15 @@ class _Choices:
 
     def __call__(self, eqn: Any, values: Sequence[np.ndarray]) -> list[np.ndarray]:
         if eqn.primitive.name == "fresh_key":
-            raise Unsupported("a raw key")
+            # Of many lanes: drawing from it is refused.
+            return [np.zeros(eqn.outvars[0].aval.shape, np.uint64)]
         spec, lanes, mapped = (eqn.params[k] for k in ("spec", "lanes", "mapped"))
         if eqn.primitive.name == "sample_site":
             if spec.observed:
-                raise Unsupported("an observed site straight in an objective")
+                at = spec.num_leaves + spec.num_estimator
+                value = _with_lanes(values[at], mapped[at], len(eqn.invars[at].aval.shape))
+                lead = value.shape[: value.ndim - len(lanes) - len(spec.choice.shape)]
+                return [np.broadcast_to(value, (*lead, *lanes, *spec.choice.shape))]
             own = spec.order
             values, mapped = [values[i] for i in own], [mapped[i] for i in own]
             spec = spec.choice
