@@ -240,8 +240,11 @@ def _random_split(eqn: Any, key: np.ndarray) -> np.ndarray:
 
 
 def _random_gamma(eqn: Any, key: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    key, alpha = aligned(eqn, [key, alpha])
-    u = ((mix(key + _GOLDEN) >> np.uint64(11)) + 0.5) * 2.0**-53
+    # One key may serve several elements.
+    more = eqn.invars[1].aval.shape[rank(eqn.invars[0]) :]
+    counter = np.arange(math.prod(more), dtype=np.uint64).reshape(more)
+    key = key.reshape((*key.shape, *(1,) * len(more))) + counter * _GOLDEN
+    u = ((mix(key ^ _GOLDEN) >> np.uint64(11)) + 0.5) * 2.0**-53
     x = special.gammaincinv(alpha.astype(float), u)
     return np.log(x) if eqn.params["log_space"] else x
 

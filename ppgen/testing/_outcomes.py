@@ -272,8 +272,9 @@ class Family:
         reach = (high - low) / 8
         edges = axis(np.linspace(0.0, 1.0, nodes + 1)) * (high - low + 2 * reach) + low - reach
         assert family.mass is not None
-        mass = family.mass(edges, *moving)
-        return Outcomes((edges[1:] + edges[:-1]) / 2, mass[1:] - mass[:-1])
+        below = family.mass(edges, *moving)
+        middle = (below[1:] + below[:-1]) / 2
+        return Outcomes(family.quantile(middle, 1 - middle, *moving), below[1:] - below[:-1])
 
 
 def _axis(x: np.ndarray, beside: np.ndarray) -> np.ndarray:

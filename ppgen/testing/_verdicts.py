@@ -33,7 +33,8 @@ class Verdict:
     """What was found of one program.
 
     Attributes:
-        verdict: "right", "wrong", "refused", "crashed" or "unknown" (nothing to compare with).
+        verdict: "right", "wrong", "not a number" (which is seen at once), "refused", "crashed" or
+            "unknown" (nothing to compare with).
         why: the error, or the entries that differ.
         sound: of a refused program, "sound" where what it would have estimated is right, "unsound"
             where it is wrong, "unknown" where there is nothing to compare with, "no estimate" where there is
@@ -99,7 +100,7 @@ def _refused(
             found = _compared(program, at, _graph(program, unrefused, at), nodes)
         except PpgenError:
             return Verdict("refused", why, sound)
-        sound = {"right": "sound", "wrong": "unsound"}.get(found.verdict, "unknown")
+        sound = {"right": "sound", "wrong": "unsound", "not a number": "unsound"}.get(found.verdict, "unknown")
     return Verdict("refused", why, sound)
 
 
@@ -126,7 +127,7 @@ def _compared(program: Callable[..., Any], at: Any, graph: Any, nodes: int) -> V
         why = "; ".join(
             f"{n}: {e:.6g} ± {s:.2g}, exact {x:.6g}, z {z:.1f}" for n, e, s, x, z in rows
         )
-        return Verdict("wrong", why)
+        return Verdict("not a number" if np.any(np.isnan(found.z)) else "wrong", why)
     scale = max(0.1, float(np.max(np.abs(exact.slopes))))
     return Verdict("right", detectable=float(_POWER * np.max(found.error[1:])) / scale)
 
