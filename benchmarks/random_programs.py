@@ -33,7 +33,7 @@ from tqdm import tqdm
 from ppgen.testing._random_programs import random_program
 from ppgen.testing._verdicts import judge
 
-PIECE = 100
+PIECE = 50
 HERE = Path(__file__)
 VERDICTS = ("right", "refused", "wrong", "not a number", "crashed", "unknown")
 SOUND = ("sound", "unsound", "unknown", "no estimate")
@@ -60,7 +60,7 @@ def piece(seed: int, number: int) -> list[dict]:
         )
     gc.enable()
     gc.collect()
-    if number % 4 == 3:
+    if number % 8 == 7:
         jax.clear_caches()
     return out
 
@@ -126,9 +126,7 @@ def write(results: list[dict], seeds: list[int], path: Path) -> None:
         found = [r for r in results if r["verdict"] == verdict]
         if found:
             lines += ["", f"The first that are {verdict}:", ""]
-            lines += [
-                f"- `{' '.join(r['program'].split())}`: {r['why'][:300]}" for r in found[:10]
-            ]
+            lines += [f"- `{' '.join(r['program'].split())}`: {r['why'][:300]}" for r in found[:10]]
     unknown = collections.Counter(kind(r["why"]) for r in results if r["verdict"] == "unknown")
     if unknown:
         lines += ["", "Unknown by kind:", ""]

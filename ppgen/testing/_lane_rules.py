@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import scipy.special as special
 
-Values = Sequence[np.ndarray]
+Values = Sequence[Any]
 Rule = Callable[..., Any]
 
 
@@ -27,7 +27,7 @@ def rank(v: Any) -> int:
     return len(v.aval.shape)
 
 
-def full(x: np.ndarray, shape: Sequence[int], lanes: Sequence[int]) -> np.ndarray:
+def full(x: Any, shape: Any, lanes: Any) -> Any:
     """`x` of this shape, with all of these lanes in front."""
     return np.broadcast_to(x, (*lanes, *shape))
 
@@ -40,13 +40,13 @@ def lanes_of(eqn: Any, values: Values) -> tuple[int, ...]:
 
 
 def _elementwise(fn: Callable) -> Rule:
-    def rule(eqn: Any, *values: np.ndarray) -> np.ndarray:
+    def rule(eqn: Any, *values: Any) -> Any:
         return fn(*aligned(eqn, values))
 
     return rule
 
 
-def aligned(eqn: Any, values: Values) -> list[np.ndarray]:
+def aligned(eqn: Any, values: Values) -> list[Any]:
     """Operands with as many axes after their lanes as the first result has.
 
     A scalar may stand beside arrays: its lanes must not be taken for their axes.
@@ -63,37 +63,37 @@ def aligned(eqn: Any, values: Values) -> list[np.ndarray]:
     return out
 
 
-def _divide(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _divide(x: Any, y: Any) -> Any:
     if np.issubdtype(x.dtype, np.floating):
         return x / y
     y = np.where(y == 0, 1, y)
     return np.sign(x) * np.sign(y) * (np.abs(x) // np.abs(y))
 
 
-def _integer_pow(eqn: Any, x: np.ndarray) -> np.ndarray:
+def _integer_pow(eqn: Any, x: Any) -> Any:
     y = int(eqn.params["y"])
     out = functools.reduce(operator.mul, [x] * abs(y)) if 0 < abs(y) < 5 else x ** abs(y)
     return 1 / out if y < 0 else out
 
 
-def _shift_right(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _shift_right(x: Any, y: Any) -> Any:
     unsigned = np.dtype(f"u{x.dtype.itemsize}")
     bits, by = x.view(unsigned), y.astype(unsigned)
     return np.where(by < 8 * x.dtype.itemsize, bits >> by, 0).astype(unsigned).view(x.dtype)
 
 
-def _shift_left(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _shift_left(x: Any, y: Any) -> Any:
     return np.where(y < 8 * x.dtype.itemsize, x << y, 0).astype(x.dtype)
 
 
-def _select(eqn: Any, *values: np.ndarray) -> np.ndarray:
+def _select(eqn: Any, *values: Any) -> Any:
     which, *cases = aligned(eqn, values)
     if which.dtype.kind == "b":
         return np.where(which, cases[1], cases[0])
     return np.choose(which, cases)
 
 
-def _broadcast_in_dim(eqn: Any, x: np.ndarray, *_: Any) -> np.ndarray:
+def _broadcast_in_dim(eqn: Any, x: Any, *_: Any) -> Any:
     shape, at = eqn.params["shape"], eqn.params["broadcast_dimensions"]
     lanes = x.shape[: x.ndim - rank(eqn.invars[0])]
     own = x.shape[len(lanes) :]
@@ -112,7 +112,7 @@ def _broadcast_in_dim(eqn: Any, x: np.ndarray, *_: Any) -> np.ndarray:
     )
 
 
-def _reshape(eqn: Any, x: np.ndarray, *_: Any) -> np.ndarray:
+def _reshape(eqn: Any, x: Any, *_: Any) -> Any:
     lanes = x.shape[: x.ndim - rank(eqn.invars[0])]
     if eqn.primitive.name == "reshape" and eqn.params["dimensions"] is not None:
         order = eqn.params["dimensions"]
@@ -125,20 +125,20 @@ def _reshape(eqn: Any, x: np.ndarray, *_: Any) -> np.ndarray:
     )
 
 
-def _axes(eqn: Any, axes: Sequence[int], of: int = 0) -> tuple[int, ...]:
+def _axes(eqn: Any, axes: Any, of: int = 0) -> tuple[int, ...]:
     """Axes of the type as axes counted from the right."""
     n = rank(eqn.invars[of])
     return tuple(int(a) - n for a in axes)
 
 
-def _transpose(eqn: Any, x: np.ndarray) -> np.ndarray:
+def _transpose(eqn: Any, x: Any) -> Any:
     n = rank(eqn.invars[0])
     lanes = x.ndim - n
     return x.transpose(*range(lanes), *(lanes + p for p in eqn.params["permutation"]))
 
 
 def _reduce(fn: Callable) -> Rule:
-    def rule(eqn: Any, x: np.ndarray) -> np.ndarray:
+    def rule(eqn: Any, x: Any) -> Any:
         axes = _axes(eqn, eqn.params["axes"])
         return fn(x, axis=axes) if axes else x
 
@@ -150,7 +150,7 @@ def _arg(fn: Callable) -> Rule:
 
 
 def _cumulative(fn: Callable) -> Rule:
-    def rule(eqn: Any, x: np.ndarray) -> np.ndarray:
+    def rule(eqn: Any, x: Any) -> Any:
         (axis,) = _axes(eqn, [eqn.params["axis"]])
         if not eqn.params["reverse"]:
             return fn(x, axis=axis)
@@ -159,29 +159,29 @@ def _cumulative(fn: Callable) -> Rule:
     return rule
 
 
-def _join(eqn: Any, values: Values, axis: int) -> np.ndarray:
+def _join(eqn: Any, values: Values, axis: Any) -> Any:
     lanes = lanes_of(eqn, values)
     parts = [full(x, v.aval.shape, lanes) for x, v in zip(values, eqn.invars, strict=True)]
     return np.concatenate(parts, axis=axis - rank(eqn.invars[0]))
 
 
-def _stack(eqn: Any, *values: np.ndarray) -> np.ndarray:
+def _stack(eqn: Any, *values: Any) -> Any:
     lanes = lanes_of(eqn, values)
     parts = [full(x, v.aval.shape, lanes) for x, v in zip(values, eqn.invars, strict=True)]
     return np.stack(parts, axis=eqn.params["axis"] - rank(eqn.outvars[0]))
 
 
-def _unstack(eqn: Any, x: np.ndarray) -> list[np.ndarray]:
+def _unstack(eqn: Any, x: Any) -> list[Any]:
     (axis,) = _axes(eqn, [eqn.params["axis"]])
     return [np.take(x, i, axis=axis) for i in range(x.shape[axis])]
 
 
-def _split(eqn: Any, x: np.ndarray) -> list[np.ndarray]:
+def _split(eqn: Any, x: Any) -> list[Any]:
     (axis,) = _axes(eqn, [eqn.params["axis"]])
     return np.split(x, np.cumsum(eqn.params["sizes"])[:-1], axis=axis)
 
 
-def _pad(eqn: Any, x: np.ndarray, value: np.ndarray) -> np.ndarray:
+def _pad(eqn: Any, x: Any, value: Any) -> Any:
     shape, config = eqn.outvars[0].aval.shape, eqn.params["padding_config"]
     lanes = lanes_of(eqn, [x, value])
     own = rank(eqn.invars[0])
@@ -208,20 +208,20 @@ def _pad(eqn: Any, x: np.ndarray, value: np.ndarray) -> np.ndarray:
     return out
 
 
-def _slice(eqn: Any, x: np.ndarray) -> np.ndarray:
+def _slice(eqn: Any, x: Any) -> Any:
     p = eqn.params
     strides = p["strides"] or [1] * len(p["start_indices"])
     parts = zip(p["start_indices"], p["limit_indices"], strides, strict=True)
     return x[(..., *(slice(int(a), int(b), int(s)) for a, b, s in parts))]
 
 
-def _starts(eqn: Any, starts: Values, shape: Sequence[int], sizes: Sequence[int]) -> Values:
+def _starts(eqn: Any, starts: Values, shape: Any, sizes: Any) -> list[Any]:
     """Where a slice begins, moved so that it lies within."""
     limits = [n - size for n, size in zip(shape, sizes, strict=True)]
     return [np.clip(s, 0, n) for s, n in zip(starts, limits, strict=True)]
 
 
-def _grid_of(starts: Values, sizes: Sequence[int], lanes: tuple[int, ...]) -> list[np.ndarray]:
+def _grid_of(starts: Sequence[Any], sizes: Any, lanes: tuple[int, ...]) -> list[Any]:
     """An index for each axis, `(*lanes, *sizes)` by broadcasting."""
     n = len(sizes)
     out = []
@@ -239,7 +239,7 @@ def _grid_of(starts: Values, sizes: Sequence[int], lanes: tuple[int, ...]) -> li
     return out
 
 
-def _lane_index(lanes: tuple[int, ...], n: int) -> list[np.ndarray]:
+def _lane_index(lanes: tuple[int, ...], n: int) -> list[Any]:
     """The numbers of the lanes, one array for each of their axes, over `n` more axes."""
     return [
         np.arange(size).reshape(
@@ -252,14 +252,14 @@ def _lane_index(lanes: tuple[int, ...], n: int) -> list[np.ndarray]:
     ]
 
 
-def _dynamic_slice(eqn: Any, x: np.ndarray, *starts: np.ndarray) -> np.ndarray:
+def _dynamic_slice(eqn: Any, x: Any, *starts: Any) -> Any:
     shape, sizes = eqn.invars[0].aval.shape, eqn.params["slice_sizes"]
     lanes = lanes_of(eqn, [x, *starts])
     at = _grid_of(_starts(eqn, starts, shape, sizes), sizes, lanes)
     return full(x, shape, lanes)[(*_lane_index(lanes, len(sizes)), *at)]
 
 
-def _dynamic_update_slice(eqn: Any, x: np.ndarray, new: np.ndarray, *starts: Any) -> np.ndarray:
+def _dynamic_update_slice(eqn: Any, x: Any, new: Any, *starts: Any) -> Any:
     shape, sizes = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape
     lanes = lanes_of(eqn, [x, new, *starts])
     at = _grid_of(_starts(eqn, starts, shape, sizes), sizes, lanes)
@@ -268,7 +268,7 @@ def _dynamic_update_slice(eqn: Any, x: np.ndarray, new: np.ndarray, *starts: Any
     return out
 
 
-def _dot_general(eqn: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _dot_general(eqn: Any, x: Any, y: Any) -> Any:
     (contract, other), (batch, batch_y) = eqn.params["dimension_numbers"]
     m, n = rank(eqn.invars[0]), rank(eqn.invars[1])
     names = iter("abcdefghijklmnopqrstuvwxyz")
@@ -282,7 +282,7 @@ def _dot_general(eqn: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.einsum(f"...{''.join(of_x)},...{''.join(of_y)}->...{''.join(out)}", x, y)
 
 
-def _order(eqn: Any, keys: Values, axis: int) -> np.ndarray:
+def _order(eqn: Any, keys: Values, axis: Any) -> Any:
     """Positions in ascending order of the keys, the first one first; NaNs last."""
     order = np.argsort(keys[-1], axis=axis, kind="stable")
     for key in reversed(keys[:-1]):
@@ -291,7 +291,7 @@ def _order(eqn: Any, keys: Values, axis: int) -> np.ndarray:
     return order
 
 
-def _sort(eqn: Any, *values: np.ndarray) -> list[np.ndarray]:
+def _sort(eqn: Any, *values: Any) -> list[Any]:
     lanes = lanes_of(eqn, values)
     whole = [full(x, v.aval.shape, lanes) for x, v in zip(values, eqn.invars, strict=True)]
     (axis,) = _axes(eqn, [eqn.params["dimension"]])
@@ -299,7 +299,7 @@ def _sort(eqn: Any, *values: np.ndarray) -> list[np.ndarray]:
     return [np.take_along_axis(x, order, axis) for x in whole]
 
 
-def _top_k(eqn: Any, x: np.ndarray) -> list[np.ndarray]:
+def _top_k(eqn: Any, x: Any) -> list[Any]:
     (axis,) = _axes(eqn, [eqn.params.get("axis", rank(eqn.invars[0]) - 1)])
     order = np.argsort(-x, axis=axis, kind="stable")
     order = np.take(order, np.arange(eqn.params["k"]), axis=axis)
@@ -307,8 +307,8 @@ def _top_k(eqn: Any, x: np.ndarray) -> list[np.ndarray]:
 
 
 def _windows(
-    eqn: Any, shape: Sequence[int], start: np.ndarray, sizes: Sequence[int], numbers: Any
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    eqn: Any, shape: Any, start: Any, sizes: Any, numbers: Any
+) -> tuple[list[Any], list[Any]]:
     """What a gather or scatter takes as indices: of each axis of the operand, over the windows.
 
     Returns:
@@ -334,13 +334,13 @@ def _windows(
 
 def _index(
     eqn: Any,
-    shape: Sequence[int],
-    start: np.ndarray,
-    sizes: Sequence[int],
+    shape: Any,
+    start: Any,
+    sizes: Any,
     numbers: dict,
     lanes: tuple[int, ...],
     clips: bool,
-) -> tuple[list[np.ndarray], np.ndarray]:
+) -> tuple[list[Any], np.ndarray]:
     """Indices `(*lanes, *batch, *window)` of each axis of the operand, and which windows fit."""
     start = full(start, eqn.invars[1].aval.shape, lanes)
     starts, offsets = _windows(eqn, shape, start, sizes, numbers)
@@ -376,7 +376,7 @@ def _clips(eqn: Any) -> bool:
     return "CLIP" in str(eqn.params["mode"])
 
 
-def _gather(eqn: Any, x: np.ndarray, start: np.ndarray) -> np.ndarray:
+def _gather(eqn: Any, x: Any, start: Any) -> Any:
     p, shape = eqn.params, eqn.invars[0].aval.shape
     d, lanes = p["dimension_numbers"], lanes_of(eqn, [x, start])
     numbers = {
@@ -412,7 +412,7 @@ def _limit(dtype: np.dtype) -> Any:
 
 
 def _scatter(combine: Callable | None) -> Rule:
-    def rule(eqn: Any, x: np.ndarray, start: np.ndarray, new: np.ndarray) -> np.ndarray:
+    def rule(eqn: Any, x: Any, start: Any, new: Any) -> Any:
         shape, d = eqn.invars[0].aval.shape, eqn.params["dimension_numbers"]
         lanes = lanes_of(eqn, [x, start, new])
         dropped = (*d.inserted_window_dims, *d.operand_batching_dims)
@@ -447,7 +447,7 @@ def _scatter(combine: Callable | None) -> Rule:
     return rule
 
 
-def _iota(eqn: Any, *_: Any) -> np.ndarray:
+def _iota(eqn: Any, *_: Any) -> Any:
     p = eqn.params
     shape, k = p["shape"], p["dimension"]
     return np.broadcast_to(
@@ -456,42 +456,42 @@ def _iota(eqn: Any, *_: Any) -> np.ndarray:
     )
 
 
-def _bitcast(eqn: Any, x: np.ndarray) -> np.ndarray:
+def _bitcast(eqn: Any, x: Any) -> Any:
     dtype = np.dtype(eqn.params["new_dtype"])
     if dtype.itemsize != x.dtype.itemsize:
         raise NotImplementedError("a bitcast between sizes")
     return np.ascontiguousarray(x).reshape(x.shape).view(dtype)
 
 
-def _round(eqn: Any, x: np.ndarray) -> np.ndarray:
+def _round(eqn: Any, x: Any) -> Any:
     if "EVEN" in str(eqn.params["rounding_method"]):
         return np.round(x)
     return np.sign(x) * np.floor(np.abs(x) + 0.5)
 
 
-def _clamp(eqn: Any, low: np.ndarray, x: np.ndarray, high: np.ndarray) -> np.ndarray:
+def _clamp(eqn: Any, low: Any, x: Any, high: Any) -> Any:
     low, x, high = aligned(eqn, [low, x, high])
     return np.minimum(np.maximum(x, low), high)
 
 
-def _convert(eqn: Any, x: np.ndarray) -> np.ndarray:
+def _convert(eqn: Any, x: Any) -> Any:
     to = np.dtype(eqn.params["new_dtype"])
     return x != 0 if to.kind == "b" else x
 
 
-def _trunc_rem(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _trunc_rem(x: Any, y: Any) -> Any:
     return np.fmod(x, y)
 
 
-def _logcumsumexp(x: np.ndarray, axis: int) -> np.ndarray:
+def _logcumsumexp(x: Any, axis: Any) -> Any:
     return np.logaddexp.accumulate(x, axis=axis)
 
 
-def _same(eqn: Any, x: np.ndarray, *_: Any) -> np.ndarray:
+def _same(eqn: Any, x: Any, *_: Any) -> Any:
     return x
 
 
-def _weighed(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+def _weighed(x: Any, w: Any) -> Any:
     return np.where(w == 0, 0, x * w)
 
 

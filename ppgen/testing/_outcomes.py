@@ -37,7 +37,7 @@ class Continuous(NamedTuple):
     parameters: tuple[str, ...]
 
 
-def _logistic(z: np.ndarray) -> np.ndarray:
+def _logistic(z: Any) -> Any:
     return -np.abs(z) - 2 * np.log1p(np.exp(-np.abs(z)))
 
 
@@ -96,7 +96,7 @@ CONTINUOUS: dict[type, Continuous] = {
 """Families whose values are integrated out."""
 
 
-def _located(p: np.ndarray, q: np.ndarray, m: Any, s: Any, a: Any, b: Any) -> np.ndarray:
+def _located(p: Any, q: Any, m: Any, s: Any, a: Any, b: Any) -> Any:
     return a + b * (m + s * np.where(p < 0.5, special.ndtri(p), -special.ndtri(q)))
 
 
@@ -150,11 +150,11 @@ class Family:
         batch: how many axes its batch has.
     """
 
-    def __init__(self, built: Any, leaves: list[np.ndarray], mapped: int, batch: int) -> None:
+    def __init__(self, built: Any, leaves: list[Any], mapped: int, batch: int) -> None:
         self.dist, self.own, self.batch = plain(built), batch, mapped + batch
         self._ids = {id(x) for x in leaves}
 
-    def parameter(self, name: str, event: int = 0) -> np.ndarray:
+    def parameter(self, name: str, event: int = 0) -> Any:
         """A parameter, with all of the axes of the batch where it has lanes."""
         x = getattr(self.dist, name)
         if id(x) not in self._ids:
@@ -194,7 +194,7 @@ class Family:
         move = [self._of(transforms[0], name) for name in ("loc", "scale")]
         return self._continuous(family, nodes, [*own, *move])
 
-    def _of(self, holder: Any, name: str) -> np.ndarray:
+    def _of(self, holder: Any, name: str) -> Any:
         x = getattr(holder, name)
         if id(x) not in self._ids:
             return np.asarray(x, np.float64)
@@ -254,12 +254,12 @@ class Family:
             return Outcomes(x, special.expit(z) * special.expit(-z) ** x)
         return None
 
-    def _continuous(self, family: Continuous, nodes: int, moving: list[np.ndarray]) -> Outcomes:
+    def _continuous(self, family: Continuous, nodes: int, moving: list[Any]) -> Outcomes:
         still = [_at_centre(x, self.batch) for x in moving]
         lanes = max(x.ndim for x in still)
         step = 2 * _REACH / nodes
 
-        def axis(z: np.ndarray) -> np.ndarray:
+        def axis(z: Any) -> Any:
             return z.reshape((len(z), *(1,) * lanes))
 
         z = axis(-_REACH + step * (np.arange(nodes) + 0.5))
@@ -277,12 +277,12 @@ class Family:
         return Outcomes(family.quantile(middle, 1 - middle, *moving), below[1:] - below[:-1])
 
 
-def _axis(x: np.ndarray, beside: np.ndarray) -> np.ndarray:
+def _axis(x: Any, beside: Any) -> Any:
     """Outcomes in front of all axes of a parameter."""
     return x.reshape((len(x), *(1,) * beside.ndim))
 
 
-def _at_centre(x: np.ndarray, batch: int) -> np.ndarray:
+def _at_centre(x: Any, batch: int) -> Any:
     """A parameter at the first of the points at which a program is evaluated: their axis of lanes.
 
     It is the last one before the axes of the batch.

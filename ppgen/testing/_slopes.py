@@ -41,10 +41,10 @@ class _Choices:
 
     def __init__(self, nodes: int, terms: int, limit: int) -> None:
         self.nodes, self.terms, self.limit = nodes, terms, limit
-        self.weights: list[np.ndarray] = []
+        self.weights: list[Any] = []
         self.points, self.defect, self.refinable = 1, 0.0, False
 
-    def __call__(self, eqn: Any, values: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def __call__(self, eqn: Any, values: Sequence[Any]) -> list[Any]:
         if eqn.primitive.name == "fresh_key":
             # Of many lanes: drawing from it is refused.
             return [np.zeros(eqn.outvars[0].aval.shape, np.uint64)]
@@ -68,7 +68,7 @@ class _Choices:
         self.refinable |= len(found.weights) == self.nodes
         return [self._all_of(found, (*lanes, *spec.batch), spec.shape[len(spec.batch) :])]
 
-    def _all_of(self, found: Outcomes, batch: tuple, event: tuple) -> np.ndarray:
+    def _all_of(self, found: Outcomes, batch: tuple, event: tuple) -> Any:
         """Every combination of the outcomes of the elements of a batch, as one axis of lanes."""
         size, elements = len(found.weights), math.prod(batch)
         self.points *= size**elements
@@ -89,7 +89,7 @@ class _Choices:
         lanes = x.shape[1 : x.ndim - 1 - len(event)]
         return x.reshape((len(x), *(1,) * (older - len(lanes)), *lanes, *batch, *event))
 
-    def expectation(self, cost: np.ndarray) -> np.ndarray:
+    def expectation(self, cost: Any) -> Any:
         """The mean of a cost over all outcomes: the lanes of the points are left."""
         for i in reversed(range(len(self.weights))):
             if cost.ndim > i + 1:
@@ -104,7 +104,7 @@ def _variables(eqn: Any) -> list[Any]:
     return eqn.invars
 
 
-def _with_lanes(x: np.ndarray, flags: Sequence[bool], rank: int) -> np.ndarray:
+def _with_lanes(x: Any, flags: Sequence[bool], rank: int) -> Any:
     """An operand with an axis for each mapped axis of the choice, also where it is not mapped."""
     own = rank - sum(flags)
     lead = x.shape[: x.ndim - rank]
@@ -113,7 +113,7 @@ def _with_lanes(x: np.ndarray, flags: Sequence[bool], rank: int) -> np.ndarray:
     return x.reshape((*lead, *inner, *x.shape[x.ndim - own :]))
 
 
-def _flat(x: np.ndarray, batch: tuple, event: tuple) -> np.ndarray:
+def _flat(x: Any, batch: tuple, event: tuple) -> Any:
     """The axes of the batch made one, before those of the event."""
     own = len(batch) + len(event)
     missing = own - (x.ndim - 1)
@@ -124,7 +124,7 @@ def _flat(x: np.ndarray, batch: tuple, event: tuple) -> np.ndarray:
 
 def slopes(
     f: Callable[..., Any],
-    theta: Sequence[float],
+    theta: Any,
     *,
     nodes: int = 48,
     terms: int = 48,
@@ -152,7 +152,7 @@ def slopes(
 
 
 def slopes_of(
-    jaxpr: Any, theta: Sequence[float], nodes: int, terms: int, limit: int, step: float = _STEP
+    jaxpr: Any, theta: Any, nodes: int, terms: int, limit: int, step: float = _STEP
 ) -> Exact:
     """As `slopes`, of a staged program."""
     n = len(theta)
