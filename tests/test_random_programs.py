@@ -18,7 +18,8 @@ from ppgen._analysis import propagation
 from ppgen.estimators import MeasureValued, ScoreFunction
 from ppgen.testing import RandomProgram, planted
 from ppgen.testing._lanes import Lanes, keys
-from ppgen.testing._random_parts import FAMILIES, FLOWS, FUNCTIONS
+from ppgen.testing._random_flows import FLOWS
+from ppgen.testing._random_parts import FAMILIES, FUNCTIONS
 from ppgen.testing._random_programs import Choice, random_program
 from ppgen.testing._slopes import slopes
 from ppgen.testing._verdicts import judge as verdict
@@ -43,10 +44,10 @@ def judged(p):
 
 
 def test_none_is_wrong():
-    found = [(p := random_program(np.random.default_rng([7, i])), judged(p)) for i in range(100)]
+    found = [(p := random_program(np.random.default_rng([7, i])), judged(p)) for i in range(150)]
     bad = [(p, v) for p, v in found if v.verdict in ("wrong", "crashed", "not a number")]
     assert not bad, bad
-    assert sum(v.verdict == "right" for _, v in found) > 60
+    assert sum(v.verdict == "right" for _, v in found) > 75
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_a_wrong_rule_about_axes_is_found(monkeypatch):
         # Element by element the same as x, which only a rule that looks at the order knows.
         same = jnp.reshape(jnp.reshape(x, (4,), order="F"), (2, 2), order="F")
         y = jax.lax.reshape(x, (2, 2), dimensions=(1, 0))
-        return jnp.sum(y * jnp.array([[1.0, 10.0], [-4.0, 0.3]])) + jnp.sum(same)
+        return jnp.sum(y * jnp.array([[1.0, 10.0], [4.0, 0.3]])) + jnp.sum(same)
 
     assert verdict(by_columns, (0.3, 0.1)).verdict == "right"
     straight = propagation.RULES["reshape"]
@@ -137,7 +138,7 @@ def test_slopes_of_means(family, mean):
 
 def test_lanes_compute_what_jax_computes():
     """Costs of pairs of numbers, and their slopes, on lanes and under `vmap`."""
-    x, y = jnp.array([0.31, 1.0, -0.7]), jnp.array([-0.22, 0.0, 2.0])
+    x, y = jnp.array([0.31, 1.0, -0.71]), jnp.array([-0.22, 0.0, 2.0])
 
     def all_costs(x, y):
         return [jnp.asarray(f(x, y), float) for f in FUNCTIONS.values()]

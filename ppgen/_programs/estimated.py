@@ -127,7 +127,7 @@ def check_particles(kind: str, particles: int) -> None:
 
 
 def log_weight_of_drawn(log_p: Array, log_q: Array) -> Array:
-    """log p − log q of values that were drawn from q.
+    """Log p − log q of values that were drawn from q.
 
     What q cannot draw is looked at as well, where the choice is summed over. It has no weight
     there, but ∞ − ∞ would be passed on to what has one.

@@ -18,7 +18,8 @@ import numpy as np
 import scipy.special as special
 
 from ppgen import _jax
-from ppgen.testing._lane_rules import RULES, aligned, full, lanes_of, rank
+from ppgen.testing._lane_axes import aligned, full, lanes_of, rank
+from ppgen.testing._lane_rules import RULES
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _STEPS = 10_000

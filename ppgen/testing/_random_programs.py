@@ -23,7 +23,8 @@ from numpyro.distributions import Distribution
 
 from ppgen.estimators import AbstractEstimator, Reparameterize
 from ppgen.testing._oracle import exact
-from ppgen.testing._random_parts import FAMILIES, FLOWS, FUNCTIONS, Place
+from ppgen.testing._random_flows import FLOWS, Place
+from ppgen.testing._random_parts import FAMILIES, FUNCTIONS
 from ppgen.testing._strategies import sound_estimators
 
 _NODES, _TERMS = 24, 32

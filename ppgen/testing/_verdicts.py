@@ -23,7 +23,7 @@ from ppgen.errors import BiasedEstimatorError, DiscontinuityError, PpgenError
 from ppgen.testing._lanes import Lanes, Unsupported, keys
 from ppgen.testing._slopes import Exact, slopes_of
 
-_FIRST, _CHUNK, _LAST = 1024, 16_384, 131_072
+_FIRST, _CHUNK, _LAST = 4096, 16_384, 131_072
 _SUSPICIOUS, _WRONG = 4.0, 6.0
 _POWER = 6.0 + 1.645
 # A refused program is called sound only where a bias of this part of the gradient would show.
