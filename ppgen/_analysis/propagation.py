@@ -7,6 +7,7 @@ operation on arrays moves them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, SupportsIndex
 
@@ -69,9 +70,11 @@ def _broadcast(eqn, ins):
 
 
 def _reshape(eqn, ins):
-    if eqn.params["dimensions"] is not None:  # transposed first
-        return ins[0].jumbled()
-    old, new = _shape(eqn), eqn.outvars[0].aval.shape
+    new = eqn.outvars[0].aval.shape
+    # It may transpose first, as `jnp.reshape(x, shape, order="F")` does.
+    order = eqn.params.get("dimensions")
+    order = range(len(_shape(eqn))) if order is None else order
+    old = [_shape(eqn)[k] for k in order]
 
     def starts(shape):
         # Axes of one length are followed by the number of elements before them.
@@ -84,10 +87,8 @@ def _reshape(eqn, ins):
     places = starts(new)
 
     def axis(k: int) -> int | None:
-        before = 1
-        for size in old[:k]:
-            before *= size
-        return places.get((before, old[k]))
+        at = list(order).index(k)
+        return places.get((math.prod(old[:at]), old[at]))
 
     return _kept(axis, ins[0])
 

@@ -125,6 +125,15 @@ def check_particles(kind: str, particles: int) -> None:
         raise ValueError(f"{kind} needs at least one particle, not {particles}")
 
 
+def log_weight_of_drawn(log_p: Array, log_q: Array) -> Array:
+    """Log p − log q of values that were drawn from q.
+
+    What q cannot draw is looked at as well, where the choice is summed over. It has no weight
+    there, but ∞ − ∞ would be passed on to what has one.
+    """
+    return jnp.where(log_q == -jnp.inf, 0.0, log_p - log_q)
+
+
 def stack(first: Any, rest: Any) -> Any:
     """`first` put in front of `rest`, along a leading axis, leaf by leaf."""
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)

@@ -18,6 +18,7 @@ from ppgen._programs.estimated import (
     check_particles,
     check_proposal,
     inner,
+    log_weight_of_drawn,
     stack,
     total,
 )
@@ -138,7 +139,7 @@ def marginal(
                 return total(joint.run(p, values, unscored=frozenset(others))[1])
             _, drawn = proposed.run(q, {}, values)
             _, scored = joint.run(p, values | drawn.choices)
-            return total(scored) - total(drawn)
+            return log_weight_of_drawn(total(scored), total(drawn))
 
         def score(operands: Sequence[Any], values: dict[str, Any]) -> tuple[list[Any], Array]:
             outs: list[Any] = [None] * len(outs_vary)

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from ppgen._programs.candidates import Candidate, bind_resampled
-from ppgen._programs.estimated import check_particles, check_proposal, inner, total
+from ppgen._programs.estimated import (
+    check_particles,
+    check_proposal,
+    inner,
+    log_weight_of_drawn,
+    total,
+)
 from ppgen._staging.sites import has_estimate
 from ppgen._user_lines import user_line
 from ppgen.annotations import Program
@@ -106,7 +112,8 @@ def normalize(program: Program, *, proposal: Program | None = None, particles: i
             _, drawn = proposed.run(q, {})
             outs, scored = joint.run(p, drawn.choices)
             log_p = total(scored)
-            return Candidate(drawn.choices, outs, log_p - total(drawn), log_p)
+            log_weight = log_weight_of_drawn(log_p, total(drawn))
+            return Candidate(drawn.choices, outs, log_weight, log_p)
 
         def weigh(operands: Sequence[Any], values: dict[str, Any]) -> Candidate:
             p, q = operands[:split], operands[split:]

@@ -305,4 +305,12 @@ def matched(
                 where=spec.choice.where,
                 instead=f"a site {name!r} in the guide, or an entry {name!r} in `choices`",
             )
+        if name in given and _is_whole(given[name], spec):
+            # A count as the value of a real variable: what is made of it was staged for floats.
+            given[name] = jnp.asarray(given[name]).astype(spec.choice.dtype)
     return given
+
+
+def _is_whole(value: Any, spec: SiteSpec) -> bool:
+    real = jnp.issubdtype(spec.choice.dtype, jnp.floating)
+    return bool(real and not jnp.issubdtype(jnp.result_type(value), jnp.inexact))

@@ -8,20 +8,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from hypothesis import strategies as st
 from jax import Array
 from numpyro.distributions import Distribution
 
-from ppgen.estimators import AbstractEstimator
+from ppgen.estimators import AbstractEstimator, Reparameterize
 from ppgen.testing._oracle import exact
-from ppgen.testing._random_parts import FAMILIES, FLOWS, FUNCTIONS
+from ppgen.testing._random_flows import FLOWS, Place
+from ppgen.testing._random_parts import FAMILIES, FUNCTIONS
 from ppgen.testing._strategies import sound_estimators
 
 _NODES, _TERMS = 24, 32
@@ -30,7 +33,7 @@ _NODES, _TERMS = 24, 32
 _FAMILIES: dict[str, tuple[Callable[[Array], Distribution], int]] = {
     "flip": (lambda x: dist.Bernoulli(logits=x), 2),
     "flip_probs": (lambda x: dist.Bernoulli(jax.nn.sigmoid(2 * x)), 2),
-    "pick": (lambda x: dist.Categorical(logits=jnp.stack([0.0 * x, x, -x])), 3),
+    "pick": (lambda x: dist.Categorical(logits=jnp.stack([0.0 * x, x, -x], axis=-1)), 3),
     "binomial": (lambda x: dist.Binomial(2, logits=x), 3),
     "count": (lambda x: dist.Poisson(jax.nn.sigmoid(x)), _TERMS),
     "normal": (lambda x: dist.Normal(x, 0.5), _NODES),
@@ -67,14 +70,17 @@ class Choice:
         parent: the index of the variable that it depends on.
         flow: the control flow around it.
         selector: the index of the variable that a `cond` or `switch` looks at: a discrete one.
-        estimator: its gradient estimator.
+        estimator: its gradient estimator; `None` for the default.
+        through: what its parameter is: a function of its parent and of another variable, or `None`
+            for the parent itself.
     """
 
     family: str
     parent: int
     flow: str
     selector: int
-    estimator: AbstractEstimator
+    estimator: AbstractEstimator | None
+    through: tuple[str, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,11 +94,13 @@ class RandomProgram:
         theta: where to evaluate it.
         choices: its statements.
         costs: names of functions, and the two variables that they take.
+        draws: how many runs are averaged.
     """
 
     theta: tuple[float, float]
     choices: tuple[Choice, ...]
     costs: tuple[tuple[str, int, int], ...]
+    draws: int = 1
 
     @property
     def args(self) -> tuple[Array]:
@@ -102,7 +110,12 @@ class RandomProgram:
     @property
     def order(self) -> int:
         """To which derivative its estimators are unbiased."""
-        return 1 if any(c.estimator.first_order for c in self.choices) else 2
+        return 1 if any(c.estimator and c.estimator.first_order for c in self.choices) else 2
+
+    @property
+    def forward(self) -> bool:
+        """Whether only forward mode differentiates it: it has a loop of unknown length."""
+        return any("while" in c.flow for c in self.choices)
 
     @property
     def exact(self) -> Callable[..., Array]:
@@ -111,24 +124,45 @@ class RandomProgram:
 
     def __call__(self, theta: Array) -> Array:
         """The cost of one run."""
+        from ppgen import log_density
+
+        return self._cost(theta, lambda program, values: log_density(program)(values))
+
+    def oracle(self, theta: Array) -> Array:
+        """The same, with NumPyro's densities."""
+        from numpyro.infer.util import log_density
+
+        return self._cost(theta, lambda program, values: log_density(program, (), {}, values)[0])
+
+    def _cost(self, theta: Array, log_density: Callable[..., Array]) -> Array:
         env = [theta[0], theta[1]]
         for i, choice in enumerate(self.choices):
-            env.append(_run(choice, env, f"z{i}"))
+            env.append(_run(choice, env, f"z{i}", log_density))
         return sum(_ALL_FUNCTIONS[name](env[i], env[j]) for name, i, j in self.costs)
 
 
-def _run(choice: Choice, env: list[Array], name: str) -> Array:
+def _run(choice: Choice, env: list[Array], name: str, log_density: Callable[..., Array]) -> Array:
     from ppgen import draw
 
     make, _ = _ALL_FAMILIES[choice.family]
-    x, infer = env[choice.parent], {"grad": choice.estimator}
+    x = env[choice.parent]
+    infer = None if choice.estimator is None else {"grad": choice.estimator}
+    if choice.through is not None:
+        through, other = choice.through
+        x = jnp.tanh(_ALL_FUNCTIONS[through](x, env[other])) * 1.5
 
     def once(x: Array) -> Array:
         value = draw(make(x), name=name, grad=choice.estimator)
         return value.astype(x.dtype)
 
+    def raw(name: str, x: Array) -> Array:
+        return numpyro.sample(name, make(x), infer=infer)
+
+    def site(name: str, x: Array) -> Array:
+        return raw(name, x).astype(x.dtype)
+
     if choice.flow in FLOWS:
-        return FLOWS[choice.flow][0](once, x, name)
+        return FLOWS[choice.flow][0](Place(once, site, raw, x, name, log_density))
     match choice.flow:
         case "none":
             return once(x)
@@ -140,7 +174,7 @@ def _run(choice: Choice, env: list[Array], name: str) -> Array:
             # Behind functions with derivative rules of their own.
             return jax.nn.relu(once(x) + 1.0) + jax.scipy.special.xlogy(1.0, 1.0 + x**2)
         case "site":
-            return numpyro.sample(name, make(x), infer=infer).astype(x.dtype)
+            return site(name, x)
         case "cond":
             return jax.lax.cond(env[choice.selector] > 0.5, once, jnp.sin, x)
         case "switch":
@@ -160,9 +194,67 @@ def _run(choice: Choice, env: list[Array], name: str) -> Array:
             return jnp.sum(jax.lax.map(once, x * jnp.array([1.0, -0.5])) ** 2)
         case "plate":
             with numpyro.plate(f"{name}_plate", 2):
-                z = numpyro.sample(name, make(x * jnp.array([1.0, -0.5])), infer=infer)
+                z = site(name, x * jnp.array([1.0, -0.5]))
             return jnp.sum((z - jnp.array([0.5, 1.0])) ** 2) + z[0] * z[1]
     raise ValueError(f"unknown control flow {choice.flow!r}")
+
+
+Pick = Callable[[Sequence[Any]], Any]
+"""Picks one of several: Hypothesis, or a generator of random numbers."""
+
+
+@functools.cache
+def _sound(family: str) -> tuple[AbstractEstimator, ...]:
+    make, _ = _ALL_FAMILIES[family]
+    found = sound_estimators(make(jnp.zeros(()))).values()
+    if family == "point":
+        return tuple(e for e in found if type(e) is Reparameterize)
+    # Programs branch on values, which must not lie between those of the choice.
+    return tuple(e for e in found if not e.relaxed)
+
+
+def _generate(pick: Pick, max_choices: int, max_points: int, whole: bool) -> RandomProgram:
+    families = _ALL_FAMILIES if whole else _FAMILIES
+    functions = sorted(_ALL_FUNCTIONS if whole else _FUNCTIONS)
+    known = _ALL_FLOWS if whole else _FLOWS
+    # Apart from where costs jump or have a kink.
+    tenths = [i / 10 + (0.0137 if whole else 0.0) for i in range(-10, 11)]
+    theta = (pick(tenths), pick(tenths))
+    choices: list[Choice] = []
+    discrete: list[int] = []
+    points = 1
+    for _ in range(pick(range(min(2, max_choices), max_choices + 1))):
+        flow = pick([f for f in known if discrete or f not in ("cond", "switch")])
+        repeats = 2 if flow == "switch" else known[flow]
+        fitting = [f for f, (_, n) in families.items() if points * n**repeats <= max_points]
+        if not fitting:
+            break
+        family = pick(fitting)
+        size = families[family][1]
+        points *= size**repeats
+        index = 2 + len(choices)
+        parent = pick(range(index))
+        selector = pick(discrete) if discrete else 0
+        estimator, through = pick(_sound(family)), None
+        if whole:
+            estimator = pick([estimator] * 9 + [None])
+            through = (pick(functions), pick(range(index))) if pick(range(3)) == 0 else None
+        choices.append(Choice(family, parent, flow, selector, estimator, through))
+        if flow in ("none", "jit", "remat", "site") and size != _NODES:
+            discrete.append(index)
+    variables = range(2 + len(choices))
+    costs = [(pick(functions), pick(variables), pick(variables)) for _ in range(pick(range(1, 4)))]
+    # Whatever else there is, the last variable is paid for.
+    last = (pick(functions), 1 + len(choices), pick(variables))
+    draws = pick((1, 1, 1, 1, 1, 2, 3)) if whole else 1
+    return RandomProgram(theta, tuple(choices), (*costs, last), draws)
+
+
+def random_program(
+    rng: np.random.Generator, *, max_choices: int = 2, max_points: int = 5000
+) -> RandomProgram:
+    """A random program from the whole language, as `programs(whole=True)`, in microseconds."""
+    return _generate(lambda xs: xs[rng.integers(len(xs))], max_choices, max_points, True)
 
 
 @st.composite
@@ -193,41 +285,4 @@ def programs(
         ... def test_it(p):
         ...     assert_unbiased(p, *p.args, order=p.order, exact=p.exact, detect=1.0)
     """
-    families = _ALL_FAMILIES if whole else _FAMILIES
-    functions = _ALL_FUNCTIONS if whole else _FUNCTIONS
-    known = _ALL_FLOWS if whole else _FLOWS
-    tenths = st.integers(-10, 10).map(lambda i: i / 10)
-    theta = (draw(tenths), draw(tenths))
-    choices: list[Choice] = []
-    discrete: list[int] = []
-    points = 1
-    for _ in range(draw(st.integers(min(2, max_choices), max_choices))):
-        flows = [f for f in known if discrete or f not in ("cond", "switch")]
-        flow = draw(st.sampled_from(flows))
-        repeats = 2 if flow == "switch" else known[flow]
-        fitting = [f for f, (_, n) in families.items() if points * n**repeats <= max_points]
-        if not fitting:
-            break
-        family = draw(st.sampled_from(fitting))
-        make, size = families[family]
-        points *= size**repeats
-        index = 2 + len(choices)
-        fit = sound_estimators(make(jnp.zeros(()))).values()
-        choices.append(
-            Choice(
-                family,
-                draw(st.integers(0, index - 1)),
-                flow,
-                draw(st.sampled_from(discrete)) if discrete else 0,
-                # Programs branch on values, which must not lie between those of the choice.
-                draw(st.sampled_from([e for e in fit if not e.relaxed])),
-            )
-        )
-        if flow in ("none", "jit", "remat", "site") and size != _NODES:
-            discrete.append(index)
-    variables = st.integers(0, 1 + len(choices))
-    cost = st.tuples(st.sampled_from(sorted(functions)), variables, variables)
-    costs = draw(st.lists(cost, min_size=1, max_size=3))
-    # Whatever else there is, the last variable is paid for.
-    last = (draw(st.sampled_from(sorted(functions))), 1 + len(choices), draw(variables))
-    return RandomProgram(theta, tuple(choices), (*costs, last))
+    return _generate(lambda xs: draw(st.sampled_from(list(xs))), max_choices, max_points, whole)

@@ -1,0 +1,186 @@
+"""Is the estimate of a random program right? In milliseconds, without a compiler.
+
+The surrogate's value and gradient are evaluated in NumPy for a thousand keys, and compared with the
+exact value and with slopes of values. What differs by chance is looked at again, with more keys and
+more nodes: a program that is called wrong differs by more than six standard errors at 130,000 keys,
+where one that is right does so in one program of 10⁸.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ppgen._expectation import expectation, prepare
+from ppgen._staging.stage import stage
+from ppgen.errors import BiasedEstimatorError, DiscontinuityError, PpgenError
+from ppgen.testing._lanes import Lanes, Unsupported, keys
+from ppgen.testing._slopes import Exact, slopes_of
+
+_FIRST, _CHUNK, _LAST = 4096, 16_384, 131_072
+_SUSPICIOUS, _WRONG = 4.0, 6.0
+_POWER = 6.0 + 1.645
+# A refused program is called sound only where a bias of this part of the gradient would show.
+_FINE = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What was found of one program.
+
+    Attributes:
+        verdict: "right", "wrong", "not a number" (which is seen at once), "refused", "crashed" or
+            "unknown" (nothing to compare with).
+        why: the error, or the entries that differ.
+        sound: of a refused program, "sound" where what it would have estimated is right, "unsound"
+            where it is wrong, "unknown" where one cannot tell, "no estimate" where there is none.
+        detectable: the smallest bias that would have been called wrong (with probability 0.95),
+            relative to the larger of the slopes and 0.1; `None` where nothing was compared.
+    """
+
+    verdict: str
+    why: str = ""
+    sound: str = ""
+    detectable: float | None = None
+
+
+class _Comparison(NamedTuple):
+    z: np.ndarray
+    estimate: np.ndarray
+    error: np.ndarray
+    exact: np.ndarray
+
+
+def judge(
+    program: Callable[..., Any], theta: tuple[float, ...], *, draws: int = 1, nodes: int = 48
+) -> Verdict:
+    """The verdict on `expectation(program)` and its gradient at `theta`."""
+    at = jnp.array(theta)
+    try:
+        graph = _graph(program, expectation(program, draws=draws), at)
+    except PpgenError as error:
+        return _refused(program, at, draws, nodes, error)
+    except Exception as error:
+        return Verdict("crashed", f"{type(error).__name__}: {error}")
+    return _compared(program, at, graph, nodes)
+
+
+def _graph(program: Callable[..., Any], g: Callable[..., Any], at: Any) -> Any:
+    if getattr(program, "forward", False):
+
+        def both(key: Any, at: Any) -> Any:
+            def twice(at: Any) -> Any:
+                value = g(key, at)
+                return value, value
+
+            gradient, value = jax.jacfwd(twice, has_aux=True)(at)
+            return value, gradient
+
+        return jax.make_jaxpr(both)(jax.random.key(0), at)
+    return jax.make_jaxpr(jax.value_and_grad(g, argnums=1))(jax.random.key(0), at)
+
+
+def _refused(
+    program: Callable[..., Any], at: Any, draws: int, nodes: int, error: PpgenError
+) -> Verdict:
+    why = f"{type(error).__name__}: {error.message}"
+    sound = "no estimate"
+    if isinstance(error, DiscontinuityError | BiasedEstimatorError):
+        # The same without the refusal: is it right nevertheless?
+        def unrefused(key: Any, theta: Any) -> Any:
+            prepared = prepare(lambda: program(theta), strict=False, allow_biased=True)
+            return prepared.run(key, None)[0]
+
+        try:
+            graph = _graph(program, unrefused, at)
+            found = _compared(program, at, graph, nodes, _CHUNK)
+        except PpgenError:
+            return Verdict("refused", why, sound)
+        sound = "unknown"
+        if found.verdict in ("wrong", "not a number"):
+            sound = "unsound"
+        elif found.detectable is not None and found.detectable < _FINE:
+            sound = "sound"
+    return Verdict("refused", why, sound)
+
+
+def _compared(
+    program: Callable[..., Any], at: Any, graph: Any, nodes: int, first: int = _FIRST
+) -> Verdict:
+    theta = np.asarray(at)
+    oracle = getattr(program, "oracle", program)
+    try:
+        staged = stage(oracle, jax.ShapeDtypeStruct(theta.shape, theta.dtype), in_place=False)
+        exact = slopes_of(staged.jaxpr, theta, nodes, 64, 30_000)
+    except (Unsupported, PpgenError) as error:
+        return Verdict("unknown", f"{type(error).__name__}: {error}")
+    if exact.defect > 1e-4 or not np.all(np.isfinite([exact.value, *exact.slopes])):
+        return Verdict("unknown", "the exact value is not known well enough")
+    try:
+        found = _compare([_estimates(graph, theta, first, 0)], exact)
+        if not np.all(np.abs(found.z) <= _SUSPICIOUS):  # a NaN is suspicious
+            found = _again(graph, theta, exact, staged.jaxpr, nodes)
+    except Unsupported as error:
+        return Verdict("unknown", f"{type(error).__name__}: {error}")
+    if found is None:
+        return Verdict("unknown", "kinks at the point itself")
+    if not np.all(np.abs(found.z) <= _WRONG):
+        rows = zip(["value", *range(len(theta))], *found[1:], found.z, strict=True)
+        why = "; ".join(
+            f"{n}: {e:.6g} ± {s:.2g}, exact {x:.6g}, z {z:.1f}" for n, e, s, x, z in rows
+        )
+        return Verdict("not a number" if np.any(np.isnan(found.z)) else "wrong", why)
+    scale = max(0.1, float(np.max(np.abs(exact.slopes))))
+    return Verdict("right", detectable=float(_POWER * np.max(found.error[1:])) / scale)
+
+
+def _again(graph: Any, theta: Any, exact: Exact, staged: Any, nodes: int) -> _Comparison | None:
+    """More keys; where values were integrated more nodes, with the change as a tolerance."""
+    finer, doubt = exact, np.zeros(1 + len(theta))
+    other = slopes_of(staged, theta, nodes, 64, 30_000, step=2.7e-4)
+    if not np.allclose(other.slopes, exact.slopes, rtol=1e-2, atol=1e-2):
+        return None
+    if exact.refinable:
+        for more in (16 * nodes + 1, 4 * nodes + 1, 2 * nodes + 1):
+            try:
+                finer = slopes_of(staged, theta, more, 64, 300_000)
+            except Unsupported:
+                continue
+            doubt = np.abs(_entries(finer) - _entries(exact))
+            break
+    parts = []
+    for i in range(_LAST // _CHUNK):
+        parts.append(_estimates(graph, theta, _CHUNK, 1 + i))
+        found = _compare(parts, finer, doubt)
+        if np.all(np.abs(found.z) <= _SUSPICIOUS):
+            break
+    return found
+
+
+def _estimates(graph: Any, theta: np.ndarray, count: int, seed: int) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        value, gradient = Lanes()(graph, [keys(count, seed), theta])
+    value = np.broadcast_to(value, (count,))[:, None]
+    gradient = np.broadcast_to(gradient, (count, len(theta)))
+    return np.concatenate([value, gradient], axis=1).astype(np.float64)
+
+
+def _entries(exact: Exact) -> np.ndarray:
+    return np.array([exact.value, *exact.slopes])
+
+
+def _compare(parts: list[np.ndarray], exact: Exact, doubt: Any = 0.0) -> _Comparison:
+    x, truth = np.concatenate(parts), _entries(exact)
+    mean, error = x.mean(axis=0), x.std(axis=0) / math.sqrt(len(x))
+    size = np.sqrt((x**2).mean(axis=0))
+    # Single precision, in which the estimates are computed and added up.
+    rounding = 2e-5 * (size + np.abs(truth)) + 2e-5
+    gap = np.maximum(np.abs(mean - truth) - rounding - doubt, 0.0)
+    z = np.where(gap > 0, gap / np.maximum(error, 1e-12), 0.0)
+    return _Comparison(np.where(np.isnan(mean), np.nan, z), mean, error, truth)
