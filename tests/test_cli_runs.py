@@ -86,6 +86,7 @@ def wait_for(process, condition):
 # --- every model ----------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep(quick=["vae"])
 @pytest.mark.parametrize("model", TINY)
 def test_a_model_fits_goes_on_is_evaluated_and_sampled(here, model, capsys):
     assert main(["fit", model, *TINY[model], *SHORT, "--ema", ".9"]) == 0
@@ -155,6 +156,7 @@ def test_a_run_of_two_stages_goes_on_in_either(here, capsys):
 # --- killed, interrupted --------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_and_ends_in_the_same_bits(here, images):
     arguments = [*TINY["vae"], "--data", images, "--steps", "600", "--chunk", "10"]
     arguments += ["--checkpoint-every", "60", "--early-stopping", "90", "--evaluate-every", "40"]
@@ -289,6 +291,7 @@ def test_the_cache_is_used_and_a_folder_that_cannot_be_written_is_a_note(
     assert not capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_two_processes_are_one_run(here, images, run):
     """Each with two devices: the numbers are those of one, up to the order of sums."""
     arguments = [*TINY["vae"], *SHORT, "--objective", "iwelbo", "--data", images, "--out", "run"]

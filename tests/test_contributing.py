@@ -48,6 +48,7 @@ def follow(page, checkout):
     return commands
 
 
+@pytest.mark.sweep(quick=["adding_an_objective"])
 @pytest.mark.parametrize("page", PAGES)
 def test_page(page, tmp_path):
     for folder in ("ppgen", "inference", "models", "tests", "docs", "benchmarks"):

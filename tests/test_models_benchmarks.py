@@ -16,6 +16,7 @@ from ppgen.models.parts import marks
 from ppgen.models.random_grid import marks as random_grid
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["diffuse_vae", "marginalization", "random_grid"])
 def test_fast_marks_are_passed(model):
     found = importlib.import_module(f"ppgen.models.{model}.marks").marks(True, 10)
