@@ -129,6 +129,7 @@ CURATED = {
 }
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("name", CURATED)
 def test_law_and_densities(name):
     make, by_hand = CURATED[name]

@@ -267,6 +267,7 @@ WRAPPED = {
 }
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("make", [von_mises, mixture])
 @pytest.mark.parametrize("wrap, x64", [("itself", True), *((wrap, False) for wrap in WRAPPED)])
 def test_wrapped_samples_are_numpyros(wrap, x64, make):

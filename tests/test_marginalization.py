@@ -417,6 +417,7 @@ def start():
     return divergences(fresh())
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize(
     "objective, erased", [("published", 2), ("importance", None), ("corrected", 2)]
 )
@@ -436,6 +437,7 @@ def test_training_by_an_energy_reaches_the_target(objective, erased, start):
     assert of_theta < 0.03 and of_phi < 0.1
 
 
+@pytest.mark.long
 def test_training_by_the_elbo_improves_the_conditionals(start):
     optimizer = optax.adam(5e-3)
     mam = fit_energy(
@@ -485,6 +487,7 @@ def test_chains_move_with_the_model_and_stay_configurations():
     assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
 
 
+@pytest.mark.long
 def test_maximum_likelihood_in_two_stages():
     data = STATES[
         np.random.RandomState(0).choice(512, 4000, p=np.exp(LOG_TARGET) / np.exp(LOG_TARGET).sum())
@@ -592,6 +595,7 @@ def test_what_is_known_of_molecules_is_summed_over_all_of_them():
 # --- the command line -----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options, floor, model",
     [

@@ -134,6 +134,7 @@ def check(name, draws):
     assert jnp.all(error < tolerance), (error, draws.mean(axis))
 
 
+@pytest.mark.sweep(of=2)
 @pytest.mark.parametrize("name", CASES)
 def test_derivative_is_unbiased(name):
     """The mean over draws agrees with the exact derivative within its standard error."""

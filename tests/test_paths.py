@@ -45,6 +45,7 @@ def mixture64():
 # --- the algebra ----------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("name", PATHS)
 def test_velocity_and_score_are_those_of_the_mixture(name, x64):
     """Against finite differences of the schedule, and against the density of what is noised."""

@@ -56,6 +56,7 @@ def test_verdicts(benchmark):
     assert "argsort" not in benchmark["kind"]("EstimatorError: a, b")
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_costs_are_of_two_numbers(name):
     value = FUNCTIONS[name](jnp.array(0.3), jnp.array(-0.7))

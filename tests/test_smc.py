@@ -106,6 +106,7 @@ def evidence(step, initial, xs=XS, particles=5, **options):
     return runs(lambda: filtered(initial, xs).log_evidence)
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("threshold", [0.7, 1.0])
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("model", MODELS)
