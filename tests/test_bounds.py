@@ -33,6 +33,8 @@ from ppgen.inference import (
 )
 from ppgen.testing import exact
 
+pytestmark = pytest.mark.sweep(of=3)
+
 X = 0.7
 
 

@@ -23,6 +23,8 @@ from ppgen import (
 from ppgen.errors import DiscontinuityError, EstimatorError
 from ppgen.testing import assert_unbiased
 
+pytestmark = pytest.mark.sweep(of=3)
+
 THETA = np.array([0.6, -0.3], np.float32)
 
 

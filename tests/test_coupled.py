@@ -16,6 +16,8 @@ from ppgen.errors import EstimatorError
 from ppgen.estimators import Antithetic, LeaveOneOut, QuasiMonteCarlo, Reparameterize, ScoreFunction
 from ppgen.testing import assert_unbiased
 
+pytestmark = pytest.mark.sweep(of=3)
+
 KEY = jax.random.key(0)
 WEIGHTS = jnp.array([1.0, 0.5, -0.3, 0.8])
 THETA = jnp.array([0.3, -0.2])

@@ -439,9 +439,7 @@ def test_what_is_abducted_replays_to_the_same_image():
         scales = [step_of(sampler, sampler.move(i), jnp.zeros(5), blind).std for i in range(1, 10)]
         jacobian = np.log(scales).sum() + 5 * np.log(sampler.last_scale)
         np.testing.assert_allclose(trace.log_density, expected - jacobian, rtol=1e-9)
-        np.testing.assert_allclose(
-            again(model, sampler, noise, label=label), trace["x"], atol=1e-9
-        )
+        np.testing.assert_allclose(again(model, sampler, noise, label=label), trace["x"], atol=1e-9)
         # An image that the model did not draw is encoded as well, and translated by another label.
         x = jnp.array([0.5, -1.0, 0.2, 0.9, -0.3])
         encode = eqx.filter_jit(ppgen.seed(ppgen.simulate(diffuse_vae_guide)))

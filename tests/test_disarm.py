@@ -17,6 +17,8 @@ from ppgen.errors import DerivativeError
 from ppgen.estimators import ARM, DisARM, MeasureValued, ScoreFunction
 from ppgen.testing import assert_unbiased
 
+pytestmark = pytest.mark.sweep(of=3)
+
 BOTH = pytest.mark.parametrize("estimator", [DisARM(), ARM()], ids=["disarm", "arm"])
 LOGITS = jnp.array([-1.5, -0.2, 0.4, 2.0])
 

@@ -18,6 +18,8 @@ from ppgen._staging.sites import Given, run_sites
 from ppgen.errors import ChoiceMismatchError, CostError, SiteError
 from ppgen.testing import exact
 
+pytestmark = pytest.mark.sweep(of=3)
+
 
 @pytest.fixture(autouse=True)
 def _float64():

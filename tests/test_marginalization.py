@@ -166,6 +166,7 @@ def test_a_corrected_move_keeps_the_target_whatever_the_conditionals_are():
 NETWORKS = pytest.mark.parametrize("network", [DualMLP, DualTransformer])
 
 
+@pytest.mark.sweep(of=2)
 @NETWORKS
 def test_nothing_is_certain_and_unknown_values_do_not_matter(network):
     mam = MaM(stirred(network(5, 3, 8, 1, key=jax.random.key(0)), jax.random.key(1)), 5, 3)
@@ -177,6 +178,7 @@ def test_nothing_is_certain_and_unknown_values_do_not_matter(network):
     assert log_marginal(mam, x) != log_marginal(mam, other)
 
 
+@pytest.mark.sweep(of=2)
 @NETWORKS
 def test_a_dual_network_begins_uniform_and_answers_in_float32(network):
     network = network(5, 3, 8, 2, key=jax.random.key(0))

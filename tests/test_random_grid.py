@@ -232,6 +232,7 @@ def test_the_poisson_residual_is_that_of_finite_differences():
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: type(p).__name__)
 def test_conditions_hold_whatever_the_weights(problem):
     rgnp = small(problem)
@@ -267,6 +268,7 @@ def test_conditions_hold_whatever_the_weights(problem):
     assert (inside.variance() > 0).all()
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: type(p).__name__)
 def test_references_solve_the_equation_they_are_references_of(problem):
     """The solver and the residual were written apart: interpolated, the one solves the other."""

@@ -85,6 +85,7 @@ def _vmap_of_images(t, n):
     return jnp.sum(jax.vmap(lambda x: jnp.mean((flip(t) * x) ** 2))(jnp.ones((n, 2, 2))))
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize(
     "program",
     [

@@ -17,6 +17,8 @@ from ppgen.errors import DiscontinuityError, EstimatorError
 from ppgen.estimators import _rebar
 from ppgen.testing import assert_unbiased
 
+pytestmark = pytest.mark.sweep(of=3)
+
 THETA = np.array([0.3, -0.8], np.float32)
 
 

@@ -17,6 +17,8 @@ from ppgen.inference import Trajectory, conditional_smc, elbo, fivo, iwelbo, smc
 from ppgen.inference.particles import _filtering as filtering
 from ppgen.testing import assert_unbiased, exact
 
+pytestmark = pytest.mark.sweep(of=3)
+
 KEYS = 20_000
 # Every comparison is within 5 standard errors: a false alarm has probability below 6e-7.
 SIGMAS = 5.0

@@ -18,6 +18,8 @@ from ppgen.errors import EstimatorError
 from ppgen.estimators._unordered_set import _ratios
 from ppgen.testing import assert_unbiased
 
+pytestmark = pytest.mark.sweep(of=3)
+
 THETA = np.array([0.6, -0.3], np.float32)
 COSTS = np.array([1.0, -2.0, 0.5, 3.0, -1.0, 0.3])
 
