@@ -3,6 +3,7 @@
 import gc
 import os
 
+import memory
 import pytest
 from tiers import MARKERS, NEVER_QUICK, never_quick, sort_into_tiers
 from type_checks import check_types
@@ -48,12 +49,7 @@ def pytest_collection_finish():
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item, nextitem):
+def pytest_runtest_protocol(item):
     result = yield
-    if nextitem is None or nextitem.path != item.path:
-        # What a file compiled is of no use to the next one, and would add up to gigabytes.
-        import jax
-
-        jax.clear_caches()
-        gc.collect()
+    memory.keep_below(2.0)
     return result

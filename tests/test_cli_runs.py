@@ -175,6 +175,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bits(here, images):
     assert any("held_out" in line for line in metrics_of(here / "whole"))
 
 
+@pytest.mark.long
 def test_an_interrupt_ends_with_a_checkpoint_and_says_how_to_go_on(here, images, capsys):
     arguments = ["fit", "vae", *TINY["vae"], "--steps", "1000000", "--chunk", "7"]
     arguments += ["--checkpoint-every", "1000000", "--data", images, "--out", "run"]

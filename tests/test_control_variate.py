@@ -278,6 +278,7 @@ def test_errors_say_what_is_wrong():
         Taylor(jnp.sin, order=3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bug", ["mean", "no score", "frozen"])
 def test_planted_bugs_are_found(bug):
     def mean(d):

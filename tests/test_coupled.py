@@ -111,6 +111,7 @@ def test_beside_a_site_with_a_leave_one_out_baseline():
     assert_unbiased(f, THETA, order=1, exact=exact, samples=10_000, detect=1.0, draws=2)
 
 
+@pytest.mark.long
 def test_a_wrong_quantile_is_caught(monkeypatch):
     """A planted bug: uniforms that are not uniform."""
     from ppgen.estimators import _coupled

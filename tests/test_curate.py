@@ -353,6 +353,7 @@ def example():
     return program, REWARDS.reshape(2, 2)
 
 
+@pytest.mark.long
 def test_power(monkeypatch):
     """Each planted bug breaks a law."""
     from ppgen._programs import candidates as _resampled

@@ -302,7 +302,7 @@ def _wrong_coefficient(decoder, eta, *, large):
     return step
 
 
-@pytest.mark.sweep(of=2)
+@pytest.mark.long
 @pytest.mark.parametrize("planted", [_too_much_noise, _wrong_coefficient])
 def test_a_planted_coefficient_breaks_the_law(planted, monkeypatch):
     monkeypatch.setattr(chain_module, "ancestral", planted)
@@ -580,6 +580,7 @@ def bound_in_closed_form(schedule, times, x, slope, large):
     return start, np.array(steps[::-1]), last, log_p
 
 
+@pytest.mark.sweep(of=2)
 @pytest.mark.parametrize("large", [False, True])
 def test_the_bound_and_its_terms_are_those_of_a_gaussian(large):
     schedule, times = linear_schedule(100), np.array([2, 5, 20, 40, 70])
@@ -647,6 +648,7 @@ def test_a_chain_of_one_move_has_its_bound():
 # --- the prior ------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_mixture_prior_is_of_the_aggregate_posterior():
     vae = Autoencoder(pixels=3, latent=2, hidden=8, key=jax.random.key(0))
     random = np.random.RandomState(0)

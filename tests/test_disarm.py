@@ -88,6 +88,7 @@ def test_unbiased(estimator, x64):
         assert_unbiased(flips(estimator), jnp.linspace(0.6, 1.2, 4), order=1, samples=20_000)
 
 
+@pytest.mark.long
 def test_planted_bug_is_found():
     """A wrong sign at one of the two outcomes."""
     with pytest.raises(AssertionError, match="biased"):

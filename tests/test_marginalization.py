@@ -295,6 +295,7 @@ def importance_of(draws):
     return lambda mam: importance_weighted_kl(mam, log_weight, draws=draws)
 
 
+@pytest.mark.long
 def test_without_its_weights_the_divergence_is_biased():
     """A planted bug: the same estimator, with p_θ scored on what p_φ draws."""
     mam = random_model(4)
@@ -345,6 +346,7 @@ def test_where_p_theta_is_normalised_the_gradient_is_that_of_kullback_leibler():
     assert_unbiased(divergence, MARGINAL, order=1, exact=kullback_leibler, samples=60_000)
 
 
+@pytest.mark.long
 def test_the_published_gradient_is_the_one_of_the_paper_and_biased():
     def drawn(marginal, draws=4):
         mam = independent(marginal)

@@ -141,6 +141,7 @@ def test_derivative_is_unbiased(name):
     check(name, cached(name)[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["binomial_probs", "gamma", "log_normal"])
 def test_dropped_phantom_is_found(name):
     """The test above has the power to see a wrong weight."""

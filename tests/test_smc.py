@@ -118,6 +118,7 @@ def test_the_evidence_is_unbiased(model, scheme, threshold):
     assert abs(deviation(got, log_exact)) < SIGMAS
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_weights_that_are_not_reset_are_found(monkeypatch, scheme):
     """The power of the test above."""
@@ -299,6 +300,7 @@ def test_fivo_has_the_exact_value_and_gradient(scheme, threshold, proposal):
     assert_unbiased(objective, THETA, order=1, samples=100_000, detect=0.3)
 
 
+@pytest.mark.long
 def test_leaving_the_ancestors_out_of_the_gradient_is_seen_to_be_biased():
     """The power of the test above; and the flag."""
     options = {"particles": 2, "resampling": "multinomial"}

@@ -184,6 +184,7 @@ def test_misfit():
             f(jax.random.key(0))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bug", ["independent weights", "baseline of itself", "moving ratios"])
 def test_planted_bugs_are_found(bug, monkeypatch):
     from ppgen.estimators import _unordered_set

@@ -81,6 +81,7 @@ def broken(right):
     return wrong
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize("name", COLUMNS)
 def test_a_dropped_derivative_is_found(name, monkeypatch):
     family = SYMPTOMS[name]

@@ -117,6 +117,7 @@ def test_tower(f):
     assert_unbiased(f, jnp.array([0.7, -0.4]), order=1, exact=exact(flat))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("check", [check_linearity, lambda: test_tower(nested)])
 def test_power(check):
     with planted("score term scaled twice"), pytest.raises(AssertionError, match="biased"):
