@@ -3,6 +3,9 @@
 import gc
 import os
 
+import memory
+import pytest
+from tiers import MARKERS, NEVER_QUICK, never_quick, sort_into_tiers
 from type_checks import check_types
 
 # Small programs, many of them: the tests spend most of their time on machine code that runs once.
@@ -25,9 +28,28 @@ os.environ["NPROC"] = "1"
 check_types("ppgen", but=["ppgen.inference", "ppgen.models"])
 
 
+def pytest_configure(config):
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    # Before pytest leaves out what `-m` does not choose.
+    sort_into_tiers(items)
+    config.stash[NEVER_QUICK] = never_quick(items)
+
+
 def pytest_collection_finish():
     # The modules of JAX and its kin stay: without this, the collector looks through all of them
     # again and again while programs are traced.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 10)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    result = yield
+    memory.keep_below(2.0)
+    return result

@@ -97,6 +97,7 @@ def test_the_evidence_is_unbiased(case, kernel):
     assert abs(deviation(estimates(run, args), log_exact)) < SIGMAS
 
 
+@pytest.mark.long
 @each_kernel
 def test_a_kernel_that_accepts_everything_is_found(monkeypatch, kernel):
     """The power of the test above."""
@@ -108,6 +109,7 @@ def test_a_kernel_that_accepts_everything_is_found(monkeypatch, kernel):
     assert abs(deviation(estimates(run, (X,)), CASES["gaussian"][3])) > 2 * SIGMAS
 
 
+@pytest.mark.long
 def test_a_bijection_whose_stretch_is_forgotten_is_found(monkeypatch):
     """On a constrained site, what the kernel leaves as it is would be another density."""
 

@@ -208,6 +208,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("name", FAULTS)
 def test_faults_are_found(name):
     for seed in range(3):
@@ -235,6 +236,7 @@ ESTIMATORS = {
 }
 
 
+@pytest.mark.sweep(of=2)
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_faults_of_an_estimator_of_ones_own_are_found(name):
     f, estimator = ESTIMATORS[name]
@@ -252,6 +254,7 @@ def test_foreign_randomness_is_found_or_refused():
         pass  # a rule may know it first
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize(
     "bug, f",
     [

@@ -33,6 +33,8 @@ from ppgen.inference import (
 )
 from ppgen.testing import exact
 
+pytestmark = pytest.mark.sweep(of=3)
+
 X = 0.7
 
 
@@ -515,6 +517,7 @@ def test_subsampling_inside_of_a_global_choice_is_refused():
 # --- power ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_planted_bugs_are_seen():
     """A baseline that depends on its own draw, and draws that keep their derivative."""
 

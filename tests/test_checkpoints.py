@@ -204,6 +204,7 @@ def test_typed_keys_and_state_are_saved(tmp_path):
     assert found.state["count"] == 9 and found.state["key"] == expected.state["key"]
 
 
+@pytest.mark.long
 def test_faults():
     """SIGKILL, a damaged file, a full disk, in processes of their own: see benchmarks/faults.py."""
     command = [sys.executable, ROOT / "benchmarks" / "faults.py", "--kills", "2", "--damages", "20"]

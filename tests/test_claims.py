@@ -293,6 +293,7 @@ def test_each_is_held_to_its_claim():
         assert callable(getattr(import_module(module), function))
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("name", CASES)
 def test_the_claim_of_the_value_is_so(name):
     objective, of, _ = CASES[name]
@@ -307,6 +308,7 @@ def test_the_claim_of_the_value_is_so(name):
     assert holds[claim_of(OBJECTIVES[name]).value], (mean, right)
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("name", CASES)
 def test_the_claim_of_the_gradient_is_so(name):
     """Of what `exact` makes of the objective; the score function is at work, with its noise."""

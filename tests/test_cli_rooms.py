@@ -64,6 +64,7 @@ def by_entry_point(folder):
     return "numbers", "numbers"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", [by_path, by_entry_point])
 def test_a_model_from_outside_fits_is_killed_goes_on_and_is_used(here, place, capsys):
     word, name = place(here)

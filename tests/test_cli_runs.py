@@ -90,6 +90,7 @@ def wait_for(process, condition):
 # --- every model ----------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep(quick=["vae"])
 @pytest.mark.parametrize("model", TINY)
 def test_a_model_fits_goes_on_is_evaluated_and_sampled(here, model, capsys):
     assert main(["fit", model, *TINY[model], *SHORT, "--ema", ".9"]) == 0
@@ -159,6 +160,7 @@ def test_a_run_of_two_stages_goes_on_in_either(here, capsys):
 # --- killed, interrupted --------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_and_ends_in_the_same_bits(here, images):
     arguments = [*TINY["vae"], "--data", images, "--steps", "600", "--chunk", "10"]
     arguments += ["--checkpoint-every", "60", "--early-stopping", "90", "--evaluate-every", "40"]
@@ -177,6 +179,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bits(here, images):
     assert any("held_out" in line for line in metrics_of(here / "whole"))
 
 
+@pytest.mark.long
 def test_an_interrupt_ends_with_a_checkpoint_and_says_how_to_go_on(here, images, capsys):
     arguments = ["fit", "vae", *TINY["vae"], "--steps", "1000000", "--chunk", "7"]
     arguments += ["--checkpoint-every", "1000000", "--data", images, "--out", "run"]
@@ -293,6 +296,7 @@ def test_the_cache_is_used_and_a_folder_that_cannot_be_written_is_a_note(
     assert not capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_two_processes_are_one_run(here, images, run):
     """Each with two devices: the numbers are those of one, up to the order of sums."""
     arguments = [*TINY["vae"], *SHORT, "--objective", "iwelbo", "--data", images, "--out", "run"]

@@ -48,24 +48,38 @@ def follow(page, checkout):
     return commands
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_page(page, tmp_path):
+@pytest.fixture
+def checkout(tmp_path):
     for folder in ("ppgen", "inference", "models", "tests", "docs", "benchmarks"):
         kept = shutil.ignore_patterns("__pycache__", "_build", "tutorials", "jupyter_execute")
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=kept)
     for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md"):
         shutil.copy(ROOT / name, tmp_path / name)
-    commands = follow(page, tmp_path)
-    assert commands
-    for command in commands:
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_says_to_write_has_its_place_and_is_python(page, checkout):
+    before = {path: path.read_text() for path in checkout.rglob("*.py")}
+    assert follow(page, checkout)
+    written = [path for path in checkout.rglob("*.py") if path.read_text() != before.get(path)]
+    assert written
+    for path in written:
+        compile(path.read_text(), str(path), "exec")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("page", PAGES)
+def test_page(page, checkout):
+    for command in follow(page, checkout):
         python, *words = shlex.split(command)
         assert python == "python"
         if "law_pairs.py" in words[0] or "ruff" in words:
             continue  # minutes of all pairs; and ruff is not among what tests need
         ran = subprocess.run(
             [sys.executable, *words, "-p", "no:cacheprovider"],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(tmp_path)},
+            cwd=checkout,
+            env=os.environ | {"PYTHONPATH": str(checkout)},
             capture_output=True,
             text=True,
         )

@@ -23,6 +23,8 @@ from ppgen import (
 from ppgen.errors import DiscontinuityError, EstimatorError
 from ppgen.testing import assert_unbiased
 
+pytestmark = pytest.mark.sweep(of=3)
+
 THETA = np.array([0.6, -0.3], np.float32)
 
 
@@ -276,6 +278,7 @@ def test_errors_say_what_is_wrong():
         Taylor(jnp.sin, order=3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bug", ["mean", "no score", "frozen"])
 def test_planted_bugs_are_found(bug):
     def mean(d):

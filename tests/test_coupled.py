@@ -16,6 +16,8 @@ from ppgen.errors import EstimatorError
 from ppgen.estimators import Antithetic, LeaveOneOut, QuasiMonteCarlo, Reparameterize, ScoreFunction
 from ppgen.testing import assert_unbiased
 
+pytestmark = pytest.mark.sweep(of=3)
+
 KEY = jax.random.key(0)
 WEIGHTS = jnp.array([1.0, 0.5, -0.3, 0.8])
 THETA = jnp.array([0.3, -0.2])
@@ -109,6 +111,7 @@ def test_beside_a_site_with_a_leave_one_out_baseline():
     assert_unbiased(f, THETA, order=1, exact=exact, samples=10_000, detect=1.0, draws=2)
 
 
+@pytest.mark.long
 def test_a_wrong_quantile_is_caught(monkeypatch):
     """A planted bug: uniforms that are not uniform."""
     from ppgen.estimators import _coupled

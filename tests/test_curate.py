@@ -129,6 +129,7 @@ CURATED = {
 }
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("name", CURATED)
 def test_law_and_densities(name):
     make, by_hand = CURATED[name]
@@ -352,6 +353,7 @@ def example():
     return program, REWARDS.reshape(2, 2)
 
 
+@pytest.mark.long
 def test_power(monkeypatch):
     """Each planted bug breaks a law."""
     from ppgen._programs import candidates as _resampled

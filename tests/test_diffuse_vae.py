@@ -140,6 +140,7 @@ def test_strides_increase_and_hold_no_duplicates():
         Sampler(schedule, eta=0.0, large=True)
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize("times", [(1, 400), (30, 31), (900, 1000), (1, 1000)])
 def test_moves_are_the_conditionals_of_the_forward_chain(times):
     schedule = linear_schedule(1000)
@@ -184,6 +185,7 @@ def test_a_clipped_prediction_changes_the_noise_that_is_moved_along():
     assert abs(wrong[0] - right[0]) > 0.5
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_moves_are_steps_of_the_ancestral_chain_of_a_path(eta):
     """The path is known by its program alone, and its time is whatever one likes."""
@@ -271,6 +273,7 @@ def deviations(sampler, schedule, expected, count=20_000):
     )
 
 
+@pytest.mark.sweep(of=2)
 @pytest.mark.parametrize("eta", [1.0, 0.0])
 def test_with_the_exact_noise_the_sampler_draws_the_data(eta):
     schedule = linear_schedule(400)
@@ -303,6 +306,7 @@ def _wrong_coefficient(decoder, eta, *, large):
     return step
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("planted", [_too_much_noise, _wrong_coefficient])
 def test_a_planted_coefficient_breaks_the_law(planted, monkeypatch):
     monkeypatch.setattr(chain_module, "ancestral", planted)
@@ -316,6 +320,7 @@ def test_a_planted_coefficient_breaks_the_law(planted, monkeypatch):
 # --- programs -------------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize(
     ("form", "options"), [(1, {}), (2, {}), (1, {"large": True}), (2, {"eta": 0.0})]
 )
@@ -382,6 +387,7 @@ def as_form_2(model):
     return DiffuseVAE(model.vae, Unshifted(model.net), model.classes, form=2)
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize(("x64", "eta"), [(False, 0.0), (True, 0.0), (True, 1.0)])
 def test_form_2_is_form_1_with_a_shift(x64, eta):
     with jax.enable_x64(x64):
@@ -422,31 +428,29 @@ def test_form_2_is_the_published_chain():
 
 
 def test_what_is_abducted_replays_to_the_same_image():
+    # Compiled as a whole: one by one, the steps of a chain take twice as long.
+    known, again = eqx.filter_jit(abduct), eqx.filter_jit(replay)
     with jax.enable_x64(True):
         model = small(form=2, classes=3)
         sampler = Sampler(linear_schedule(100), uniform_times(100, 10))
         label = jnp.array(1)
-        trace = ppgen.seed(partial(ppgen.simulate(diffuse_vae_model), label=label))(
-            jax.random.key(0), model, sampler
-        )
-        noise = abduct(model, sampler, trace.choices, trace["x"], label=label)
+        draw = eqx.filter_jit(ppgen.seed(partial(ppgen.simulate(diffuse_vae_model), label=label)))
+        trace = draw(jax.random.key(0), model, sampler)
+        noise = known(model, sampler, trace.choices, trace["x"], label=label)
         expected = stats.norm.logpdf(np.concatenate([noise[n].ravel() for n in noise])).sum()
         # The density of the states is that of the noise and the scales of the kernels.
         blind = sampler.decoder(lambda y, t: y, jnp.zeros(5))
         scales = [step_of(sampler, sampler.move(i), jnp.zeros(5), blind).std for i in range(1, 10)]
         jacobian = np.log(scales).sum() + 5 * np.log(sampler.last_scale)
         np.testing.assert_allclose(trace.log_density, expected - jacobian, rtol=1e-9)
-        np.testing.assert_allclose(
-            replay(model, sampler, noise, label=label), trace["x"], atol=1e-9
-        )
+        np.testing.assert_allclose(again(model, sampler, noise, label=label), trace["x"], atol=1e-9)
         # An image that the model did not draw is encoded as well, and translated by another label.
         x = jnp.array([0.5, -1.0, 0.2, 0.9, -0.3])
-        encoded = ppgen.seed(ppgen.simulate(diffuse_vae_guide))(
-            jax.random.key(1), model, sampler, x
-        )
-        noise = abduct(model, sampler, encoded.choices, x, label=label)
-        np.testing.assert_allclose(replay(model, sampler, noise, label=label), x, atol=1e-9)
-        assert np.abs(replay(model, sampler, noise, label=jnp.array(2)) - x).max() > 1e-3
+        encode = eqx.filter_jit(ppgen.seed(ppgen.simulate(diffuse_vae_guide)))
+        encoded = encode(jax.random.key(1), model, sampler, x)
+        noise = known(model, sampler, encoded.choices, x, label=label)
+        np.testing.assert_allclose(again(model, sampler, noise, label=label), x, atol=1e-9)
+        assert np.abs(again(model, sampler, noise, label=jnp.array(2)) - x).max() > 1e-3
     with pytest.raises(ScheduleError, match="no noise to abduct"):
         abduct(model, Sampler(linear_schedule(100), eta=0.0), trace.choices, x)
 
@@ -580,6 +584,7 @@ def bound_in_closed_form(schedule, times, x, slope, large):
     return start, np.array(steps[::-1]), last, log_p
 
 
+@pytest.mark.sweep(of=2)
 @pytest.mark.parametrize("large", [False, True])
 def test_the_bound_and_its_terms_are_those_of_a_gaussian(large):
     schedule, times = linear_schedule(100), np.array([2, 5, 20, 40, 70])
@@ -647,6 +652,7 @@ def test_a_chain_of_one_move_has_its_bound():
 # --- the prior ------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_mixture_prior_is_of_the_aggregate_posterior():
     vae = Autoencoder(pixels=3, latent=2, hidden=8, key=jax.random.key(0))
     random = np.random.RandomState(0)

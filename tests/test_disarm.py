@@ -17,6 +17,8 @@ from ppgen.errors import DerivativeError
 from ppgen.estimators import ARM, DisARM, MeasureValued, ScoreFunction
 from ppgen.testing import assert_unbiased
 
+pytestmark = pytest.mark.sweep(of=3)
+
 BOTH = pytest.mark.parametrize("estimator", [DisARM(), ARM()], ids=["disarm", "arm"])
 LOGITS = jnp.array([-1.5, -0.2, 0.4, 2.0])
 
@@ -86,6 +88,7 @@ def test_unbiased(estimator, x64):
         assert_unbiased(flips(estimator), jnp.linspace(0.6, 1.2, 4), order=1, samples=20_000)
 
 
+@pytest.mark.long
 def test_planted_bug_is_found():
     """A wrong sign at one of the two outcomes."""
     with pytest.raises(AssertionError, match="biased"):

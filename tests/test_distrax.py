@@ -98,6 +98,7 @@ ZOO = {
 }
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("name", ZOO)
 def test_same_density_and_shapes(name):
     """The density is Distrax's, also through `flatten` under a trace."""
@@ -122,6 +123,7 @@ def test_same_density_and_shapes(name):
     np.testing.assert_allclose(through_flatten(t), wanted, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize(
     "name", [k for k, (_, pathwise, native) in ZOO.items() if pathwise and not native]
 )

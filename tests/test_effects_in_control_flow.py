@@ -110,6 +110,7 @@ def reference(program):
     return REFERENCES.get(program, (program, lambda z: z))
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize("flow", SHAPES, ids=lambda p: p.__name__)
 @pytest.mark.parametrize("handler", TERMS)
 def test_terms_are_numpyros(flow, handler):
@@ -363,6 +364,7 @@ def at_batch(th):
     return 3 * jnp.sum(fit)
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("how", GIVEN)
 def test_a_minibatch_that_is_given(how, both):

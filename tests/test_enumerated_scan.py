@@ -16,6 +16,8 @@ from ppgen.errors import PpgenError
 from ppgen.inference import elbo
 from ppgen.testing import exact
 
+pytestmark = pytest.mark.sweep(of=3)
+
 KEY = jax.random.key(0)
 ENUMERATE = {"grad": ppgen.Enumerate()}
 

@@ -470,6 +470,7 @@ def test_second_derivatives_of_a_normal(estimator):
     check(f, [0.3, 0.6], exact, order=2, samples=20_000)
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("estimator", [ScoreFunction(), Enumerate()], ids=["score", "enumerate"])
 @pytest.mark.parametrize("how", ["scan", "sum_in_carry", "unrolled"])
 def test_second_derivatives_of_a_chain(estimator, how):

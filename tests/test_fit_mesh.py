@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 
-PROGRAM = """
+COMMON = """
 import tempfile
 import jax, jax.numpy as jnp, numpy as np, numpyro.distributions as dist, optax
 import ppgen
@@ -38,6 +40,13 @@ def same(a, b):
         np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6)
 
 one, two = jax.make_mesh((8,), ("data",)), jax.make_mesh((4, 2), ("data", "model"))
+"""
+
+ONE_AXIS = """
+same(run(rows), run(rows, mesh=one))
+"""
+
+EVERYTHING = """
 specs = {"w": P(None, "model"), "s": P("model")}
 for data in (rows, Stream()):
     alone = run(data)
@@ -95,13 +104,14 @@ except FitError as error:
     assert "data held nan" in str(error)
 else:
     raise AssertionError
-print("same")
 """
 
 
-def test_numbers_are_those_of_one_device():
+@pytest.mark.sweep(quick=["one axis"])
+@pytest.mark.parametrize("program", [ONE_AXIS, EVERYTHING], ids=["one axis", "everything"])
+def test_numbers_are_those_of_one_device(program):
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", PROGRAM]
+    command = [sys.executable, "-c", COMMON + program + 'print("same")']
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.stdout.endswith("same\n"), done.stderr

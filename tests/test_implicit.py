@@ -209,6 +209,7 @@ def test_mixture_of_angles():
     assert_unbiased(f, jnp.array([1.5, 0.3]), order=1, exact=exact, samples=20_000, detect=0.5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("planted", ["sign", "frozen result"])
 def test_planted_bugs_are_caught(monkeypatch, planted):
     """A wrong sign in the first derivative; a result that does not move in the second."""
@@ -267,6 +268,7 @@ WRAPPED = {
 }
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("make", [von_mises, mixture])
 @pytest.mark.parametrize("wrap, x64", [("itself", True), *((wrap, False) for wrap in WRAPPED)])
 def test_wrapped_samples_are_numpyros(wrap, x64, make):

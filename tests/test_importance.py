@@ -12,6 +12,8 @@ import pytest
 import ppgen
 from ppgen.inference import ParetoSmoothed, importance_sampling, pareto_smoothed, sir, to_arviz
 
+pytestmark = pytest.mark.sweep(of=3)
+
 # Every comparison is within 5 standard errors: a false alarm has probability below 6e-7.
 SIGMAS = 5.0
 X = 1.4

@@ -132,6 +132,7 @@ INTERVALS = [(0, 1), (5, 6), (-6, -5), (12, 13), (-1, 3), (-3, 1), (0, 0.001), (
 INTERVALS += [(5, 5.019), (5, 5.021), (4, np.inf), (-np.inf, -20), (-np.inf, 3), (30, 31)]
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize("interval", INTERVALS)
 def test_the_mass_of_an_interval_in_single_precision(interval):
     a, b = (np.float64(np.float32(x)) for x in interval)

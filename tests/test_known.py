@@ -214,11 +214,13 @@ def check(f, by_hand):
         )
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("name", CASES)
 def test_looking_up_what_a_choice_says(name):
     check(*CASES[name])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["one, a permutation", "a plate, backwards"])
 def test_taking_all_indices_for_ones_in_order_would_be_seen(name, monkeypatch):
     def whole(x, axis, index):

@@ -18,6 +18,8 @@ from ppgen._staging.sites import Given, run_sites
 from ppgen.errors import ChoiceMismatchError, CostError, SiteError
 from ppgen.testing import exact
 
+pytestmark = pytest.mark.sweep(of=3)
+
 
 @pytest.fixture(autouse=True)
 def _float64():
@@ -438,6 +440,7 @@ def test_tilts_add_up():
         ppgen.log_density(ppgen.tilt(flips, one))({"u": 0, "v": 0, "x": 0}, 0.4)
 
 
+@pytest.mark.long
 def test_a_planted_bug_is_seen(monkeypatch):
     """Power: without the retained particle among those averaged, the weights come out wrong."""
     from ppgen._programs import marginal as _marginal

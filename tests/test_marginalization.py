@@ -169,6 +169,7 @@ def test_a_corrected_move_keeps_the_target_whatever_the_conditionals_are():
 NETWORKS = pytest.mark.parametrize("network", [DualMLP, DualTransformer])
 
 
+@pytest.mark.sweep(of=2)
 @NETWORKS
 def test_nothing_is_certain_and_unknown_values_do_not_matter(network):
     mam = MaM(stirred(network(5, 3, 8, 1, key=jax.random.key(0)), jax.random.key(1)), 5, 3)
@@ -180,6 +181,7 @@ def test_nothing_is_certain_and_unknown_values_do_not_matter(network):
     assert log_marginal(mam, x) != log_marginal(mam, other)
 
 
+@pytest.mark.sweep(of=2)
 @NETWORKS
 def test_a_dual_network_begins_uniform_and_answers_in_float32(network):
     network = network(5, 3, 8, 2, key=jax.random.key(0))
@@ -296,6 +298,7 @@ def importance_of(draws):
     return lambda mam: importance_weighted_kl(mam, log_weight, draws=draws)
 
 
+@pytest.mark.long
 def test_without_its_weights_the_divergence_is_biased():
     """A planted bug: the same estimator, with p_θ scored on what p_φ draws."""
     mam = random_model(4)
@@ -346,6 +349,7 @@ def test_where_p_theta_is_normalised_the_gradient_is_that_of_kullback_leibler():
     assert_unbiased(divergence, MARGINAL, order=1, exact=kullback_leibler, samples=60_000)
 
 
+@pytest.mark.long
 def test_the_published_gradient_is_the_one_of_the_paper_and_biased():
     def drawn(marginal, draws=4):
         mam = independent(marginal)
@@ -420,6 +424,7 @@ def start():
     return divergences(fresh())
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize(
     "objective, erased", [("published", 2), ("importance", None), ("corrected", 2)]
 )
@@ -439,6 +444,7 @@ def test_training_by_an_energy_reaches_the_target(objective, erased, start):
     assert of_theta < 0.03 and of_phi < 0.1
 
 
+@pytest.mark.long
 def test_training_by_the_elbo_improves_the_conditionals(start):
     optimizer = optax.adam(5e-3)
     mam = fit_energy(
@@ -488,6 +494,7 @@ def test_chains_move_with_the_model_and_stay_configurations():
     assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
 
 
+@pytest.mark.long
 def test_maximum_likelihood_in_two_stages():
     data = STATES[
         np.random.RandomState(0).choice(512, 4000, p=np.exp(LOG_TARGET) / np.exp(LOG_TARGET).sum())
@@ -617,6 +624,7 @@ def test_what_is_known_of_molecules_is_summed_over_all_of_them():
 # --- the command line -----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options, floor, model",
     [

@@ -134,12 +134,14 @@ def check(name, draws):
     assert jnp.all(error < tolerance), (error, draws.mean(axis))
 
 
+@pytest.mark.sweep(of=2)
 @pytest.mark.parametrize("name", CASES)
 def test_derivative_is_unbiased(name):
     """The mean over draws agrees with the exact derivative within its standard error."""
     check(name, cached(name)[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["binomial_probs", "gamma", "log_normal"])
 def test_dropped_phantom_is_found(name):
     """The test above has the power to see a wrong weight."""

@@ -27,6 +27,7 @@ def test_every_room_with_a_recipe_has_marks():
     assert rooms("recipe.py") == rooms("marks.py")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", rooms("marks.py"))
 def test_fast_marks_are_passed(model):
     found = importlib.import_module(f"ppgen.models.{model}.marks").marks(True, 10)

@@ -250,6 +250,7 @@ def gradients(estimate: Callable, theta: Any) -> tuple[np.ndarray, np.ndarray]:
     return found.mean(0), found.std(0) / DRAWS**0.5
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize("make", CASES)
 @pytest.mark.parametrize("particles", [1, 2])
 def test_gradient_is_exact(make, particles):

@@ -45,6 +45,7 @@ def mixture64():
 # --- the algebra ----------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("name", PATHS)
 def test_velocity_and_score_are_those_of_the_mixture(name, x64):
     """Against finite differences of the schedule, and against the density of what is noised."""
@@ -196,6 +197,7 @@ def test_regression_is_unbiased_whatever_times_are_drawn():
     assert_unbiased(proposed, PARAMS, exact=right, order=1, samples=50_000, detect=0.3)
 
 
+@pytest.mark.long
 def test_a_proposal_without_its_ratio_is_seen_to_be_biased():
     """The power of the test above."""
 

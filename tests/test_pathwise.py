@@ -108,6 +108,7 @@ def samples_and_derivatives(make, theta, n):
     return jax.vmap(one, out_axes=(0, 1))(jax.random.split(jax.random.key(0), n))
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize("name", sorted(zoo.PATHWISE))
 def test_pathwise_against_score(name, x64):
     """The mean of differentiated samples is the derivative of the expectation."""

@@ -13,6 +13,8 @@ from ppgen._staging.primitives import equations
 from ppgen.errors import PpgenError
 from ppgen.testing import assert_unbiased, exact
 
+pytestmark = pytest.mark.sweep(of=3)
+
 KEY = jax.random.key(0)
 THETA = jnp.array([0.6, -0.4])
 

@@ -65,6 +65,7 @@ def test_the_mean_gradient_is_exact_within_resolution(f, at, exact):
     assert abs(found.mean() - exact) < 2 * RESOLUTION * abs(exact) + 5 * error
 
 
+@pytest.mark.long
 def test_power_of_the_test_above():
     """A flip drawn as JAX draws it in bfloat16 does not pass it."""
     p = jnp.full(200_000, 0.001, jnp.bfloat16)

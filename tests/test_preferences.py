@@ -80,6 +80,7 @@ def by_hand(p, r, choices):
     return out
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("choices", [1, 2, 3, 5])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 100.0])
 def test_curated_law(choices, scale):

@@ -233,6 +233,7 @@ def test_the_poisson_residual_is_that_of_finite_differences():
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: type(p).__name__)
 def test_conditions_hold_whatever_the_weights(problem):
     rgnp = small(problem)
@@ -268,6 +269,7 @@ def test_conditions_hold_whatever_the_weights(problem):
     assert (inside.variance() > 0).all()
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: type(p).__name__)
 def test_references_solve_the_equation_they_are_references_of(problem):
     """The solver and the residual were written apart: interpolated, the one solves the other."""
@@ -560,6 +562,7 @@ def test_scores_are_right_for_laws_that_are_known():
     assert abs(noise.std() - 0.1) < 5 * 0.1 / np.sqrt(2 * noise.size)
 
 
+@pytest.mark.long
 def test_training_solves_a_problem_it_was_never_shown_and_draws_it(tmp_path):
     problem = Slope(pinned=True)
     rgnp = small(problem, points=6, rank=1, width=16)
@@ -578,6 +581,7 @@ def test_training_solves_a_problem_it_was_never_shown_and_draws_it(tmp_path):
     assert matplotlib.image.imread(tmp_path / "a.png").std() > 0.05
 
 
+@pytest.mark.long
 def test_without_conditions_white_noise_is_free_and_hides_the_parameters():
     """What `AbstractProblem.envelope` warns of, in closed form and in training."""
 
@@ -650,6 +654,7 @@ def test_observations_train_too_and_a_deeponet_can_take_the_place_of_the_network
 # --- the command line -----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_command_beats_the_mean_of_other_solutions(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     small = ["--points", "8", "--width", "32", "--channels", "8", "--steps", "400", "--held-out"]
@@ -667,6 +672,7 @@ def test_the_command_beats_the_mean_of_other_solutions(tmp_path, monkeypatch, ca
     assert "trained on: 32 problems, 1 grids of 8 points" in capsys.readouterr().out
 
 
+@pytest.mark.sweep(of=2)
 @pytest.mark.parametrize("equation, network", [("burgers", "gicnet"), ("cavity", "deeponet")])
 def test_every_equation_has_a_recipe_and_a_picture(equation, network, tmp_path):
     recipe = RandomGridRecipe(equation=equation, network=network, grid="kept", points=3, width=8)

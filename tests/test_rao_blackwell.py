@@ -85,6 +85,7 @@ def _vmap_of_images(t, n):
     return jnp.sum(jax.vmap(lambda x: jnp.mean((flip(t) * x) ** 2))(jnp.ones((n, 2, 2))))
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize(
     "program",
     [
@@ -329,6 +330,7 @@ COSTS = {
 MEASURED = ("elementwise", "transpose_sum", "cumsum", "gather", "matmul", "where_choice", "max")
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize("name", COSTS)
 def test_alignment(name):
     cost = COSTS[name]
@@ -373,6 +375,7 @@ STEPS = {
 }
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize("seed", range(20))
 def test_alignment_of_random_compositions(seed):
     names = np.random.default_rng(seed).choice(list(STEPS), size=5)

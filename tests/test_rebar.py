@@ -17,6 +17,8 @@ from ppgen.errors import DiscontinuityError, EstimatorError
 from ppgen.estimators import _rebar
 from ppgen.testing import assert_unbiased
 
+pytestmark = pytest.mark.sweep(of=3)
+
 THETA = np.array([0.3, -0.8], np.float32)
 
 
@@ -330,6 +332,7 @@ def test_control_function_may_close_over_traced_arrays():
     assert_unbiased(f, THETA, exact=lambda t: scalar_exact(t, 0), order=1, samples=8_000)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bug", ["sign", "score", "derivative", "mean"])
 def test_planted_bugs_are_found(bug, monkeypatch):
     right = REBAR.__call__

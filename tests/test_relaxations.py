@@ -16,6 +16,8 @@ from ppgen.errors import BiasedEstimatorError
 from ppgen.estimators import GumbelSoftmax, StraightThrough
 from ppgen.testing import assert_unbiased
 
+pytestmark = pytest.mark.sweep(of=3)
+
 KEY = jax.random.key(0)
 PROBS = jnp.array([0.2, 0.5, 0.3])
 ESTIMATORS = {

@@ -43,6 +43,7 @@ def vectors(k):
     return jnp.array(list(itertools.product(range(k), repeat=k)))
 
 
+@pytest.mark.sweep(of=3)
 @each_law
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_frequencies_are_the_exact_probabilities(scheme, weights):
@@ -75,6 +76,7 @@ def test_particles_have_their_share_of_children(scheme, weights):
         assert np.all(likely <= np.ceil(k * weights - 1e-5))
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("k", [2, 64, 5000])
 @each_law
 def test_what_is_drawn_has_a_density(scheme, k):

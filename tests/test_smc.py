@@ -17,6 +17,8 @@ from ppgen.inference import Trajectory, conditional_smc, elbo, fivo, iwelbo, smc
 from ppgen.inference.particles import _filtering as filtering
 from ppgen.testing import assert_unbiased, exact
 
+pytestmark = pytest.mark.sweep(of=3)
+
 KEYS = 20_000
 # Every comparison is within 5 standard errors: a false alarm has probability below 6e-7.
 SIGMAS = 5.0
@@ -106,6 +108,7 @@ def evidence(step, initial, xs=XS, particles=5, **options):
     return runs(lambda: filtered(initial, xs).log_evidence)
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("threshold", [0.7, 1.0])
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("model", MODELS)
@@ -115,6 +118,7 @@ def test_the_evidence_is_unbiased(model, scheme, threshold):
     assert abs(deviation(got, log_exact)) < SIGMAS
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_weights_that_are_not_reset_are_found(monkeypatch, scheme):
     """The power of the test above."""
@@ -296,6 +300,7 @@ def test_fivo_has_the_exact_value_and_gradient(scheme, threshold, proposal):
     assert_unbiased(objective, THETA, order=1, samples=100_000, detect=0.3)
 
 
+@pytest.mark.long
 def test_leaving_the_ancestors_out_of_the_gradient_is_seen_to_be_biased():
     """The power of the test above; and the flag."""
     options = {"particles": 2, "resampling": "multinomial"}

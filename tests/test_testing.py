@@ -112,6 +112,7 @@ CLOSED_FORMS = {
 }
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("name", CLOSED_FORMS)
 def test_grids_have_closed_forms(name):
     make, f, at, expected = CLOSED_FORMS[name]

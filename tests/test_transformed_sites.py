@@ -58,6 +58,7 @@ DISTRIBUTIONS = {
 }
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 @pytest.mark.parametrize("around", ["nothing", "plate", "mask", "scale"])
 def test_the_density_is_that_of_the_value(name, around):

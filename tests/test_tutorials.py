@@ -15,6 +15,7 @@ def test_there_are_tutorials():
     assert len(TUTORIALS) >= 2
 
 
+@pytest.mark.sweep(quick=["00_how_ppgen_works"])
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
 def test_tutorial(path):
     matplotlib.use("Agg")

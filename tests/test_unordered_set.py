@@ -18,6 +18,8 @@ from ppgen.errors import EstimatorError
 from ppgen.estimators._unordered_set import _ratios
 from ppgen.testing import assert_unbiased
 
+pytestmark = pytest.mark.sweep(of=3)
+
 THETA = np.array([0.6, -0.3], np.float32)
 COSTS = np.array([1.0, -2.0, 0.5, 3.0, -1.0, 0.3])
 
@@ -182,6 +184,7 @@ def test_misfit():
             f(jax.random.key(0))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bug", ["independent weights", "baseline of itself", "moving ratios"])
 def test_planted_bugs_are_found(bug, monkeypatch):
     from ppgen.estimators import _unordered_set

@@ -123,6 +123,7 @@ CASES = {
 """A latent representation, its exact ELBO, and how it is differentiated."""
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize("name", CASES)
 def test_the_elbo_and_its_gradient_are_unbiased(name):
     """In all weights of the networks. The planted bug is found."""
@@ -236,6 +237,7 @@ def test_a_representation_draws_and_encodes_in_half_precision(latent):
     assert abs(values[0] - values[1]) < 0.05 * abs(values[0])
 
 
+@pytest.mark.sweep(of=5)
 @pytest.mark.parametrize(
     "options",
     (

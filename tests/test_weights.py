@@ -62,6 +62,7 @@ def guess(p):
     numpyro.sample("z", dist.Categorical(logits=p), infer={"grad": ppgen.ScoreFunction()})
 
 
+@pytest.mark.sweep(of=2)
 @pytest.mark.parametrize("share", [True, False], ids=["some", "all"])
 @pytest.mark.parametrize("name", BOUNDS)
 def test_weights_of_zero_leave_no_number_undefined(name, share):
@@ -161,6 +162,7 @@ LINEAR = {
 }
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize("name", NOT_LINEAR)
 def test_what_is_not_linear_refuses_a_subsampled_plate(name):
     assert np.isfinite(ppgen.seed(NOT_LINEAR[name])(KEY, 4)).all()

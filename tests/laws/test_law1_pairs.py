@@ -37,6 +37,7 @@ def check(pair, exact, samples=50_000):
         run(8 * samples)
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize("family", DISTRIBUTIONS)
 def test_pair(family):
     exact, failures = truth(family), []
@@ -80,6 +81,7 @@ def broken(right):
     return wrong
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize("name", COLUMNS)
 def test_a_dropped_derivative_is_found(name, monkeypatch):
     family = SYMPTOMS[name]

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Do not use the .random. module")
 VECTORS = ("Dirichlet", "MultivariateNormal")
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize("name", CASES)
 def test_registry(name):
     case = CASES[name]
@@ -50,6 +51,7 @@ def check(f, *args, **options):
         reject()
 
 
+@pytest.mark.long
 @few
 @given(programs())
 def test_random_programs(program):
@@ -69,6 +71,7 @@ def distributions_with_estimators(draw):
     return d, draw(estimators(d))
 
 
+@pytest.mark.long
 @few
 @given(distributions_with_estimators())
 def test_random_distributions(pair):

@@ -82,6 +82,7 @@ def test_same_mean(name):
     check(name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("bug", "name"),
     [("dropped score term", "long chain"), ("dropped phantom", "wide plate")],

@@ -27,6 +27,7 @@ def value_and_gradient(variant):
     return lambda key, theta: jnp.append(*g(key, theta)[::-1])
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("name", NAMES)
 def test_vmap_is_one_at_a_time(name):
     keys = jax.random.split(jax.random.key(1), 3)
@@ -38,6 +39,7 @@ def test_vmap_is_one_at_a_time(name):
         np.testing.assert_allclose(jax.jit(jax.vmap(g))(keys, thetas), expected, 2e-5, 2e-5)
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("name", NAMES)
 def test_jit_changes_nothing(name):
     variant = variants(name)[-1]
@@ -115,6 +117,7 @@ def test_tower(f):
     assert_unbiased(f, jnp.array([0.7, -0.4]), order=1, exact=exact(flat))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("check", [check_linearity, lambda: test_tower(nested)])
 def test_power(check):
     with planted("score term scaled twice"), pytest.raises(AssertionError, match="biased"):

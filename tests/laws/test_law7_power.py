@@ -39,6 +39,7 @@ def test_every_bug_is_looked_for():
     assert set(SYMPTOMS) == set(PLANTED)
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("bug", SYMPTOMS)
 def test_planted_bug_is_found(bug):
     for name, estimators in SYMPTOMS[bug]:
