@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -141,7 +141,7 @@ def _through(transform: Any, ends: Ends) -> Ends:
         isinstance(e, (int, float)) and e in (0, 1, math.inf) for e in ends
     ):
         return ends
-    own = [x for x in flatten(cast(Any, transform))[0] if is_real_array(x)]
+    own = [x for x in flatten(transform)[0] if is_real_array(x)]
     if all(isinstance(e, (int, float)) and math.isinf(e) for e in ends):
         return _of_constraint(transform.codomain)
     return [*ends, *own]

@@ -210,8 +210,10 @@ def _as_array(leaf: Any) -> Any:
     return leaf if hasattr(leaf, "shape") else jnp.asarray(leaf, getattr(leaf, "dtype", None))
 
 
-def flatten(dist: Distribution) -> tuple[list[jax.Array], Structure]:
-    """Split `dist` in its arrays and the rest, such that `structure.build(leaves)` is `dist`.
+def flatten(dist: Any) -> tuple[list[jax.Array], Structure]:
+    """Split a distribution, or a transform, in its arrays and the rest.
+
+    `structure.build(leaves)` is `dist` again.
 
     Only JAX arrays and tracers are leaves, each once. Python scalars and NumPy arrays stay in the
     structure, so that what must be static (a total count) is.
