@@ -193,8 +193,9 @@ WEIGHT = lambda t: 1 + t**2  # noqa: E731
 def test_regression_is_unbiased_whatever_times_are_drawn():
     right = exact(regress(linear, scalar_bridge, weight=WEIGHT), nodes=24)
     proposal = logit_normal(0.3, 1.5)
-    proposed = regress(linear, scalar_bridge, weight=WEIGHT, proposal=proposal)
-    assert_unbiased(proposed, PARAMS, exact=right, order=1, samples=50_000, detect=0.3)
+    for law in (proposal, dist.Beta(2.0, 2.0)):
+        proposed = regress(linear, scalar_bridge, weight=WEIGHT, proposal=law)
+        assert_unbiased(proposed, PARAMS, exact=right, order=1, samples=50_000, detect=0.3)
 
 
 @pytest.mark.long

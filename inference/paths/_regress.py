@@ -97,7 +97,9 @@ def regress(
     """
 
     def propose() -> None:
-        numpyro.sample("t", proposal)
+        # Held fixed where it is drawn: the law of the bridge's own time may end, and a density
+        # jumps there.
+        numpyro.sample("t", proposal, infer={"grad": ppgen.ScoreFunction()})
 
     def objective(params: Any, *args: Any) -> Float[Array, ""]:
         drawn = None if proposal is None else ppgen.simulate(propose)()

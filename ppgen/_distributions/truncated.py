@@ -7,8 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
-from jax.scipy.special import log_ndtr
 from jax.typing import ArrayLike
+
+from ppgen._distributions.normal_tails import log_ndtr
 
 TRUNCATED = (
     dist.LeftTruncatedDistribution,
