@@ -10,12 +10,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Num
 from numpy import ndarray
 
 from ppgen.inference import Estimate, elbo, iwelbo, mean_over_data, per_datum
 
-Values = Estimate | Float[ndarray, " data"]
+Values = Estimate | Num[ndarray, " data"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
