@@ -42,7 +42,9 @@ class Figures:
         """Means over the data and their standard errors, by label and then by unit."""
         return {
             label: {
-                unit: each if isinstance(each, Estimate) else mean_over_data(each)
+                unit: each
+                if isinstance(each, Estimate)
+                else mean_over_data(np.asarray(each, float))
                 for unit, each in row.items()
             }
             for label, row in self.rows.items()
