@@ -202,17 +202,17 @@ def marks(fast: bool, seed: int) -> list[Mark]:
     """
     size, bare = (FAST, [UNCONDITIONAL]) if fast else (FULL, [UNCONDITIONAL, UNGATED])
     run, chains = train(size, seed, [*bare, FORM_1, SHUFFLED])
-    x, held_out = (centred(part, run.data.levels) for part in run.data[:2])
+    x, held_out = (centred(part, run.data.levels) for part in (run.data.train, run.data.held_out))
     keys, vae = jax.random.split(jax.random.key(seed + 1000), 7), run.model.vae
-    prior, plan = RECIPE.prior(run, keys[5]), {"number": size.draws}
+    prior, number = RECIPE.prior(run, keys[5]), size.draws
     random = np.random.RandomState(seed)
     trivial = trivial_draws(keys[6], x, size.draws)
     sets: dict[str, Any] = {
         "floor: training images drawn again": x[random.randint(0, len(x), size.draws)],
         "Gaussian fitted to the data": trivial["Gaussian"],
         "independent pixels": trivial["independent pixels"],
-        "VAE": decoded_draws(keys[1], vae, **plan),
-        "VAE + GMM": decoded_draws(keys[1], vae, prior=prior, **plan),
+        "VAE": decoded_draws(keys[1], vae, number=number),
+        "VAE + GMM": decoded_draws(keys[1], vae, number=number, prior=prior),
     }
 
     def draw(name: str, model: DiffuseVAE, stride: str, prior: Any = None) -> None:

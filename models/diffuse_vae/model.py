@@ -276,7 +276,7 @@ def refine(
     Returns:
         x̂, and the images that the chains end in.
     """
-    found = ppgen.simulate(autoencoder_guide)(model.vae, x).choices
+    found: Any = ppgen.simulate(autoencoder_guide)(model.vae, x).choices
     chain: Any = numpyro.handlers.condition(diffuse_vae_model, found)
     images = jax.vmap(lambda _: chain(model, sampler))(jnp.arange(chains))
     return model.vae.decoder(found["z"]), images  # pyright: ignore[reportArgumentType]

@@ -253,7 +253,7 @@ def digits(fast: bool, seed: int) -> list[Mark]:
     ratio = np.asarray(log_marginals(mam, x)) - np.asarray(log_q)
     errors = np.asarray(step_errors(mam, held_out, key=keys[2]))
     beaten, apart = -pixels - (4 if fast else 8), abs(whole.mean() - of_phi)
-    agree, orders_agree = (np.corrcoef(*pair)[0, 1] for pair in ((by_theta, by_phi), orders[:2]))
+    agree, orders_agree = (np.corrcoef(a, b)[0, 1] for a, b in ((by_theta, by_phi), orders[:2]))
     rows = [
         below(f"{name}: NLL, any-order ARM (p_phi), held out", -of_phi, beaten),
         below(f"{name}: NLL of p_theta and of p_phi, difference", apart, 4.0 if fast else 1.0),

@@ -144,9 +144,9 @@ class MarginalizationRecipe(Recipe):
             )
             return Figures(what, {"nats of divergence": 4, "nats of error": 4}, found)
         found = marginalization.image_scores(mam, run.data.train, rows, particles, key=key)
-        levels = [(f"held-out {label}", *row.values()) for label, row in found.items()]
+        levels = {f"held-out {label}": x for label, row in found.items() for x in row.values()}
         title = f"{len(rows)} images, {mam.sites} pixels of 2 values"
-        units, references = {"nats per image": 2, "nats of error": 3}, dict(levels[:2])
+        units, references = {"nats per image": 2, "nats of error": 3}, dict([*levels.items()][:2])
         return Figures(title, units, found, {"conditionals": references})
 
     def sample(self, run, key):

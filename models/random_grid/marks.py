@@ -88,7 +88,7 @@ class Trained(NamedTuple):
 
 
 def train(
-    equation: str,
+    equation: Any,
     references: room.References,
     size: Size,
     seed: int,
@@ -100,7 +100,7 @@ def train(
 ) -> Trained:
     """Fits the recipe from the same weights, but for those that differ in shape."""
     recipe = RandomGridRecipe(equation=equation, points=size.points, width=size.width, **options)
-    training = {"seed": seed, "steps": size.steps, "batch_size": size.batch}
+    training: dict[str, Any] = {"seed": seed, "steps": size.steps, "batch_size": size.batch}
     model = fresh(recipe, dataclasses.replace(recipe.training, **training), {})
     if deeponet:
         model = eqx.tree_at(lambda r: r.forward, model, rival(model, jax.random.key(seed)))
@@ -122,12 +122,12 @@ def train(
     return Trained(scores, error, seconds, parameters_of(run.model.forward))
 
 
-def drawn(equation: str, number: int, key: int) -> room.References:
+def drawn(equation: Any, number: int, key: int) -> room.References:
     problem = RandomGridRecipe(equation=equation).problem()
     return room.draw_references(problem, number, key=jax.random.key(key))
 
 
-def floor(equation: str, references: room.References) -> float:
+def floor(equation: Any, references: room.References) -> float:
     """Median NSE_u of the reference itself, against one of four times the resolution."""
     solve = RandomGridRecipe(equation=equation).problem().solve
     pairs = list(zip(references.z, references.w, strict=True))[:8]

@@ -95,7 +95,8 @@ def _interval(d: Distribution) -> Interval | None:
     support: Any = d.support
     if support is None or support.is_discrete or isinstance(unwrapped(d), _MIXTURES):
         return None  # the ends of components lie inside of a mixture's
-    low, high = (getattr(support, f"{side}_bound", None) for side in ("lower", "upper"))
+    low: Any = getattr(support, "lower_bound", None)
+    high: Any = getattr(support, "upper_bound", None)
     if isinstance(support, type(constraints.interval(0.0, 1.0))):
         return Interval(low, high)
     if isinstance(support, type(constraints.greater_than(0.0))):
@@ -157,7 +158,7 @@ class Unmoved(Distribution):
     Which of them may depend on values, so the support does not say.
     """
 
-    support = constraints.real
+    support = constraints.real  # pyright: ignore[reportAssignmentType]
     pytree_data_fields = ("base",)
 
     def __init__(self, base: Distribution) -> None:

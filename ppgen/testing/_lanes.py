@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.special as special
 
@@ -70,7 +71,7 @@ class Lanes:
         return [read(v) for v in jaxpr.outvars]
 
     def _constant(self, x: Any) -> Any:
-        if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             data = np.asarray(jax.random.key_data(x)).astype(np.uint64)
             return mix(mix(data[..., 0]) ^ data[..., -1])
         return self._typed(np.asarray(x))
@@ -104,7 +105,7 @@ class Lanes:
 
     def _as(self, x: Any, v: Any) -> Any:
         dtype = v.aval.dtype
-        return x if jax.dtypes.issubdtype(dtype, jax.dtypes.extended) else self._typed(x, dtype)
+        return x if jnp.issubdtype(dtype, jax.dtypes.extended) else self._typed(x, dtype)
 
     def scan(self, eqn: Any, values: list[Any]) -> list[Any]:
         consts, carried = _jax.scan_counts(eqn)
@@ -193,7 +194,7 @@ def _last_uses(jaxpr: Any) -> list[list[Any]]:
 
 def _by_jax(eqn: Any, values: list[Any]) -> Any:
     """A primitive that has no rule here, as JAX evaluates it, lane by lane."""
-    if any(jax.dtypes.issubdtype(v.aval.dtype, jax.dtypes.extended) for v in eqn.invars):
+    if any(jnp.issubdtype(v.aval.dtype, jax.dtypes.extended) for v in eqn.invars):
         raise Unsupported(f"{eqn.primitive.name} of a key")
     lanes = lanes_of(eqn, values)
     count = math.prod(lanes)

@@ -254,7 +254,7 @@ def random_program(
     rng: np.random.Generator, *, max_choices: int = 2, max_points: int = 5000
 ) -> RandomProgram:
     """A random program from the whole language, as `programs(whole=True)`, in microseconds."""
-    return _generate(lambda xs: xs[rng.integers(len(xs))], max_choices, max_points, True)
+    return _generate(lambda xs: xs[int(rng.integers(len(xs)))], max_choices, max_points, True)
 
 
 @st.composite

@@ -6,7 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float, Num
+from jaxtyping import Float, Num
 
 from ppgen.inference import DataError
 from ppgen.models.parts.data.fingerprints import fingerprint
@@ -38,9 +38,7 @@ class Images(NamedTuple):
         return {"shape": list(self.shape), "levels": self.levels, "sha256": fingerprint(parts)}
 
 
-def centred(
-    images: Float[np.ndarray | Array, "... pixels"], levels: int
-) -> Float[np.ndarray | Array, "... pixels"]:
+def centred(images: Any, levels: int) -> Any:
     """Grey levels 0, ..., `levels - 1` on [-1, 1], the scale of noise.
 
     Example:
