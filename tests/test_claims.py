@@ -244,6 +244,13 @@ CASES = {
         expected_under_guide(lambda pair, p, q: reward(pair) - 0.7 * (q - log_fixed(pair))),
         None,
     ),
+    "per_batch": (
+        lambda t: inference.per_batch(lambda t, w: w * inference.elbo(model, guide)(t))(
+            t, jnp.array([0.5, 2.0])
+        ),
+        expected_under_guide(lambda pair, p, q: 1.25 * (p - q)),
+        None,
+    ),
     "kl_to_tilted": (tilted_kl, log_normaliser, None),
     "lagrangian": (
         lambda t: inference.lagrangian(tilted_kl, drawn, lambda x: x[0], 0.3)(t[2], t),

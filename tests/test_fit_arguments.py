@@ -13,7 +13,8 @@ import numpyro.distributions as dist
 import optax
 import pytest
 
-from ppgen.inference import Checkpoints, EarlyStopping, elbo, fit, iwelbo, per_datum
+import ppgen
+from ppgen.inference import Checkpoints, EarlyStopping, elbo, fit, iwelbo, per_batch, per_datum
 from ppgen.inference.fitting import CheckpointError
 from ppgen.inference.fitting._arguments import check_arguments
 
@@ -134,3 +135,23 @@ def test_data_are_any_pytree_with_a_common_axis(name):
 def test_data_without_a_common_axis_are_refused(data):
     with pytest.raises(ValueError, match="share one leading axis"):
         per_datum(lambda p, d: p, 1.0, data, key=KEY)
+
+
+def test_a_bound_of_each_datum_is_a_bound_of_the_batch():
+    """Its claim is followed through `per_batch`, which claims something of its own."""
+
+    def model(loc, x):
+        z = numpyro.sample("z", dist.Normal(loc, 1.0))
+        numpyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(loc, x):
+        numpyro.sample("z", dist.Normal(loc, 1.0))
+
+    bound = per_batch(elbo(model, guide))
+    assert float(ppgen.expectation(bound)(jax.random.key(0), 0.0, jnp.ones(3))) < 0
+    options = {"key": jax.random.key(0), "steps": 2, "data": jnp.ones(4)}
+    with pytest.raises(ValueError, match="lower bound of"):
+        fit(bound, jnp.zeros(()), optax.sgd(0.1), **options)
+    assert fit(bound, jnp.zeros(()), optax.sgd(0.1), **options, maximize=True).params != 0
+    with pytest.raises(ValueError, match="no rows"):
+        bound(0.0, jnp.ones(0))

@@ -9,7 +9,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ppgen.claims import claims
 
+
+@claims(
+    "unbiased",
+    "the mean over a batch of what the objective of one datum is",
+    gradient="unbiased",
+    but="an objective that is a bound of something stays one, of its mean",
+)
 def per_batch(
     objective: Callable[..., Float[Array, ""]],
 ) -> Callable[..., Float[Array, ""]]:
