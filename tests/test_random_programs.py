@@ -31,6 +31,7 @@ def program(cost, estimator, family="flip", flow="none"):
     return RandomProgram((0.3, -0.2), (Choice(family, 0, flow, 0, estimator),), ((cost, 2, 1),))
 
 
+@pytest.mark.long
 def test_none_is_wrong_and_the_count_goes_on_where_it_stopped(benchmark, tmp_path, monkeypatch):
     main = benchmark["main"]
     monkeypatch.setitem(main.__globals__, "PIECE", 5)

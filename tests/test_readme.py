@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 
 
+@pytest.mark.long
 def test_code_blocks_run(capsys):
     """Every block, in one namespace; the estimator that they define is unbiased."""
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
@@ -62,6 +63,7 @@ def commands():
             yield from line.split("#")[0].strip().split(" && ")
 
 
+@pytest.mark.long
 def test_commands_run(here):  # noqa: F811
     """Installation is what `.ci/run` does; the rest is run here, the first fit a short one."""
     ci = (ROOT / ".ci" / "run").read_text()
@@ -112,6 +114,7 @@ def test_the_table_is_what_was_measured(compare):
         assert abs(shown[0] - compare["EXACT"][row]) < 6e-4
 
 
+@pytest.mark.long
 def test_the_column_of_ppgen_is_right(compare):
     """With fewer draws than the table has."""
     compare["with_ppgen"].__globals__["DRAWS"] = 4000

@@ -59,6 +59,7 @@ def test_frequencies_are_the_exact_probabilities(scheme, weights):
     assert np.all(np.abs(found - probs) <= SIGMAS * error + 2e-6)
 
 
+@pytest.mark.sweep(of=3)
 @each_law
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_particles_have_their_share_of_children(scheme, weights):
