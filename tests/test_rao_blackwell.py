@@ -141,6 +141,7 @@ def _lanes(t, weights):
     return jnp.sum(jax.vmap(lambda w: w * (flip(t) - 0.8) ** 2)(weights))
 
 
+@pytest.mark.sweep(of=2)
 @pytest.mark.parametrize(
     ("program", "sizes"),
     [

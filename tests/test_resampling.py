@@ -113,6 +113,7 @@ def drawn_cost(scheme, **options):
     return lambda theta: cost(draw_ancestors(theta, scheme, **options), POINTS)
 
 
+@pytest.mark.sweep(of=3)
 @each_law
 def test_the_score_gives_the_gradient_by_enumeration(scheme):
     assert_unbiased(drawn_cost(scheme), THETA, exact=exact_cost(scheme), samples=40_000, order=1)
