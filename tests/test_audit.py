@@ -345,6 +345,7 @@ def test_refusals():
 # --- the page on tests ----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_page_on_tests_runs(capsys):
     """Every block of it, as a reader would; what Hypothesis is given there fails with a fault."""
     page = Path(__file__).parent.parent / "docs" / "testing.md"

@@ -394,6 +394,7 @@ def test_hierarchical_bounds_rise_to_the_elbo_of_the_marginal(proposal):
     assert limit - values[2] < 0.4 * (limit - values[0])
 
 
+@pytest.mark.long
 def test_doubly_weighted_hierarchical_bound():
     objective = diwhvi(one_normal, mixed_guide, ["z"], particles=2, inner=2)
     right = exact(objective, nodes=24)

@@ -88,6 +88,7 @@ def assert_same(a, b):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("kind", DATA)
 def test_goes_on_exactly(tmp_path, kind):
     whole, parts = tmp_path / "whole", tmp_path / "parts"

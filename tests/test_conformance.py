@@ -77,7 +77,7 @@ def assert_same_mean(one, other, what):
     assert np.all(gap <= allowed), f"{what}: {one.mean(0)} and NumPyro {other.mean(0)}, ±{error}"
 
 
-@pytest.mark.sweep(of=4)
+@pytest.mark.sweep(of=8)
 @pytest.mark.filterwarnings("ignore")  # NumPyro's and flax's own
 def test_agrees_with_numpyro(prepared):
     """Value, gradient and state of the objective agree in mean."""
@@ -93,7 +93,7 @@ def test_agrees_with_numpyro(prepared):
     assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(mine["gradient"]))
 
 
-@pytest.mark.sweep(of=4)
+@pytest.mark.sweep(of=8)
 @pytest.mark.filterwarnings("ignore")
 def test_same_densities_of_the_same_choices(prepared):
     """Model and guide have the log densities that NumPyro gives the choices that we drew."""

@@ -364,7 +364,7 @@ def under_custom_derivatives():
     return f, exact
 
 
-@pytest.mark.sweep(of=4)
+@pytest.mark.sweep(of=8)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_unbiased_in_control_flow(name, family):

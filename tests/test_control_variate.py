@@ -177,6 +177,7 @@ def test_second_order_of_a_quadratic_has_no_variance(inner):
     assert np.all(plain.std(axis=0) > 0.1)
 
 
+@pytest.mark.long
 def test_first_order_lowers_the_variance_by_the_known_factor():
     """For a quadratic cost of a normal variable both variances are polynomials of the moments."""
     a, b, mean, scale = 1.3, -0.4, 0.6, 1.5

@@ -36,7 +36,7 @@ OFFSETS = np.array([-3, -2, -1, 1, 2, 3])
 COEFFICIENTS = np.array([-1 / 60, 3 / 20, -3 / 4, 3 / 4, -3 / 20, 1 / 60])
 
 
-@pytest.mark.sweep(of=4)
+@pytest.mark.sweep(of=6)
 @pytest.mark.parametrize("name", sorted(zoo.ALL.keys() - {"Delta", "TransformedDiscrete"}))
 def test_values_and_derivatives(name):
     """The value is NumPyro's; the derivative by each parameter agrees with differences."""
@@ -254,7 +254,7 @@ def test_numpy_value_and_traced_bound():
     np.testing.assert_allclose(gradient, np.sqrt(2 / np.pi), rtol=1e-6)
 
 
-@pytest.mark.sweep(of=4)
+@pytest.mark.sweep(of=7)
 @pytest.mark.parametrize(
     ("make", "x"),
     [

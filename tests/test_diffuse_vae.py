@@ -358,6 +358,7 @@ def test_the_program_has_the_density_of_its_kernels(form, options):
     assert ("x_t" in trace.choices) == (options.get("eta") != 0)
 
 
+@pytest.mark.long
 def test_numpyro_runs_the_same_program():
     model, sampler = small(), Sampler(linear_schedule(100), quadratic_times(100, 4))
     theirs = handlers.trace(handlers.seed(diffuse_vae_model, jax.random.key(0))).get_trace(

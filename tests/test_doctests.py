@@ -29,7 +29,7 @@ def no_notes():
     jax.config.update("jax_traceback_filtering", before)
 
 
-@pytest.mark.sweep(of=3)
+@pytest.mark.sweep(of=6)
 @pytest.mark.usefixtures("no_notes")
 @pytest.mark.parametrize("name", sorted(set(modules())))
 def test_examples(name):

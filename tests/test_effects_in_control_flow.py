@@ -110,7 +110,7 @@ def reference(program):
     return REFERENCES.get(program, (program, lambda z: z))
 
 
-@pytest.mark.sweep(of=4)
+@pytest.mark.sweep(of=8)
 @pytest.mark.parametrize("flow", SHAPES, ids=lambda p: p.__name__)
 @pytest.mark.parametrize("handler", TERMS)
 def test_terms_are_numpyros(flow, handler):

@@ -49,7 +49,7 @@ def test_each_row_with_a_function_has_a_case(row):
         assert OF_ROW[row]
 
 
-@pytest.mark.sweep(of=4)
+@pytest.mark.sweep(of=8)
 @pytest.mark.parametrize("name", KNOWN_CDF)
 def test_the_density_is_the_derivative_of_the_distribution_function(name, x64):
     """At samples; and the derivatives by the parameters against finite differences."""
@@ -77,7 +77,7 @@ def test_quantiles_invert_the_distribution_function(name, x64):
     np.testing.assert_allclose(from_uniforms(d, cdf(d, x)), x, rtol=1e-8)
 
 
-@pytest.mark.sweep(of=4)
+@pytest.mark.sweep(of=8)
 @pytest.mark.parametrize("name", QUANTILES)
 def test_quantiles_of_uniform_variables_are_distributed_as_samples(name, x64):
     """The mean of a bounded function of each element."""

@@ -111,6 +111,7 @@ UNSOUND = {
 }
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("name", SOUND)
 def test_sound_programs_work(name, jit):

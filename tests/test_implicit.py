@@ -141,6 +141,7 @@ def test_mixture_is_unbiased():
     assert_unbiased(f, theta, exact=mixture_exact, samples=40_000, detect=0.4)
 
 
+@pytest.mark.long
 def test_probabilities_of_a_mixture_need_not_be_normalised():
     """As for densities and samples, only their ratios count."""
 

@@ -214,7 +214,7 @@ def check(f, by_hand):
         )
 
 
-@pytest.mark.sweep(of=3)
+@pytest.mark.sweep(of=6)
 @pytest.mark.parametrize("name", CASES)
 def test_looking_up_what_a_choice_says(name):
     check(*CASES[name])

@@ -31,6 +31,7 @@ def in_python(program, *arguments):
     )
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize(
     "words",
     [["--help"], ["--version"], ["list"], ["fit", "--help"], ["resume", "--help"], []]

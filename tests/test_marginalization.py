@@ -342,6 +342,7 @@ def kullback_leibler(marginal):
 MARGINAL = jnp.array([[0.5, -0.2], [1.0, 0.1]])
 
 
+@pytest.mark.long
 def test_where_p_theta_is_normalised_the_gradient_is_that_of_kullback_leibler():
     def divergence(marginal):
         return importance_weighted_kl(independent(marginal), log_weight, draws=2)

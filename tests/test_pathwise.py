@@ -146,6 +146,7 @@ def expectation(make, lower, upper, theta):
     return jnp.sum(jnp.exp(log_prob(d, x)) * jax.vmap(cost)(x) * weights * slope)
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("name", sorted(zoo.ENDS))
 def test_pathwise_against_quadrature(name, x64):
     """Where the support ends at a parameter there is no score: integrate instead."""

@@ -20,6 +20,7 @@ def kirchhoff(z, w, x):
     return brentq(lambda u: integral(u) - w * (1 - x**2) / 2, 0.0, 20.0, xtol=1e-13)
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize(
     ("z", "w", "bound"), [(0.9, 1.3, 1e-5), (-1.0, 2.0, 1e-4), (-5.0, 2.0, 1e-2)]
 )

@@ -90,6 +90,7 @@ def test_independent_steps_are_perturbed_all_at_once():
     np.testing.assert_allclose(jax.grad(g, 1)(KEY, THETA)[0], expected, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_choices_of_other_kinds_around_and_in_the_loop():
     def f(theta):
         k = ppgen.draw(dist.Bernoulli(logits=theta[1]), grad=ppgen.Enumerate())

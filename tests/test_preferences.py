@@ -135,6 +135,7 @@ def retraining(law, choices, mix, rounds=10):
     return p
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize(("choices", "mix"), [(2, None), (4, None), (2, 0.5), (4, 0.2), (4, 2.0)])
 def test_published_bounds(choices, mix):
     retraining(curated_law, choices, mix)

@@ -141,6 +141,7 @@ def _lanes(t, weights):
     return jnp.sum(jax.vmap(lambda w: w * (flip(t) - 0.8) ** 2)(weights))
 
 
+@pytest.mark.sweep(of=2)
 @pytest.mark.parametrize(
     ("program", "sizes"),
     [
@@ -330,7 +331,7 @@ COSTS = {
 MEASURED = ("elementwise", "transpose_sum", "cumsum", "gather", "matmul", "where_choice", "max")
 
 
-@pytest.mark.sweep(of=4)
+@pytest.mark.sweep(of=8)
 @pytest.mark.parametrize("name", COSTS)
 def test_alignment(name):
     cost = COSTS[name]
@@ -375,7 +376,7 @@ STEPS = {
 }
 
 
-@pytest.mark.sweep(of=4)
+@pytest.mark.sweep(of=8)
 @pytest.mark.parametrize("seed", range(20))
 def test_alignment_of_random_compositions(seed):
     names = np.random.default_rng(seed).choice(list(STEPS), size=5)

@@ -32,6 +32,7 @@ def run_blocks(path):
     return scope
 
 
+@pytest.mark.long
 def test_code_blocks_run(capsys):
     scope = run_blocks(README)
     assert np.isfinite(scope["value"])
@@ -42,6 +43,7 @@ def test_the_readme_is_short():
     assert len(README.read_text().splitlines()) <= 130
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", GUIDE, ids=lambda path: path.stem)
 def test_pages_of_the_guide_run(page, capsys):
     scope = run_blocks(page)
@@ -49,6 +51,7 @@ def test_pages_of_the_guide_run(page, capsys):
         assert np.isfinite(scope["fitted"].history).all()
 
 
+@pytest.mark.long
 def test_the_estimator_of_the_guide_is_unbiased(capsys):
     mirrored = run_blocks(ROOT / "docs" / "guide" / "estimators.md")["Mirrored"]
 
@@ -83,6 +86,7 @@ def commands():
                 yield from line.split("#")[0].strip().split(" && ")
 
 
+@pytest.mark.long
 def test_commands_run(here):  # noqa: F811
     """Installation is what `.ci/run` does; the rest is run here, the first fit a short one."""
     ci = (ROOT / ".ci" / "run").read_text()
@@ -135,6 +139,7 @@ def test_the_table_is_what_was_measured(compare):
         assert abs(shown[0] - compare["EXACT"][row]) < 6e-4
 
 
+@pytest.mark.long
 def test_the_column_of_ppgen_is_right(compare):
     """With fewer draws than the table has."""
     compare["with_ppgen"].__globals__["DRAWS"] = 4000

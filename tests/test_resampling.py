@@ -59,6 +59,7 @@ def test_frequencies_are_the_exact_probabilities(scheme, weights):
     assert np.all(np.abs(found - probs) <= SIGMAS * error + 2e-6)
 
 
+@pytest.mark.sweep(of=3)
 @each_law
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_particles_have_their_share_of_children(scheme, weights):
@@ -112,6 +113,7 @@ def drawn_cost(scheme, **options):
     return lambda theta: cost(draw_ancestors(theta, scheme, **options), POINTS)
 
 
+@pytest.mark.sweep(of=3)
 @each_law
 def test_the_score_gives_the_gradient_by_enumeration(scheme):
     assert_unbiased(drawn_cost(scheme), THETA, exact=exact_cost(scheme), samples=40_000, order=1)

@@ -319,6 +319,7 @@ def test_leaving_the_ancestors_out_of_the_gradient_is_seen_to_be_biased():
         )
 
 
+@pytest.mark.long
 def test_fivo_of_reparameterised_particles():
     def step(state, x, theta):
         z = numpyro.sample("z", dist.Normal(theta[0] * state, 1.0))

@@ -274,6 +274,7 @@ def test_an_unbiased_estimator_passes():
     assert entries[2].z == 0
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize("seed", range(20))
 def test_error_probability(seed):
     check(honest, key=jax.random.key(seed), samples=2000, error_probability=1e-3, detect=0.5)

@@ -67,6 +67,7 @@ def test_choice_in_a_cond_branch_whose_result_is_used_afterwards(estimator):
     check(f, [0.3], lambda t: t[0])
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("inside", ["scan", "jit", "map"])
 @pytest.mark.parametrize("family", ["normal", "flip"])
 def test_a_choice_is_not_frozen_into_the_compiled_program(inside, family):
@@ -235,6 +236,7 @@ def _mixture_program(data, estimator, *, subsample=None, scale=None):
 LOGITS = np.array([0.3, -0.5, 1.0, 0.1])
 
 
+@pytest.mark.sweep(of=3)
 @DISCRETE
 @pytest.mark.parametrize("subsample, scale", [(2, None), (None, 3.0), (2, 3.0)])
 def test_subsampled_plate_and_scale_count_once(estimator, subsample, scale):
@@ -257,6 +259,7 @@ def test_minibatch_is_the_same_in_model_and_guide():
     assert np.all(values == 0)
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("estimator", [ScoreFunction(), Enumerate()], ids=["score", "enum"])
 @pytest.mark.parametrize("loop", ["numpyro", "lax", "python"])
 def test_scan_keeps_future_costs(estimator, loop):

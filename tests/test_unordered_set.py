@@ -59,6 +59,7 @@ def test_other_supports():
     assert_unbiased(f, THETA, order=1, samples=20_000)
 
 
+@pytest.mark.long
 def test_plate_with_terms_that_mix_it():
     def f(theta):
         with numpyro.plate("n", 2):

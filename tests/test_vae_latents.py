@@ -162,6 +162,7 @@ def test_dreg_is_unbiased_with_a_latent_direction():
     assert_unbiased(bound, vae, X, order=1, exact=by_grid(sphere(14), 2), samples=8192)
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize(("name", "grid"), (("vmf", sphere()), ("flow", plane())))
 def test_a_grid_holds_all_of_the_mass_and_the_evidence(name, grid):
     """The guide's densities sum to one, the model's to the mean weight of draws from the guide."""
@@ -318,6 +319,7 @@ def test_dreg_refuses_flips():
 DIRECTION = np.array([0.36, -0.48, 0.8])
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("size", (2, 3, 16, 64))
 def test_the_normaliser_is_a_bessel_function(size):
     at, order = np.array([0.5, 10.0, 300.0, 1e4]), size / 2 - 1
@@ -352,6 +354,7 @@ def test_a_concentration_of_zero_is_uniform():
         np.testing.assert_allclose(slope(0.0), 0.0, atol=1e-6)
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize(("size", "concentration"), ((2, 1.0), (3, 0.0), (16, 30.0)))
 def test_directions_are_drawn_as_they_are_scored(size, concentration):
     """The cosine has the distribution that is scored, and what is across it no direction."""

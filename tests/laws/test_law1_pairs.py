@@ -37,7 +37,7 @@ def check(pair, exact, samples=50_000):
         run(8 * samples)
 
 
-@pytest.mark.sweep(of=4)
+@pytest.mark.sweep(of=6)
 @pytest.mark.parametrize("family", DISTRIBUTIONS)
 def test_pair(family):
     exact, failures = truth(family), []
