@@ -246,7 +246,7 @@ def energy_scores(
     """
     keys = jax.random.split(key, 4)
 
-    def gaps(log_q: Array, x: Array) -> np.ndarray:
+    def gaps(log_q: Any, x: Array) -> np.ndarray:
         return np.asarray(log_q - jax.vmap(target.log_weight)(x)) + target.log_normalizer()
 
     alone = independent_sites(target)
