@@ -114,6 +114,46 @@ def _is_ours(call: Call) -> bool:
     return name in ours or name in WITHOUT_DERIVATIVE
 
 
+WALKED = {
+    "scan": "jaxpr length num_carry num_consts ft_in ft_out reverse unroll linear _split_transpose",
+    "while": "body_jaxpr body_nconsts cond_jaxpr cond_nconsts",
+    "cond": "branches branches_platforms",
+    "shard_map": "check_vma in_specs jaxpr mesh newly_manual_axes out_specs manual_axes",
+    "remat2": "differentiated jaxpr policy prevent_cse",
+    "custom_jvp_call": "call_jaxpr jvp_jaxpr_fun num_consts symbolic_zeros",
+    "custom_vjp_call": "bwd call_jaxpr fwd_jaxpr_thunk num_consts out_trees symbolic_zeros",
+}
+"""The parameters of what is walked through, which no table has."""
+
+
+def test_the_parameters_of_what_is_walked_through_are_known():
+    @jax.custom_jvp
+    def jvp(x):
+        return x
+
+    @jax.custom_vjp
+    def vjp(x):
+        return x
+
+    jvp.defjvp(lambda primals, tangents: (primals[0], tangents[0]))
+    vjp.defvjp(lambda x: (x, None), lambda _, ct: (ct,))
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), ("i",))
+    everywhere = jax.sharding.PartitionSpec()
+
+    def f(x):
+        x = jax.lax.scan(lambda c, _: (c + x, c), x, None, length=2)[0]
+        x = jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1]), (0, x))[1]
+        x = jax.lax.cond(x > 0, lambda: x, lambda: -x)
+        x = jax.checkpoint(jnp.sin)(vjp(jvp(x)))
+        return jax.shard_map(jnp.sin, mesh=mesh, in_specs=everywhere, out_specs=everywhere)(x)
+
+    found = {e.primitive.name: set(e.params) for e in jax.make_jaxpr(f)(1.0).eqns}
+    assert WALKED.keys() <= found.keys()
+    assert {n: found[n] - set(known.split()) for n, known in WALKED.items()} == dict.fromkeys(
+        WALKED, set()
+    )
+
+
 # --- what JAX adds --------------------------------------------------------------------------------
 
 

@@ -184,9 +184,7 @@ def argsort(eqn: _jax.Eqn) -> list[tuple[list[int], int]]:
         return []
     count, first = eqn.params["num_keys"], eqn.invars[0]
     return [
-        (list(range(min(k, count))), k)
-        for k, v in enumerate(eqn.invars)
-        if k and v is not first and is_inexact(v)
+        (list(range(min(k, count))), k) for k, v in enumerate(eqn.invars) if k and v is not first
     ]
 
 

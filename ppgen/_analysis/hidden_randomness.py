@@ -249,9 +249,9 @@ class _Walk:
 
     def check_sort(self, eqn: _jax.Eqn, ins: Sequence[Fact]) -> None:
         """What is permuted by a key that jumps, other than the key, jumps."""
-        for before, _ in argsort(eqn):
+        for before, after in argsort(eqn):
             keys = join(*(ins[k] for k in before))
-            if keys.random and keys.moving:
+            if keys.random and keys.moving and is_inexact(eqn.outvars[after]):
                 self.refuse_jump(eqn, keys.random, "argsort")
 
     def check_jumped(self, eqn: _jax.Eqn, ins: Sequence[Fact]) -> None:
