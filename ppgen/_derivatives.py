@@ -36,9 +36,11 @@ def weighed(x: Array, weight: Array) -> Array:
 
 
 def expected(x: Array, weight: Array) -> Array:
-    """`x * weight`, as `weighed`, where `x` is known to be finite wherever the weight is zero.
+    """`x * weight` of a term in a sum over points: zero where the weight is, whatever `x` is there.
 
-    Only what flows back to the weight has to be looked at then.
+    As `weighed`, at the cost of a product: nothing but the weight itself multiplies what flows back
+    to `x`, zero where it is, and the same finite part of `x` makes value and derivative. A weight
+    of zero has a derivative where `x` is finite, and none where it is not.
     """
     return _expected(x, weight)
 
@@ -63,6 +65,11 @@ def freeze_once(x: Array) -> Array:
     return _freeze_once_p.bind(x) if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else x
 
 
+def _possible(x: Array, weight: Array) -> Array:
+    """`x`, zero where it is not finite and its weight is zero."""
+    return jnp.where((weight != 0) | jnp.isfinite(x), x, jnp.zeros_like(x))
+
+
 def _magic_box_jvp(primals, tangents):
     one = magic_box(*primals)
     return one, one * tangents[0]
@@ -85,8 +92,16 @@ def _refuse(primals, tangents):
 
 
 _weighed = _jax.define_product("weighed", lambda x, w: jnp.where(w == 0, jnp.zeros_like(x), x * w))
+_shielded = _jax.define_product(
+    "shielded",
+    # A tangent may be anything where the weight is zero; a cotangent comes from the sum, finite.
+    lambda dx, w: jnp.where(w == 0, jnp.zeros_like(dx), dx * w),
+    derivatives=(lambda ct, w: ct * w, _weighed),
+)
 _expected = _jax.define_product(
-    "expected", lambda x, w: x * w, derivatives=(lambda ct, w: ct * w, _weighed)
+    "expected",
+    lambda x, w: _possible(x, w) * w,
+    tangents=(lambda dx, x, w: _shielded(dx, w), lambda dw, x, w: _weighed(_possible(x, w), dw)),
 )
 _magic_box_p = _jax.define_elementwise("magic_box", jnp.ones_like, _magic_box_jvp)
 _deviation_p = _jax.define_elementwise("deviation", jnp.zeros_like, _deviation_jvp)

@@ -311,7 +311,11 @@ def define_elementwise(name: str, value: Callable, derivative: Callable) -> Prim
 
 
 def define_product(
-    name: str, value: Callable, *, derivatives: tuple[Callable, Callable] | None = None
+    name: str,
+    value: Callable,
+    *,
+    derivatives: tuple[Callable, Callable] | None = None,
+    tangents: tuple[Callable, Callable] | None = None,
 ) -> Callable:
     """A product of two real arrays whose derivatives are products of its kind.
 
@@ -323,6 +327,8 @@ def define_product(
         value: its value; linear in each operand.
         derivatives: what multiplies a cotangent with the second operand, and the first operand
             with a cotangent, instead.
+        tangents: or what multiplies a tangent with the second operand, and the first operand with a
+            tangent, given `(tangent, first, second)`; cotangents then follow from these.
     """
     primitive = core.Primitive(name)
     primitive.def_abstract_eval(lambda x, y: jax.lax.mul_p.abstract_eval(x, y)[0])
@@ -341,8 +347,11 @@ def define_product(
         ]
         return bind(*moved), 0
 
-    first, second = derivatives or (bind, bind)
-    ad.defbilinear(primitive, lambda ct, x, y: first(ct, y), lambda ct, x, y: second(x, ct))
+    if tangents:
+        ad.defjvp(primitive, *tangents)
+    else:
+        first, second = derivatives or (bind, bind)
+        ad.defbilinear(primitive, lambda ct, x, y: first(ct, y), lambda ct, x, y: second(x, ct))
     batching.primitive_batchers[primitive] = batch
     return bind
 

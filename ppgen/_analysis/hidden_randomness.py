@@ -58,7 +58,9 @@ _LINEAR = frozenset(
 _LINEAR_IN_FIRST = frozenset({"div", "gather", "dynamic_slice"})
 """Primitives that are linear in the first operand."""
 
-_BILINEAR = frozenset({"mul", "weighed", "expected", "dot_general", "conv_general_dilated"})
+_BILINEAR = frozenset(
+    {"mul", "weighed", "expected", "shielded", "dot_general", "conv_general_dilated"}
+)
 """Primitives that are linear in each of two operands."""
 
 _INDEXED = {"gather": 1, "dynamic_slice": 1, "dynamic_update_slice": 2, "scatter": 1}

@@ -73,10 +73,7 @@ def contract(factors: Sequence[Value], shape: Sequence[int]) -> Array:
         weight = jnp.transpose(weights[0], [weights[1].index(n) for n in left])
     absent = [k for k, n in enumerate(names) if n not in left]
     weight = jnp.expand_dims(weight, absent)
-    if not slots:
-        # Nor does the weight's derivative count where the cost is infinite. (In slots, all weights
-        # but the sample's are zero, of which only the derivatives count.)
-        term = jnp.where((weight != 0) | jnp.isfinite(term), term, jnp.zeros_like(term))
+    # In slots, all weights but the sample's are zero, of which only the derivatives count.
     product = weighed(term, weight) if slots else expected(term, weight)
     total = jnp.sum(product, axis=tuple(k for k, n in enumerate(names) if n not in out))
     kept = [n for n in names if n in out]

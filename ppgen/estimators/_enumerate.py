@@ -53,11 +53,18 @@ def _probabilities(d: Distribution, value: Array) -> Array:
     base = plain(d)
     if isinstance(base, (CategoricalProbs, CategoricalLogits)):
         # They are there already, and a density would gather each from a copy of all of them.
-        probs: Any = _softmax(base.logits) if isinstance(base, CategoricalLogits) else base.probs
-        return jnp.moveaxis(jnp.broadcast_to(probs, (*d.batch_shape, value.shape[0])), -1, 0)
+        if isinstance(base, CategoricalLogits):
+            # Moved before the exponential, whose derivative then has the layout of the products
+            # that costs make with it, and is one of them.
+            probs = jnp.exp(jnp.moveaxis(_log_softmax(base.logits), -1, 0))
+        else:
+            probs = jnp.moveaxis(jnp.asarray(base.probs), -1, 0)
+        missing = (1,) * (1 + len(d.batch_shape) - probs.ndim)
+        probs = probs.reshape(*probs.shape[:1], *missing, *probs.shape[1:])
+        return jnp.broadcast_to(probs, (value.shape[0], *d.batch_shape))
     return jnp.exp(log_prob(d, value))
 
 
-def _softmax(logits: Any) -> Array:
+def _log_softmax(logits: Any) -> Array:
     """As NumPyro's density has it, so that a program that asks for both computes it once."""
-    return jnp.exp(logits - logsumexp(logits, axis=-1, keepdims=True))
+    return logits - logsumexp(logits, axis=-1, keepdims=True)
