@@ -24,6 +24,7 @@ from numpyro.distributions.util import clamp_probs
 
 from ppgen._derivatives import with_derivative_of
 from ppgen._distributions import truncated
+from ppgen._distributions.mixtures import mixture_log_prob
 from ppgen._distributions.rebuild import rebuilt
 from ppgen._distributions.wrappers import unwrapped
 
@@ -264,6 +265,24 @@ def _log_choose(n: Array, k: Array) -> Array:
     return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
 
 
+def _mixture(d: Any, value: Array) -> Array:
+    return mixture_log_prob(d, value, log_prob)
+
+
+def _ordered_logistic(d: Any, value: Array) -> Array:
+    # s(b) - s(a) = s(b) s(-a) (1 - exp(a - b)), of logistic functions s: in logs, nothing
+    # underflows and no two numbers close to one are subtracted.
+    below = jnp.asarray(d.cutpoints) - jnp.expand_dims(d.predictor, -1)
+    gaps = jnp.log(-jnp.expm1(-jnp.diff(d.cutpoints, axis=-1)))
+    first, last = below[..., :1], below[..., -1:]
+    middle = jax.nn.log_sigmoid(below[..., 1:]) + jax.nn.log_sigmoid(-below[..., :-1]) + gaps
+    ends = jax.nn.log_sigmoid(first), jax.nn.log_sigmoid(-last)
+    log_probs = jnp.concatenate([ends[0], middle, ends[1]], axis=-1)
+    value = jnp.expand_dims(value.astype(int), -1)
+    value, log_probs = jnp.broadcast_arrays(value, log_probs)
+    return jnp.take_along_axis(log_probs, value[..., :1], axis=-1)[..., 0]
+
+
 _RULES: dict[type, Callable[[Any, Array], Array]] = {
     dist.BernoulliLogits: _bernoulli_logits,
     dist.BernoulliProbs: _bernoulli_probs,
@@ -276,9 +295,12 @@ _RULES: dict[type, Callable[[Any, Array], Array]] = {
     dist.DoublyTruncatedPowerLaw: _power_law,
     dist.GammaPoisson: _gamma_poisson,
     dist.GeometricProbs: _geometric_probs,
+    dist.MixtureGeneral: _mixture,
+    dist.MixtureSameFamily: _mixture,
     dist.MultinomialProbs: _multinomial_probs,
     dist.NegativeBinomial2: _gamma_poisson,
     dist.NegativeBinomialLogits: _gamma_poisson,
     dist.NegativeBinomialProbs: _gamma_poisson,
+    dist.OrderedLogistic: _ordered_logistic,
     dist.Poisson: _poisson,
 }

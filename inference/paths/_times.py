@@ -124,7 +124,7 @@ class _Warp(transforms.Transform):
         def slope(w: Array, y: Array, *parameters: Any) -> Array:
             return _elementwise(self._log_slope, w, parameters)
 
-        return implicit(w, excess, slope, y, *self.parameters)
+        return implicit(w, excess, slope, y, *map(jnp.asarray, self.parameters))
 
     def _found(self, y: Array, *parameters: Any) -> Array:
         """The w whose value is `y`, without a derivative; too far out where there is none."""

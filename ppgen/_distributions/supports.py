@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
+import jax
+import jax.numpy as jnp
 from numpyro.distributions import Delta, Distribution, constraints
 
 from ppgen._distributions.edges import ends_somewhere
@@ -60,6 +62,21 @@ def support_of(dist: Distribution) -> Support:
         lower, upper = 0, 1
     kind = "integer" if constraint.is_discrete else "real"
     return Support(kind, _number(lower), _number(upper), (lower is not None, upper is not None))
+
+
+def shown(dist: Distribution, value: Any, mask: Any) -> Any:
+    """`value` where `mask` (which broadcasts to the batch) shows it, else a point of the support.
+
+    What is hidden, missing data say, must not reach a density at all: a NaN there that a `where`
+    takes out of the value comes back in the derivative.
+    """
+    try:
+        point = cast(Any, dist.support).feasible_like(value)
+    except (NotImplementedError, AttributeError):  # a distribution or a set that does not say
+        point = jnp.zeros_like(value)
+    point = jax.lax.stop_gradient(jnp.asarray(point, jnp.result_type(value)))
+    mask = jnp.reshape(mask, jnp.shape(mask) + (1,) * dist.event_dim)
+    return jnp.where(mask, value, point)
 
 
 def range_of(dist: Distribution) -> tuple[float | None, float | None]:

@@ -22,12 +22,12 @@ def truncated_normal_log_prob(d: Any, value: Array) -> Array:
     """Log density (in nats) at `value`, of one of `TRUNCATED` whose base is a Normal."""
     loc, scale = d.base_dist.loc, d.base_dist.scale
     z = (value - loc) / scale
-    log_mass = log_normal_mass(*(_standardized(bound, loc, scale) for bound in bounds(d)))
+    log_mass = log_normal_mass(*(standardized(bound, loc, scale) for bound in bounds(d)))
     half_log_two_pi = 0.5 * jnp.log(2 * jnp.pi)
     return -0.5 * z**2 - half_log_two_pi - jnp.log(scale) - log_mass
 
 
-def _standardized(bound: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> Array:
+def standardized(bound: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> Array:
     """A bound of the standard normal; one that is infinite moves with no parameter."""
     infinite = jnp.isinf(bound)
     return jnp.where(infinite, bound, (jnp.where(infinite, 0.0, bound) - loc) / scale)

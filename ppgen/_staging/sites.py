@@ -14,6 +14,7 @@ from jax import Array
 from numpyro.distributions import Distribution
 
 from ppgen import _jax
+from ppgen._distributions.supports import shown
 from ppgen._distributions.wrappers import as_single_precision
 from ppgen._interpret import interpret, needed
 from ppgen._staging.choice import bind_choice
@@ -207,8 +208,10 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
         return log_prob(dist, as_single_precision(value))
 
     def density(_, operands, value, *drawn):
-        logp = own_density(operands, value, drawn)
         rest = operands[spec.num_leaves :]
+        if spec.has_mask:
+            value = shown(spec.density.build(operands[: spec.num_leaves]), value, rest[0])
+        logp = own_density(operands, value, drawn)
         if spec.has_mask:
             logp = jnp.where(rest[0], logp, jnp.zeros((), logp.dtype))
         return logp * rest[-1] if spec.has_scale else logp

@@ -10,6 +10,7 @@ from numpyro.distributions import Distribution
 
 from ppgen._distributions.pathwise import has_pathwise_derivative
 from ppgen._sampling.implicit import differentiable_sample
+from ppgen._sampling.truncated_draws import with_tails
 from ppgen.estimators._base import AbstractEstimator, Points
 
 
@@ -56,4 +57,4 @@ class Reparameterize(AbstractEstimator):
 
     def __call__(self, key: Array, dist: Distribution) -> Points:
         """One differentiable sample."""
-        return Points(differentiable_sample(key, dist, around=self.assume_smooth))
+        return Points(differentiable_sample(key, with_tails(dist), around=self.assume_smooth))

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 
 from ppgen._sampling.frozen_density import log_density_for_score
+from ppgen._sampling.truncated_draws import with_tails
 from ppgen.estimators._base import AbstractEstimator, Points
 
 
@@ -107,7 +108,7 @@ class ScoreFunction(AbstractEstimator):
 
     def __call__(self, key: Array, dist: Distribution) -> Points:
         """One frozen sample and its log density."""
-        value = jax.lax.stop_gradient(jnp.asarray(dist.sample(key)))
+        value = jax.lax.stop_gradient(jnp.asarray(with_tails(dist).sample(key)))
         baseline = self.baseline
         if isinstance(baseline, MovingAverage):
             baseline = baseline.value

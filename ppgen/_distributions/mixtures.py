@@ -1,0 +1,88 @@
+"""Densities of mixtures: components of density zero, weights of zero, and point masses."""
+
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportReturnType=false
+# pyright: reportOptionalMemberAccess=false
+# (NumPyro annotates what distributions return more widely than what they do return.)
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from numpyro.distributions import CategoricalProbs, Delta, MixtureGeneral
+
+from ppgen._distributions.supports import shown
+from ppgen._distributions.wrappers import unwrapped
+
+LogProb = Callable[[Any, Any], Array]
+_LARGEST = 80.0  # of what is exponentiated
+
+
+def mixture_log_prob(d: Any, value: Array, log_prob: LogProb) -> Array:
+    """Log density (in nats) at `value` of a mixture.
+
+    NumPyro evaluates a component where it has no density too, which makes a NaN of the derivative;
+    it has no derivative by a probability that is zero or one; and it adds the density of the other
+    components to a point mass, where they have none that counts.
+
+    Args:
+        d: a `MixtureSameFamily` or a `MixtureGeneral`.
+        value: where.
+        log_prob: the log density of a component.
+    """
+    if isinstance(d, MixtureGeneral):
+        parts = [_inside(c, value, log_prob) for c in d.component_distributions]
+        parts = _beside_points(d.component_distributions, parts)
+        components = jnp.stack(jnp.broadcast_arrays(*parts), axis=-1)
+    else:
+        inner = d.component_distribution
+        components = log_prob(inner, jnp.expand_dims(value, d.mixture_dim))
+    mixing = unwrapped(d.mixing_distribution)
+    if isinstance(mixing, CategoricalProbs):
+        return _weighted(components, jnp.asarray(d.mixing_distribution.probs))
+    terms = jax.nn.log_softmax(d.mixing_distribution.logits) + components
+    return jax.nn.logsumexp(jnp.where(jnp.isneginf(terms), -jnp.inf, terms), axis=-1)
+
+
+def _inside(component: Any, value: Array, log_prob: LogProb) -> Array:
+    """The log density of a component, with its derivative, which is zero outside its support."""
+    try:
+        inside = component.support(value)
+    except NotImplementedError:  # a user's distribution that does not say
+        return log_prob(component, value)
+    return jnp.where(inside, log_prob(component, shown(component, value, inside)), -jnp.inf)
+
+
+def _beside_points(components: Any, parts: list[Array]) -> list[Array]:
+    """Log densities where what is no point has none at a point."""
+    points = [isinstance(unwrapped(c), Delta) for c in components]
+    if not any(points):
+        return parts
+    at: Any = False
+    for point, part in zip(points, parts, strict=True):
+        at = at | (point & ~jnp.isneginf(part))
+    return [
+        part if point or _discrete(c) else jnp.where(at, -jnp.inf, part)
+        for c, point, part in zip(components, points, parts, strict=True)
+    ]
+
+
+def _discrete(component: Any) -> bool:
+    return bool(getattr(component.support, "is_discrete", False))
+
+
+def _weighted(log_densities: Array, probs: Array) -> Array:
+    """The log of the weighted mean of densities: a weight of zero has a derivative all the same."""
+    probs, log_densities = jnp.broadcast_arrays(probs, log_densities)
+    counts = (probs > 0) & ~jnp.isneginf(log_densities)
+    largest = jnp.max(jnp.where(counts, log_densities, -jnp.inf), axis=-1, keepdims=True)
+    largest = lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))
+    none = jnp.isneginf(log_densities)
+    scaled = jnp.minimum(jnp.where(none, 0.0, log_densities) - largest, _LARGEST)
+    mean = jnp.sum(jnp.where(none, 0.0, probs * jnp.exp(scaled)), axis=-1)
+    possible = mean > 0
+    log = jnp.log(jnp.where(possible, mean, 1.0)) + largest[..., 0]
+    return jnp.where(possible, log, -jnp.inf) - jnp.log(jnp.sum(probs, axis=-1))
