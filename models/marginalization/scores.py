@@ -232,7 +232,7 @@ def independent_sites(target: Ising | Molecules) -> Float[np.ndarray, "sites val
 
 def energy_scores(
     mam: MaM, target: Ising | Molecules, draws: int, *, key: Key[Array, ""]
-) -> dict[str, dict[str, Float[np.ndarray, " n"]]]:
+) -> dict[str, dict[str, Float[np.ndarray, " _"]]]:
     """Divergences from a target and errors of marginals, of a model and of independent sites.
 
     Args:
