@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from jax.scipy.stats import norm
 
 import ppgen
 from ppgen.inference import elbo
@@ -146,6 +148,59 @@ def test_the_advice_is_right(grad):
     }
     for name, f in advised.items():
         assert abs(slope(f, 0.3) - exact) < 0.03, name
+
+
+def pair(t, grad):
+    return ppgen.draw(dist.Normal(jnp.array([0.0, 1.0]) * t, 1.0), grad=grad)
+
+
+def largest(v):
+    # (Not `v == v.max()`: a compiler may compute `v` twice, with two roundings.)
+    return (jnp.argmax(v) == 1) * 1.0
+
+
+# A jump of each kind that a pathwise choice must not reach: the objective, given the choice's
+# estimator, and its mean.
+KINDS = {
+    "one_hot": (lambda t, e: jax.nn.one_hot((normal(t, e) > 0).astype(int), 2)[1], norm.cdf),
+    "atom": (
+        lambda t, e: jnp.where(jax.nn.relu(normal(t, e)) == 0, 1.0, 0.0),
+        lambda t: norm.cdf(-t),
+    ),
+    "finite": (lambda t, e: jnp.where(jnp.isfinite(jnp.log(normal(t, e))), 1.0, 0.0), norm.cdf),
+    "count": (
+        lambda t, e: jnp.where(jnp.sum(normal(t, e, (2,)) > 0) == 2, 1.0, 0.0),
+        lambda t: norm.cdf(t) ** 2,
+    ),
+    "largest": (lambda t, e: largest(pair(t, e)), lambda t: norm.cdf(t / 2**0.5)),
+    "position": (
+        lambda t, e: jax.nn.one_hot(jax.lax.top_k(pair(t, e), 1)[1][0], 2)[1],
+        lambda t: norm.cdf(t / 2**0.5),
+    ),
+    "support": (
+        lambda t, e: jnp.exp(scored(dist.Exponential(1.0, validate_args=True), normal(t, e))),
+        lambda t: jnp.exp(0.5 - t) * norm.cdf(t - 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("advised", FROZEN)
+def test_the_advice_for_each_kind_is_right(advised):
+    """Each is refused by default, names what is advised, and is right with that."""
+    for f, _ in KINDS.values():
+        with pytest.raises(ppgen.errors.DiscontinuityError) as info:
+            ppgen.expectation(lambda t: f(t, None))(KEY, 0.3)  # noqa: B023
+        assert f"{type(advised).__name__}() " in info.value.instead
+
+    def slopes(key, t):
+        each = [ppgen.expectation(lambda t, f=f: f(t, advised)) for f, _ in KINDS.values()]
+        return jnp.stack([jax.grad(g, argnums=1)(key, t) for g in each])
+
+    compiled = jax.jit(jax.vmap(slopes, (0, None)))
+    draws = np.asarray(compiled(jax.random.split(KEY, 20_000), 0.3))
+    exact = np.array([jax.grad(mean)(0.3) for _, mean in KINDS.values()])
+    z = (draws.mean(0) - exact) / (draws.std(0) / 20_000**0.5)
+    assert (abs(z) < 4.5).all(), dict(zip(KINDS, z, strict=True))
 
 
 @pytest.mark.parametrize(

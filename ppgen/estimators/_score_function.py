@@ -75,10 +75,13 @@ class ScoreFunction(AbstractEstimator):
             choice itself and what follows from it: the output of a network of the choice's inputs,
             which `ppgen.baseline_loss` trains.
 
+    Where a bound of the support moves, the place between the bounds is what is frozen, and the
+    value moves with them; so the cost must not jump there.
+
     Raises:
-        DerivativeError: on differentiation by a bound of the support (of a Uniform, say), where
-            the score misses a term; on a second one by the location of a Laplace variable, where
-            the log density has a kink.
+        DerivativeError: on differentiation by a bound of the support of a component of a mixture,
+            where the score misses a term; on a second one by the location of a Laplace variable,
+            where the log density has a kink.
 
     References:
         Williams, *Simple Statistical Gradient-Following Algorithms*, Machine Learning 8, 1992.
