@@ -44,10 +44,10 @@ def judged(p):
 
 
 def test_none_is_wrong():
-    found = [(p := random_program(np.random.default_rng([7, i])), judged(p)) for i in range(150)]
+    found = [(p := random_program(np.random.default_rng([7, i])), judged(p)) for i in range(60)]
     bad = [(p, v) for p, v in found if v.verdict in ("wrong", "crashed", "not a number")]
     assert not bad, bad
-    assert sum(v.verdict == "right" for _, v in found) > 75
+    assert sum(v.verdict == "right" for _, v in found) > 25
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ class Lanes:
         elif inner := _jax.subjaxprs(eqn):
             outs = self(inner[0], values)
         else:
-            outs = _by_jax(eqn, values)
+            outs = _by_jax(eqn, values, self.double)
         outs = outs if isinstance(outs, (list, tuple)) else [outs]
         return [self._as(x, v) for x, v in zip(outs, eqn.outvars, strict=True)]
 
@@ -192,7 +192,7 @@ def _last_uses(jaxpr: Any) -> list[list[Any]]:
     return out[::-1]
 
 
-def _by_jax(eqn: Any, values: list[Any]) -> Any:
+def _by_jax(eqn: Any, values: list[Any], double: bool = False) -> Any:
     """A primitive that has no rule here, as JAX evaluates it, lane by lane."""
     if any(jnp.issubdtype(v.aval.dtype, jax.dtypes.extended) for v in eqn.invars):
         raise Unsupported(f"{eqn.primitive.name} of a key")
@@ -202,8 +202,10 @@ def _by_jax(eqn: Any, values: list[Any]) -> Any:
         np.ascontiguousarray(full(x, v.aval.shape, lanes)).reshape((count, *v.aval.shape))
         for x, v in zip(values, eqn.invars, strict=True)
     ]
-    flat = [x.astype(v.aval.dtype) for x, v in zip(flat, eqn.invars, strict=True)]
-    out = jax.vmap(lambda *xs: _jax.bind(eqn, xs))(*flat)
+    if not double:
+        flat = [x.astype(v.aval.dtype) for x, v in zip(flat, eqn.invars, strict=True)]
+    with jax.enable_x64(double):  # slopes need all of the precision that the values have
+        out = jax.vmap(lambda *xs: _jax.bind(eqn, xs))(*flat)
     return [
         np.asarray(x).reshape(
             (

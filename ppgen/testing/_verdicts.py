@@ -154,6 +154,9 @@ def _again(graph: Any, theta: Any, exact: Exact, staged: Any, nodes: int) -> _Co
                 continue
             doubt = np.abs(_entries(finer) - _entries(exact))
             break
+        else:  # there are too many: what fewer nodes change
+            coarser = slopes_of(staged, theta, nodes // 2, 64, 30_000)
+            doubt = 2 * np.abs(_entries(coarser) - _entries(exact))
     parts = []
     for i in range(_LAST // _CHUNK):
         parts.append(_estimates(graph, theta, _CHUNK, 1 + i))
