@@ -134,3 +134,13 @@ def test_data_are_any_pytree_with_a_common_axis(name):
 def test_data_without_a_common_axis_are_refused(data):
     with pytest.raises(ValueError, match="share one leading axis"):
         per_datum(lambda p, d: p, 1.0, data, key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("every", 0), ("every", True), ("patience", True), ("draws", 0), ("least", -1.0)]
+    + [("least", float("nan")), ("least", float("inf"))],
+)
+def test_early_stopping_that_makes_no_sense_is_refused(name, value):
+    with pytest.raises(ValueError, match=name):
+        EarlyStopping(None, **{name: value})
