@@ -155,3 +155,13 @@ def test_a_bound_of_each_datum_is_a_bound_of_the_batch():
     assert fit(bound, jnp.zeros(()), optax.sgd(0.1), **options, maximize=True).params != 0
     with pytest.raises(ValueError, match="no rows"):
         bound(0.0, jnp.ones(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("every", 0), ("every", True), ("patience", True), ("draws", 0), ("least", -1.0)]
+    + [("least", float("nan")), ("least", float("inf"))],
+)
+def test_early_stopping_that_makes_no_sense_is_refused(name, value):
+    with pytest.raises(ValueError, match=name):
+        EarlyStopping(None, **{name: value})

@@ -18,6 +18,8 @@ from ppgen._distributions.normal_tails import log_inverse_mills, log_ndtr
 from ppgen._sampling.normal_quantiles import ndtri_of_logs
 from ppgen._sampling.truncated_draws import with_tails
 from ppgen.densities import log_prob
+from ppgen.errors import ChoiceMismatchError
+from ppgen.inference import elbo, iwelbo
 
 KEY = jax.random.key(0)
 PRECISIONS = {"float32": 1e-5, "float64": 1e-9}
@@ -84,6 +86,26 @@ def test_missing_data_by_obs_mask():
     found = jax.jacfwd(run)(1.0)
     np.testing.assert_allclose(found[0], -0.7, rtol=1e-5)
     assert jnp.isfinite(found[1])
+
+
+@pytest.mark.parametrize("objective", [elbo, lambda m, g: iwelbo(m, g, particles=2)])
+def test_a_mask_that_only_the_model_has_is_refused(objective):
+    """Not where the guide has it too, as the advice says."""
+
+    def model(t):
+        numpyro.sample("x", dist.Normal().expand([2]), obs=jnp.array([0.3, 0.0]), obs_mask=MASK)
+
+    def guide(t):
+        numpyro.sample("x_unobserved", dist.Normal(t, 1.0).expand([2]))
+
+    def masked(t):
+        with handlers.mask(mask=~MASK):
+            guide(t)
+
+    with pytest.raises(ChoiceMismatchError, match="masked") as caught:
+        ppgen.expectation(objective(model, guide))(KEY, 0.3)
+    assert "handlers.mask" in str(caught.value)
+    assert jnp.isfinite(ppgen.expectation(objective(model, masked))(KEY, 0.3))
 
 
 # --- the normal distribution function in its tails ------------------------------------------------

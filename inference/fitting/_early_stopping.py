@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -40,10 +41,15 @@ class EarlyStopping:
     least: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.every < 1 or self.patience < 1:
-            raise ValueError(
-                f"every and patience must be positive, not {self.every} and {self.patience}"
-            )
+        for name in ("every", "patience", "draws"):
+            count = getattr(self, name)
+            whole = isinstance(count, numbers.Integral) and not isinstance(count, bool)
+            if not whole or count < 1:
+                raise ValueError(f"{name} must be positive and whole, not {count!r}")
+        if not (isinstance(self.least, numbers.Real) and 0 <= self.least < math.inf):
+            raise ValueError(f"least must be a number from 0 on, not {self.least!r}")
+        if self.objective is not None and not callable(self.objective):
+            raise ValueError(f"objective must be a function, not {self.objective!r}")
 
 
 class Validation:

@@ -29,6 +29,7 @@ class SiteFacts(NamedTuple):
         plates: the plates around it, outermost first.
         pathwise: whether it is drawn with a pathwise derivative.
         fixed: whether it is a minibatch whose indices are given.
+        masked: whether there is a mask on its density.
     """
 
     support: Support
@@ -38,6 +39,7 @@ class SiteFacts(NamedTuple):
     plates: tuple[Plate, ...]
     pathwise: bool
     fixed: bool = False
+    masked: bool = False
 
 
 class Trace(eqx.Module):
@@ -185,6 +187,7 @@ def traced(staged: Staged, given: Given) -> Trace:
                 plates=s.plates,
                 pathwise=s.choice.template is not None and s.choice.template.in_place,
                 fixed=s.fixed,
+                masked=s.has_mask,
             ),
         )
         for name, s in specs.items()
@@ -251,8 +254,8 @@ def matched(
             one that another program drew and has a density of.
 
     Raises:
-        ChoiceMismatchError: a latent site without a value, a value without a site, or supports
-            that differ.
+        ChoiceMismatchError: a latent site without a value, a value without a site, supports that
+            differ, or a mask that only the program that scores has.
     """
     given = dict(choices.choices if isinstance(choices, Trace) else choices)
     sources = dict(choices.sites) if isinstance(choices, Trace) else {}
@@ -288,6 +291,16 @@ def matched(
                 site=name,
                 where=source.where,
                 instead="the indices given to the program that draws (the guide)",
+            )
+        if source is not None and latent[name].has_mask and not source.masked:
+            raise ChoiceMismatchError(
+                "the site is masked in the program that scores it, and not in the one that draws "
+                "it: a bound would rise without end, by what the one has for it and the other has "
+                "not",
+                site=name,
+                where=source.where,
+                instead="the same mask where it is drawn (the guide): "
+                "with numpyro.handlers.mask(mask=mask)",
             )
         if source is not None and not agree(source.support, latent[name].support):
             raise ChoiceMismatchError(
