@@ -60,7 +60,8 @@ Singular vectors, and the factors of a matrix, are where those are well defined.
 """
 
 OURS = frozenset(
-    "marker assume_continuous transformed weighed expected shielded implicit optimization_barrier "
+    "marker assume_continuous transformed weighed expected shielded counting implicit "
+    "optimization_barrier "
     "sharding_constraint device_put magic_box deviation freeze_once sealed sealed_one once "
     "forward_only random_gamma_grad igamma_grad_a fresh_key random_choice "
     "psum psum_invariant pmax pmin pvary pcast all_gather all_gather_invariant all_to_all "
