@@ -98,10 +98,22 @@ _shielded = _jax.define_product(
     lambda dx, w: jnp.where(w == 0, jnp.zeros_like(dx), dx * w),
     derivatives=(lambda ct, w: ct * w, _weighed),
 )
+_counting = _jax.define_product(
+    "counting",
+    # The weight, which for second derivatives moves where it counts only.
+    lambda w, x: w,
+    tangents=(
+        lambda dw, w, x: jnp.where((w != 0) | jnp.isfinite(x), dw, jnp.zeros_like(dw)),
+        lambda dx, w, x: jnp.zeros_like(dx),
+    ),
+)
 _expected = _jax.define_product(
     "expected",
     lambda x, w: _possible(x, w) * w,
-    tangents=(lambda dx, x, w: _shielded(dx, w), lambda dw, x, w: _weighed(_possible(x, w), dw)),
+    tangents=(
+        lambda dx, x, w: _shielded(dx, _counting(w, x)),
+        lambda dw, x, w: _weighed(_possible(x, w), dw),
+    ),
 )
 _magic_box_p = _jax.define_elementwise("magic_box", jnp.ones_like, _magic_box_jvp)
 _deviation_p = _jax.define_elementwise("deviation", jnp.zeros_like, _deviation_jvp)

@@ -12,7 +12,7 @@ from scipy import special
 
 import ppgen
 from ppgen import Enumerate, MeasureValued
-from ppgen._derivatives import weighed
+from ppgen._derivatives import expected, weighed
 from ppgen._distributions.truncated import log_normal_mass
 
 KEY = jax.random.key(0)
@@ -36,6 +36,23 @@ def test_a_weight_of_zero_takes_out_the_value_and_all_derivatives(x):
     assert jax.vmap(jax.grad(hidden))(jnp.ones(2)).tolist() == [0, 0]
     seen = jax.grad(weighed, 1)(jnp.float32(x), jnp.float32(1.0))
     assert np.array_equal(seen, x, equal_nan=True)  # what counts is not hidden
+
+
+@pytest.mark.parametrize("x", [2.0, np.inf, np.nan])
+def test_what_a_sum_over_points_makes_of_a_term_with_a_weight_of_zero(x):
+    finite = np.isfinite(x)
+    at = jnp.float32(x), jnp.float32(0.0)
+    assert expected(*at) == 0
+    # Whatever the term's tangent is; and a weight that leaves zero counts a finite term.
+    for tangent in (1.0, np.inf, np.nan):
+        value, moved = jax.jvp(expected, at, (jnp.float32(tangent), jnp.float32(1.0)))
+        assert value == 0 and moved == (x if finite else 0)
+    assert jax.grad(expected, (0, 1))(*at) == (0, x if finite else 0)
+    for outer, inner in ((jax.jacfwd, jax.jacrev), (jax.jacrev, jax.jacfwd)):
+        hessian = outer(inner(expected, (0, 1)), (0, 1))(*at)
+        assert np.array_equal(hessian, [[0, finite], [finite, 0]])
+    value, moved = jax.jvp(expected, (jnp.float32(x), jnp.float32(1.0)), (jnp.ones(()),) * 2)
+    assert np.array_equal([value, moved], [x, 1 + x], equal_nan=True)  # nothing that counts hides
 
 
 def test_an_impossible_class_of_infinite_cost_contributes_nothing():

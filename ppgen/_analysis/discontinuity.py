@@ -78,7 +78,8 @@ _DIGITS = 7
 """Bits of a mantissa from which on rounding does not count as a jump: those of a bfloat16."""
 
 OURS = frozenset(
-    "marker assume_continuous transformed weighed expected shielded implicit optimization_barrier "
+    "marker assume_continuous transformed weighed expected shielded counting implicit "
+    "optimization_barrier "
     "sharding_constraint device_put magic_box deviation freeze_once sealed sealed_one once "
     "forward_only igamma_grad_a fresh_key random_choice "
     "psum psum_invariant pmax pmin pvary all_gather all_gather_invariant all_to_all "

@@ -55,7 +55,7 @@ _LINEAR = frozenset(
 )
 """Primitives that are linear in all of their operands together."""
 
-_LINEAR_IN_FIRST = frozenset({"div", "gather", "dynamic_slice"})
+_LINEAR_IN_FIRST = frozenset({"div", "gather", "dynamic_slice", "counting"})
 """Primitives that are linear in the first operand."""
 
 _BILINEAR = frozenset(

@@ -225,7 +225,8 @@ ge gt igamma igamma_grad_a igammac imag integer_pow is_finite le lgamma log log1
 max min mul ne neg nextafter not one_minus_square or polygamma population_count pow real
 reduce_precision regularized_incomplete_beta rem round rsqrt select_n shift_left
 shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor
-zeta marker weighed expected shielded undifferentiable optimization_barrier sharding_constraint
+zeta marker weighed expected shielded counting undifferentiable optimization_barrier
+sharding_constraint
 """
 
 RULES: dict[str, Any] = {
