@@ -70,7 +70,7 @@ def test_nothing_is_run():
 def test_a_term_that_is_no_sum_names_what_it_is_made_of():
     report = ppgen.check(iwelbo(model, guide, particles=3))(0.3, jnp.ones(5))
     (term,) = report.terms
-    assert "logsumexp" in term.name and "log p(x)" in term.name
+    assert "log_mean_exp" in term.name and "log p(x)" in term.name
     # Each element of the shared plate has a bound, of its own choices.
     assert term.shape == (5,)
     assert term.reached_by == ("k[:, i]", "z")
