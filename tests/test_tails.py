@@ -259,3 +259,16 @@ def test_at_a_point_mass_only_the_point_counts():
     np.testing.assert_allclose(density(0.7, 0.0), jax.nn.log_sigmoid(-0.7), rtol=1e-6)
     elsewhere = jax.nn.log_sigmoid(0.7) + dist.Normal(0.7).log_prob(0.3)
     np.testing.assert_allclose(density(0.7, 0.3), elsewhere, rtol=1e-6)
+
+
+def test_a_mask_that_hides_nothing_is_none():
+    """`mask=True` in the model alone: nothing is in the one density and not in the other."""
+
+    def model():
+        with numpyro.handlers.mask(mask=True):
+            numpyro.sample("z", dist.Normal(0.0, 1.0))
+
+    def guide():
+        numpyro.sample("z", dist.Normal(0.0, 1.0))
+
+    assert ppgen.expectation(elbo(model, guide))(jax.random.key(0)) == 0.0

@@ -183,7 +183,7 @@ def bind_site(
     """Bind one site: its random choice, its density, its observed value, its mask and scale."""
     dist, mask = split_mask(dist)
     has_density = has_density and not hidden
-    mask = None if hidden else mask
+    mask = None if hidden or mask is True else mask  # a mask of True hides nothing
     leaves, density = flatten(dist)
     if given is None:
         estimator = estimator_for(split_event(dist)[0], asked, name=name, where=where)
