@@ -800,6 +800,8 @@ MAKERS: dict[str, Maker] = {
     "implicit": _implicit,
     "weighed": naryop(_derivatives._weighed, reals, reals),
     "expected": naryop(_derivatives._expected, reals, reals),
+    "shielded": naryop(_derivatives._shielded, reals, reals),
+    "counting": naryop(_derivatives._counting, reals, reals),
     "undifferentiable": unary(_own(_derivatives._undifferentiable_p, error=_ERROR)),
     "magic_box": unary(_own(_derivatives._magic_box_p)),
     "deviation": unary(_own(_derivatives._deviation_p)),
