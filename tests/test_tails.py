@@ -58,7 +58,8 @@ HIDDEN = {
 @pytest.mark.parametrize("name", HIDDEN)
 def test_missing_data_reach_neither_the_value_nor_the_derivative(name, way):
     make, seen = HIDDEN[name]
-    x = jnp.stack([jnp.asarray(seen, float), jnp.full(jnp.shape(seen), jnp.nan)])
+    seen = jnp.asarray(seen, float)
+    x = jnp.stack([seen, jnp.full(seen.shape, jnp.nan)])
 
     def model(t):
         with numpyro.plate("n", 2):
@@ -69,7 +70,7 @@ def test_missing_data_reach_neither_the_value_nor_the_derivative(name, way):
                     numpyro.sample("x", make(t), obs=x)
 
     found = jax.value_and_grad(lambda t: ppgen.log_density(model)({}, t))(1.5)
-    right = jax.value_and_grad(lambda t: log_prob(make(t), jnp.asarray(seen, float)))(1.5)
+    right = jax.value_and_grad(lambda t: log_prob(make(t), seen))(1.5)
     np.testing.assert_allclose(found, right, rtol=1e-5)
 
 
