@@ -43,11 +43,14 @@ def judged(p):
     return verdict(p, p.theta, draws=p.draws)
 
 
-def test_none_is_wrong():
-    found = [(p := random_program(np.random.default_rng([7, i])), judged(p)) for i in range(60)]
+@pytest.mark.sweep(quick=["0"])
+@pytest.mark.parametrize("piece", range(12))
+def test_none_is_wrong(piece):
+    programs = [random_program(np.random.default_rng([7, 10 * piece + i])) for i in range(10)]
+    found = [(p, judged(p)) for p in programs]
     bad = [(p, v) for p, v in found if v.verdict in ("wrong", "crashed", "not a number")]
     assert not bad, bad
-    assert sum(v.verdict == "right" for _, v in found) > 25
+    assert any(v.verdict == "right" for _, v in found)
 
 
 @pytest.mark.parametrize(
