@@ -60,8 +60,8 @@ class Solved(NamedTuple):
     """
 
     u: Moments
-    z_mean: Float[Array, "*problems z"]
-    z_scale: Float[Array, "*problems z"]
+    z_mean: Float[Array, "... z"]
+    z_scale: Float[Array, "... z"]
 
 
 def solved(rgnp: RGNP, reference: References) -> Solved:
