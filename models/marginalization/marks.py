@@ -277,7 +277,7 @@ def digits(fast: bool, seed: int) -> list[Mark]:
 
 
 def molecules(fast: bool, seed: int) -> list[Mark]:
-    steps, rate, width, draws = (300, 5e-3, 64, 256) if fast else (2000, 3e-3, 128, 1024)
+    steps, rate, width, draws = (800, 5e-3, 64, 256) if fast else (2000, 3e-3, 128, 1024)
     options = {"task": "molecules", "hidden": width, "draws": draws, "erased": 2}
     (mam, task), name = by_energy(seed, steps, rate, **options), "molecules"
     x = all_strings(task.sites, task.values)
