@@ -88,8 +88,7 @@ def by_numpyro(loss: Any, like: Run) -> Run:
         with numpyro.plate("images", len(x)):
             numpyro.sample("z", dist.Normal(mean, jnp.exp(0.5 * log_variance)).to_event(1))
 
-    rate = optax.cosine_decay_schedule(training.learning_rate, training.steps)
-    optimizer = optax.adamw(rate, weight_decay=recipe.weight_decay)
+    optimizer = optax.adamw(training.rate(), weight_decay=recipe.weight_decay)
     svi = SVI(model, guide, optax_to_numpyro(optimizer), loss)
     order_key, init_key = jax.random.split(jax.random.key(training.seed))
     train, size = jnp.asarray(like.data.train), training.batch_size

@@ -210,15 +210,18 @@ class Family:
         values = values.reshape((len(values), *(1,) * self.batch, some))
         return Outcomes(values, np.full((len(values), *(1,) * self.batch), 1 / len(values)))
 
+    def _flips(self, logits: bool) -> tuple[np.ndarray, np.ndarray]:
+        """The probabilities of one and of zero; of `probs`, if not of `logits`."""
+        if logits:
+            z = self.parameter("logits")
+            return special.expit(z), special.expit(-z)
+        p = self.parameter("probs")
+        return p, 1 - p
+
     def _masses(self, terms: int) -> Outcomes | None:
         d = self.dist
         if isinstance(d, (dist.BernoulliLogits, dist.BernoulliProbs)):
-            if isinstance(d, dist.BernoulliLogits):
-                z = self.parameter("logits")
-                p, q = special.expit(z), special.expit(-z)
-            else:
-                p = self.parameter("probs")
-                q = 1 - p
+            p, q = self._flips(isinstance(d, dist.BernoulliLogits))
             x = _axis(np.arange(2), p)
             return Outcomes(x, np.where(x == 1, p, q))
         if isinstance(d, (dist.CategoricalLogits, dist.CategoricalProbs)):
@@ -232,12 +235,7 @@ class Family:
             n = int(np.max(np.asarray(d.total_count)))
             if np.any(np.asarray(d.total_count) != n):
                 raise Unsupported("counts that differ")
-            if isinstance(d, dist.BinomialLogits):
-                z = self.parameter("logits")
-                p, q = special.expit(z), special.expit(-z)
-            else:
-                p = self.parameter("probs")
-                q = 1 - p
+            p, q = self._flips(isinstance(d, dist.BinomialLogits))
             x = _axis(np.arange(n + 1), p)
             return Outcomes(x, special.comb(n, x) * p**x * q ** (n - x))
         if isinstance(d, dist.Poisson):

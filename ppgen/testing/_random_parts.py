@@ -15,7 +15,7 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import Distribution
 
-_NODES = 24
+NODES = 24
 
 
 def _grid(x: Array, y: Array) -> Array:
@@ -179,29 +179,29 @@ FAMILIES: dict[str, tuple[Callable[[Array], Distribution], int]] = {
     ),
     "three trials": (lambda x: dist.Binomial(3, jax.nn.sigmoid(x)), 4),
     "unlikely": (lambda x: dist.Bernoulli(logits=x - 6.0), 2),
-    "gumbel": (lambda x: dist.Gumbel(x, 0.5), _NODES),
-    "lognormal": (lambda x: dist.LogNormal(0.5 * jnp.tanh(x), 0.4), _NODES),
-    "exponential": (lambda x: dist.Exponential(1.0 + jax.nn.sigmoid(x)), _NODES),
-    "gamma": (lambda x: dist.Gamma(1.5 + jax.nn.sigmoid(x), 2.0), _NODES),
-    "beta": (lambda x: dist.Beta(1.5 + jax.nn.sigmoid(x), 2.0), _NODES),
-    "moving uniform": (lambda x: dist.Uniform(0.0, 0.5 + jax.nn.sigmoid(x)), _NODES),
+    "gumbel": (lambda x: dist.Gumbel(x, 0.5), NODES),
+    "lognormal": (lambda x: dist.LogNormal(0.5 * jnp.tanh(x), 0.4), NODES),
+    "exponential": (lambda x: dist.Exponential(1.0 + jax.nn.sigmoid(x)), NODES),
+    "gamma": (lambda x: dist.Gamma(1.5 + jax.nn.sigmoid(x), 2.0), NODES),
+    "beta": (lambda x: dist.Beta(1.5 + jax.nn.sigmoid(x), 2.0), NODES),
+    "moving uniform": (lambda x: dist.Uniform(0.0, 0.5 + jax.nn.sigmoid(x)), NODES),
     "shifted uniform": (
         lambda x: dist.TransformedDistribution(
             dist.Uniform(0.0, 1.0), dist.transforms.AffineTransform(x, 0.7)
         ),
-        _NODES,
+        NODES,
     ),
     "shifted exponential": (
         lambda x: dist.TransformedDistribution(
             dist.Exponential(2.0), dist.transforms.AffineTransform(0.5 * jnp.tanh(x), 1.0)
         ),
-        _NODES,
+        NODES,
     ),
     "affine normal": (
         lambda x: dist.TransformedDistribution(
             dist.Normal(0.2, 1.0), dist.transforms.AffineTransform(x, 0.6)
         ),
-        _NODES,
+        NODES,
     ),
     "point": (lambda x: dist.Delta(jnp.sin(x)), 1),
 }

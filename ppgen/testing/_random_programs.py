@@ -24,10 +24,10 @@ from numpyro.distributions import Distribution
 from ppgen.estimators import AbstractEstimator, Reparameterize
 from ppgen.testing._oracle import exact
 from ppgen.testing._random_flows import FLOWS, Place
-from ppgen.testing._random_parts import FAMILIES, FUNCTIONS
+from ppgen.testing._random_parts import FAMILIES, FUNCTIONS, NODES
 from ppgen.testing._strategies import sound_estimators
 
-_NODES, _TERMS = 24, 32
+_TERMS = 32
 
 # A distribution made from one number, and how many points the oracle gives it.
 _FAMILIES: dict[str, tuple[Callable[[Array], Distribution], int]] = {
@@ -36,9 +36,9 @@ _FAMILIES: dict[str, tuple[Callable[[Array], Distribution], int]] = {
     "pick": (lambda x: dist.Categorical(logits=jnp.stack([0.0 * x, x, -x], axis=-1)), 3),
     "binomial": (lambda x: dist.Binomial(2, logits=x), 3),
     "count": (lambda x: dist.Poisson(jax.nn.sigmoid(x)), _TERMS),
-    "normal": (lambda x: dist.Normal(x, 0.5), _NODES),
-    "scaled_normal": (lambda x: dist.Normal(0.3, 0.4 + jax.nn.sigmoid(x)), _NODES),
-    "logistic": (lambda x: dist.Logistic(x, 0.4), _NODES),
+    "normal": (lambda x: dist.Normal(x, 0.5), NODES),
+    "scaled_normal": (lambda x: dist.Normal(0.3, 0.4 + jax.nn.sigmoid(x)), NODES),
+    "logistic": (lambda x: dist.Logistic(x, 0.4), NODES),
 }
 
 _FUNCTIONS: dict[str, Callable[[Array, Array], Array]] = {
@@ -120,7 +120,7 @@ class RandomProgram:
     @property
     def exact(self) -> Callable[..., Array]:
         """Its exact expectation, with grids of the size that the program was made for."""
-        return exact(self, nodes=_NODES, terms=_TERMS)
+        return exact(self, nodes=NODES, terms=_TERMS)
 
     def __call__(self, theta: Array) -> Array:
         """The cost of one run."""
@@ -240,7 +240,7 @@ def _generate(pick: Pick, max_choices: int, max_points: int, whole: bool) -> Ran
             estimator = pick([estimator] * 9 + [None])
             through = (pick(functions), pick(range(index))) if pick(range(3)) == 0 else None
         choices.append(Choice(family, parent, flow, selector, estimator, through))
-        if flow in ("none", "jit", "remat", "site") and size != _NODES:
+        if flow in ("none", "jit", "remat", "site") and size != NODES:
             discrete.append(index)
     variables = range(2 + len(choices))
     costs = [(pick(functions), pick(variables), pick(variables)) for _ in range(pick(range(1, 4)))]
