@@ -214,9 +214,9 @@ class Family:
         """The probabilities of one and of zero; of `probs`, if not of `logits`."""
         if logits:
             z = self.parameter("logits")
-            return special.expit(z), special.expit(-z)
+            return np.asarray(special.expit(z)), np.asarray(special.expit(-z))
         p = self.parameter("probs")
-        return p, 1 - p
+        return p, np.asarray(1 - p)
 
     def _masses(self, terms: int) -> Outcomes | None:
         d = self.dist
