@@ -45,27 +45,27 @@ def expectation(
     allow_biased: bool = False,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[..., Any]:
-    """Estimate the expectation of `f`, and by differentiation any derivative of it.
+    """Estimate the expectation of `f` and, by differentiation, its derivatives.
 
     The result `g` is a plain JAX function: `E_key[g(key, θ)] = E[f(θ)]` and, for every order `k` to
     which the estimators of the choices are unbiased (all, for `Reparameterize`, `ScoreFunction` and
     `Enumerate`), `E_key[∂ᵏg/∂θᵏ] = ∂ᵏE[f(θ)]`. So `jax.grad(g, argnums=1)`, `jax.hessian`,
     `jax.vmap`, `jax.jit`, `jax.lax.scan` and every optimiser apply to it as to any function.
 
-    *Unbiased*. A choice whose estimator needs the score multiplies only the additive terms of the
-    cost that it influences, per element of a plate or `vmap` where the terms are elementwise.
+    *Unbiased*. The score of a choice multiplies only those additive terms of the cost that the
+    choice influences, per element of a plate or `vmap` where the terms are elementwise.
 
     Args:
         f: `f(*args) -> scalar`. It may draw (`ppgen.draw`, NumPyro sites), simulate programs and
             score them. Closed-over and passed arrays are differentiated alike.
-        draws: how many independent runs to average, vectorised. Score-function choices without a
-            baseline of their own then use the other draws as one.
-        has_aux: `f` returns `(scalar, aux)`, and so does `g`: what a run produced, without
-            derivatives; floats that depend on an enumerated choice as their expectation over it.
-            With `draws > 1` every array of it has a leading axis of that length.
+        draws: how many independent runs to average, vectorised. Score-function choices for which no
+            baseline is given then use the mean cost of the other draws as their baseline.
+        has_aux: whether `f`, and so `g`, returns `(scalar, aux)`. `aux` carries no derivatives, and
+            floats in it that depend on an enumerated choice are averaged over the values of that
+            choice. With `draws > 1` every array of it has a leading axis of that length.
         allow_biased: accept estimators that are biased by design.
-        sharding: how the draws are divided over devices, along the one axis that they have. It is
-            for `jit` over a mesh, and changes where things are computed, not what.
+        sharding: how the axis of the draws is divided over devices, for `jit` over a mesh. It
+            changes where the draws are computed, not their values.
 
     Returns:
         `g(key, *args, **kwargs)`, with a typed or an old-style key.
@@ -75,7 +75,7 @@ def expectation(
         DiscontinuityError: a reparameterised value reaches something discontinuous.
         BiasedEstimatorError: a biased estimator without `allow_biased`.
         EstimatorError: an estimator that does not fit, or whose joint support is too large.
-        ControlFlowError: a choice where no estimator can follow it.
+        ControlFlowError: a choice inside control flow that its estimator does not support.
 
     References:
         Lew et al., *ADEV: Sound Automatic Differentiation of Expected Values of Probabilistic
@@ -116,7 +116,8 @@ def expectation(
             )
             cost = jnp.mean(cost)
         if nested:
-            # Its derivative is right in the mean only: the objective around must be linear in it.
+            # Its derivative is right only in expectation, so the enclosing objective must be linear
+            # in it.
             cost = mark(cost, "surrogate", nested, "")
         if not has_aux:
             return cost
@@ -137,10 +138,10 @@ class Prepared:
         self.joint = joint_axes(analysis, self.terms)
 
     def size(self) -> int:
-        """How many numbers a run computes, loops included: what estimators are compared by.
+        """Number of array elements that a run computes, loops included: compares estimators.
 
         Raises:
-            EstimatorError: a joint support that no machine holds.
+            EstimatorError: a joint support that is too large for any machine.
         """
 
         def numbers(jaxpr: Any) -> int:
@@ -223,7 +224,7 @@ def _analysed(
 ) -> Prepared:
     with settings(automatic=automatic):
         staged = stage(thunk)
-    # What sites begin with that are to be picked for may be unsound: the analysis says where.
+    # Sites with an automatic estimator start with one that may be unsound: the analysis says where.
     strict = strict and not (first and automatic.facts)
     prepared = None
     for unroll in (False, True):

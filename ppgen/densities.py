@@ -33,7 +33,7 @@ def log_prob(d: Distribution, value: Any) -> Array:
     """Log density (in nats) of `value` under `d`, of shape `(*batch)`.
 
     Equal to `d.log_prob(value)`. A distribution built on others (masked, expanded, a mixture, a
-    transform, zero-inflated) gets their corrected densities too.
+    transform, zero-inflated) uses their corrected densities.
 
     Example:
         >>> import jax, numpyro.distributions as dist
@@ -46,10 +46,10 @@ def log_prob(d: Distribution, value: Any) -> Array:
 
 
 def _on_point_mass(d: Distribution, value: Array) -> Array:
-    """Put a value that is where a point mass is, but for rounding, exactly there.
+    """Move a value that equals a point mass up to rounding onto the point mass.
 
-    What is computed twice, when a choice is made and when it is scored, need not be equal to the
-    last bit once a compiler has seen it.
+    The value is computed twice, when a choice is made and when it is scored, and compiled code need
+    not give the same last bit.
     """
     inner = unwrapped(d, masks=False)
     if type(inner) is not dist.Delta or not jnp.issubdtype(value.dtype, jnp.inexact):

@@ -1,4 +1,4 @@
-"""The loss that trains the baselines of score-function choices."""
+"""`baseline_loss`, the loss that trains the baselines of score-function choices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs with `numpyro.param` and `mutable` sites as functions of what those hold."""
+"""Programs as functions of the values of their `numpyro.param` and `mutable` sites."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ def functional(program: Program, *, constrained: bool = False) -> Program:
 
     Returns:
         `functional(program)(params, *args)`, with `params` a dict by site of *unconstrained*
-        values, as `init_params` gives them: `numpyro.param("scale", constraint=positive)` is the
-        exponential of what an optimiser moves freely. Entries that the program does not use are
-        ignored, so that a model and a guide can share one dict. The state of `mutable`
-        sites is an entry too; `with_state` returns what becomes of it.
+        values, as `init_params` gives them: `numpyro.param("scale", constraint=positive)` is then
+        the exponential of an unconstrained entry. Entries that the program does not use are
+        ignored, so that a model and a guide can share one dict. The state of `mutable` sites is an
+        entry too; `with_state` returns its new value.
 
     Raises:
-        SiteError: `params` lacks a site of the program; or nobody asks for its new state.
+        SiteError: `params` lacks a site of the program; or the program has mutable state and runs
+            outside of `with_state`.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist, ppgen
@@ -72,7 +73,7 @@ def init_params(program: Program) -> Callable[..., dict[str, Any]]:
 
     Returns:
         `(key, *args, **kwargs) -> params`, a dict of unconstrained values by site. It works under
-        `jax.jit`, which is much the fastest way to initialise a network.
+        `jax.jit`, which is by far the fastest way to initialise a network.
 
     Raises:
         SiteError: an automatic guide that has not seen its model, under `jax.jit` or inside of
@@ -120,7 +121,7 @@ def _initial(program: Program, key: Array, args: tuple, kwargs: dict[str, Any]) 
 
 
 def _prepare(program: Program, key: Array, args: tuple, kwargs: dict[str, Any]) -> None:
-    """Let an automatic guide look at its model before anything is staged: it keeps what it saw."""
+    """Set up an automatic guide before anything is staged, because it stores what it traced."""
     inner: Any = program
     while not isinstance(inner, AutoGuide) and callable(inner):
         inner = getattr(inner, "fn", None) or getattr(inner, "func", None)
@@ -177,8 +178,8 @@ class _Params(Messenger):
             return
         if not is_state_kept():
             raise SiteError(
-                "the program updates its state here, and nobody asks for the new one: it would be "
-                "lost",
+                "the program updates its state here, outside of with_state: the new state would "
+                "be lost",
                 site=name,
                 where=user_line(),
                 instead="ppgen.with_state(f) of what runs the program, which returns "

@@ -30,7 +30,7 @@ class Importance(eqx.Module):
         log_weights: log p(x, z) − log q(z) in nats, of shape `(particles, *plates)`: where all
             sites of both programs share plates, there is one for each element, without the scale
             of subsampling.
-        scale: how many elements of the shared plates each of them stands for.
+        scale: how many elements of the shared plates each of them represents.
     """
 
     guide: Trace
@@ -48,7 +48,7 @@ class Importance(eqx.Module):
         return _by_element(trace, _shared(self.guide, self.model)) / self.scale
 
     def total(self, bounds: Array) -> Array:
-        """The sum of one `bounds` for each element, over all that they stand for."""
+        """The sum of `bounds`, one for each element, scaled to all elements of the plates."""
         return self.scale * jnp.sum(bounds)
 
 
@@ -75,7 +75,7 @@ def importance(
         density: a program of the same sites to score the runs with instead of the guide, for other
             derivatives of the same number: the guide with its parameters held fixed, for example.
         sharding: how the particles are divided over devices, along the first axis. As for
-            `expectation`, it changes where things are computed, not what.
+            `expectation`, it changes where they are computed, not their values.
 
     Returns:
         A function of the common arguments that returns an `Importance`. It draws: call it within

@@ -1,4 +1,4 @@
-"""Running what draws: a function of a key instead of NumPyro's effects."""
+"""`seed`: programs as functions of a key, without NumPyro's effects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ppgen._staging.stage import stage
 
 
 def seed(f: Callable[..., Any]) -> Callable[..., Any]:
-    """Run anything that draws: a program, an objective, a sampler.
+    """Turn anything that draws (a program, an objective, a sampler) into a function of a key.
 
     Args:
         f: a function that uses NumPyro effects or `ppgen.draw`; it may return any pytree.

@@ -51,7 +51,7 @@ class Trace(eqx.Module):
             axis.
         log_density: log density of `choices` in nats, observed sites and factors included; a
             scalar.
-        value: what the program returned; `None` in place of what a marginal program integrated out.
+        value: what the program returned; `None` in place of anything that was integrated out.
         log_probs: the terms of `log_density` by site, observed ones included, masked and scaled:
             one for each element of the site's batch shape. Sites that only have a density together
             have one under their joined names.
@@ -77,11 +77,12 @@ class Trace(eqx.Module):
     def refuse_subsampled(self, what: str, *, instead: str) -> None:
         """Refuse a log density that is an estimate because a plate is subsampled.
 
-        Its mean over minibatches is the log density of all. So what is linear in it is right on
-        average, and what is not (a weight, its exponential; the loss of a classifier) is wrong.
+        Its mean over minibatches is the log density of all. So functions that are linear in it are
+        unbiased, and others (an importance weight, which is an exponential of it; the loss of a
+        classifier) are not.
 
         Args:
-            what: what would be wrong, as a clause.
+            what: what would be biased, as a clause.
             instead: what to write.
 
         Raises:
@@ -101,7 +102,7 @@ class Trace(eqx.Module):
 
 
 def simulate(program: Program) -> Callable[..., Trace]:
-    """Run a program and keep what it drew.
+    """Run a program and record its choices.
 
     Args:
         program: any callable that uses NumPyro effects.
@@ -111,7 +112,7 @@ def simulate(program: Program) -> Callable[..., Trace]:
         `ppgen.seed`, `ppgen.expectation` or another program.
 
     Raises:
-        SiteError: two sites of one name, or an effect without meaning here.
+        SiteError: two sites of one name, or an effect that has no meaning here.
         ControlFlowError: a site where its values cannot be recorded, as in a `while_loop`.
 
     Example:
@@ -134,7 +135,7 @@ def simulate(program: Program) -> Callable[..., Trace]:
 
 
 def assess(program: Program) -> Callable[..., Trace]:
-    """Run a program on given choices, and keep everything.
+    """Run a program on given choices, and record the run.
 
     Args:
         program: any callable that uses NumPyro effects.
@@ -168,7 +169,7 @@ def assess(program: Program) -> Callable[..., Trace]:
 
 
 def staged_program(program: Program, *args: Any, **kwargs: Any) -> Staged:
-    """Stage a program whose densities, and new state, will be asked for."""
+    """Stage a program whose densities and new state will be needed."""
     return stage(lambda: program(*args, **kwargs), recorded=True, state=is_state_kept())
 
 
@@ -295,8 +296,8 @@ def matched(
         if source is not None and latent[name].has_mask and not source.masked:
             raise ChoiceMismatchError(
                 "the site is masked in the program that scores it, and not in the one that draws "
-                "it: a bound would rise without end, by what the one has for it and the other has "
-                "not",
+                "it: a bound would have no "
+                "maximum, because only one of the two densities has this term",
                 site=name,
                 where=source.where,
                 instead="the same mask where it is drawn (the guide): "
@@ -319,7 +320,8 @@ def matched(
                 instead=f"a site {name!r} in the guide, or an entry {name!r} in `choices`",
             )
         if name in given and _is_whole(given[name], spec):
-            # A count as the value of a real variable: what is made of it was staged for floats.
+            # An integer given as the value of a real variable: later operations were staged for
+            # floats.
             given[name] = jnp.asarray(given[name]).astype(spec.choice.dtype)
     return given
 

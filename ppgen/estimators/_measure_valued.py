@@ -21,9 +21,9 @@ class MeasureValued(AbstractEstimator):
     .. math:: \frac{d}{d\theta} E_p[f] = c \, (E_{p^+}[f] - E_{p^-}[f]).
 
     The cost may be discontinuous, and the variance stays low where the two points are close in
-    cost. It pays with evaluations, all of them vectorised: `K - 1` more for a Categorical of `K`
-    classes (which leaves no variance given the other choices), three for Normal (location and
-    scale at once), one for all others. First derivatives only: a second one raises.
+    cost. The price is further evaluations of the cost, all vectorised: `K - 1` more for a
+    Categorical of `K` classes (which leaves no variance given the other choices), three for Normal
+    (location and scale at once), one for all others. First derivatives only: a second one raises.
 
     For Bernoulli, Binomial, Categorical, Geometric and Poisson, for Normal and Exponential, for
     Gamma by its rate and Weibull by its scale (a derivative by the concentration raises), and for
