@@ -1,4 +1,4 @@
-"""What is written in the language: objectives and fitting. Import it as `ppgen.inference`."""
+"""Objectives, samplers and fitting, written in ppgen's language: `ppgen.inference`."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Figures about a fitted model, each with the standard error that says how far to trust it."""
+"""Figures of a fitted model, each with its standard error."""
 
 from __future__ import annotations
 

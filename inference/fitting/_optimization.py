@@ -35,13 +35,13 @@ class Trained(eqx.Module):
 
 
 class Carry(eqx.Module):
-    """All that goes from step to step; every leaf is an array.
+    """The loop's carry; every leaf is an array.
 
     Attributes:
         step: the next step, so the number of steps taken, skipped ones included.
         skipped: steps that were skipped because something was not finite.
         trained: what an update changes.
-        source: what the source of the batches carries, and any run can make again.
+        source: the carry of the source of the batches, which any run can recompute.
     """
 
     step: Int[Array, ""]
@@ -51,7 +51,7 @@ class Carry(eqx.Module):
 
 
 class Evaluated(eqx.Module):
-    """What a step computes before it changes anything.
+    """The results of a step before the update.
 
     Attributes:
         objective: at the parameters before the step.
@@ -65,12 +65,12 @@ class Evaluated(eqx.Module):
 
 
 class Given(eqx.Module):
-    """What the loop reads and never writes.
+    """Inputs of the loop that do not change.
 
     Attributes:
         key: the key of the fit.
         fixed: the arrays among the parameters that are not optimised.
-        fed: what the source sent.
+        fed: the arrays that the source sent.
     """
 
     key: Key[Array, ""]
@@ -87,10 +87,10 @@ class Optimization:
         optimizer: from optax.
         source: where the batches come from.
         placement: where the arrays lie.
-        static: what of the parameters is no array.
+        static: the leaves of the parameters that are not arrays.
         has_state: whether the objective has mutable state.
         draws: draws of the objective to average.
-        maximize: whether to climb.
+        maximize: whether to maximise.
         decay: of the moving average of the parameters, or None.
         compute_dtype: in which the objective is evaluated, or None.
         skip: whether a step that is not finite is skipped, or ends the loop.
@@ -127,7 +127,7 @@ class Optimization:
         )
 
     def evaluate(self, carry: Carry, given: Given) -> Evaluated:
-        """What a step computes before it changes anything."""
+        """The results of a step before the update."""
         _, batch = self._batch(carry, given)
         return _evaluated(self._loss(carry, given, batch), carry)[1]
 
@@ -235,7 +235,7 @@ class Optimization:
 
     def _checked_state(self, new: PyTree, old: PyTree) -> PyTree:
         if self.draws > 1:
-            # As of several particles, the first one leaves its state.
+            # As for several particles, the new state is that of the first draw.
             new = jax.tree.map(lambda x: x[0], new)
         if jax.tree.structure(new) != jax.tree.structure(old):
             raise CostError(

@@ -1,4 +1,4 @@
-"""Bounds and losses of other divergences than Kullback and Leibler's."""
+"""Bounds and losses from divergences other than the Kullback-Leibler divergence."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def renyi(
 
     For 0 ≤ α < 1 *a lower bound* on the log evidence, that of `iwelbo` for α = 0, and closer to the
     ELBO the closer α is to 1. For α > 1 its limit for many draws is a lower bound, for α < 0 an
-    upper one; at finite K either is approached from inside, so it is *heuristic*. The gradients are
-    *unbiased* for the expectation of what is computed. By element of shared plates, as `iwelbo`.
+    upper one, but at finite K the expectation lies between the ELBO and that limit, so it is
+    *heuristic*. The gradients are *unbiased* for the expectation of the returned value. Where all
+    sites share plates, it is a sum over their elements, as for `iwelbo`.
 
     Args:
         model: As for `iwelbo`.
@@ -75,7 +76,7 @@ def cubo(
 
     The mean inside of the logarithm is estimated by K draws, which lowers its expectation: a
     *heuristic*, an upper bound in the limit of many draws only. To be *minimised*. Its gradients
-    are *unbiased* for the expectation of what is computed.
+    are *unbiased* for the expectation of the returned value.
 
     Args:
         model: As for `iwelbo`.
@@ -128,7 +129,7 @@ def f_divergence(
     Args:
         model: As for `elbo`.
         guide: As for `elbo`.
-        f: Of the log ratio, elementwise and convex in the ratio.
+        f: A function of the log ratio, elementwise, and convex as a function of the ratio.
         log_scale: log c in nats.
 
     Returns:
@@ -143,11 +144,11 @@ def f_divergence(
     draw = ppgen.importance(model, guide)
 
     def loss(*args: Any) -> Float[Array, ""]:
-        # One ratio for all that a call draws: a function of it is not a sum over a plate.
+        # One ratio for the whole run: a function of it is not a sum over a plate.
         runs = draw(*args)
         for trace in (runs.model, runs.guide):
             trace.refuse_subsampled(
-                "a function of it that is not linear is not that of all, on average",
+                "a nonlinear function of it is biased for that of all data",
                 instead="the whole plate; or elbo, if f is the negative of its argument",
             )
         return jnp.sum(f(runs.total(runs.log_weights) - log_scale))

@@ -34,7 +34,8 @@ def tvo(
     `temperatures` is *a lower bound*, the ELBO for the single temperature 0. Each expectation is
     estimated with self-normalised weights :math:`\propto w_k^\beta` of the same K draws, which is
     consistent, not unbiased: at finite K the whole is *heuristic*. Its gradients are *unbiased* for
-    the expectation of what is computed. By element of shared plates, as `iwelbo`.
+    the expectation of the returned value. Where all sites share plates, it is a sum over their
+    elements, as for `iwelbo`.
 
     Args:
         model: As for `iwelbo`.
