@@ -1,4 +1,4 @@
-"""What the words of the command line do."""
+"""The commands of the command line: `fit`, `resume`, `evaluate`, `sample`, `list`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ppgen.models.parts.recipe import Split
 from ppgen.models.parts.training import check_seed
 
 PICTURES, ARRAYS = (".png", ".pdf", ".svg"), ".npz"
-"""Files that samples are written to, by how their names end."""
+"""Suffixes of the files to which samples are written."""
 
 
 def fit(room: Room, options: Any) -> None:
@@ -40,7 +40,7 @@ def fit(room: Room, options: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Resume:
-    """Go on with a run that was interrupted or killed, from its last good checkpoint."""
+    """Resume a run that was interrupted or killed, from its last undamaged checkpoint."""
 
     run: Path
     """Folder of the run (or the first word)."""
@@ -48,7 +48,7 @@ class Resume:
     compiler: Compiler = Compiler()
 
     def execute(self) -> None:
-        """Fits the rest, evaluates, and writes what there is to write."""
+        """Fits the remaining steps, evaluates, and writes figures and pictures."""
         check_bounds(self.machine)
         self.machine.check()
         options = options_of(self.run)
@@ -75,10 +75,10 @@ class Evaluate:
     run: Path
     """Folder of the run (or the first word)."""
     particles: Count | None = None
-    """Draws in the tightest bound on each datum. None stands for those of the figures after a
+    """Draws in the tightest bound on each datum. None means as many as in the figures after a
     fit."""
     split: Split = "held-out"
-    """Data that were not fitted to, or those that were."""
+    """The held-out data, or the training data."""
     compiler: Compiler = Compiler()
 
     def execute(self) -> None:
@@ -99,8 +99,8 @@ class Sample:
     run: Path
     """Folder of the run (or the first word)."""
     out: Path = Path("samples.png")
-    """File to write: a picture (.png, .pdf, .svg), or arrays (.npz). One that exists is left
-    alone."""
+    """File to write: a picture (.png, .pdf, .svg), or arrays (.npz). An existing file is not
+    overwritten."""
     num: Count = 64
     """Number of samples."""
     seed: int = 0
@@ -176,7 +176,7 @@ def _described(run: Path) -> str:
 
 
 def options_of(run: Path) -> Any:
-    """What a run was started with, read again as if it were typed."""
+    """The options with which a run was started, parsed again from its config.json."""
     config = read_config(run)
     room = room_of_run(run, config)
     return from_record(room, config["options"], str(run / CONFIG))

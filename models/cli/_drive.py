@@ -1,4 +1,4 @@
-"""Fitting, evaluation and pictures of any recipe, in the folder of a run."""
+"""Fitting, evaluation and pictures of any recipe, in a run folder."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from ppgen.models.parts.runs import (
 from ppgen.models.parts.training import Training
 
 SAMPLES = 100
-"""In the picture of a fit."""
+"""Number of samples in the picture of a fit."""
 AUDIT_SECONDS = 60.0
 
 
@@ -48,13 +48,13 @@ def fit_anew(room: Room, options: Any, record: dict[str, Any], workers: Workers)
     Args:
         room: the model.
         options: of `ppgen fit`.
-        record: what of them is written to the folder.
-        workers: where to.
+        record: the options that are written to the folder.
+        workers: the devices and processes.
     """
     recipe, training = options.recipe, options.training
     data = recipe.load()
     facts = data.facts()
-    # What can be wrong with the first stage should be known before there is a folder.
+    # Errors in the first stage should be raised before the folder is made.
     model = fresh(recipe, training, facts)
     _check(prepared(recipe, training, recipe.stages[0], model, data), training, workers)
     folder = _shared_folder(options.files.out, room.name, workers)
@@ -68,7 +68,7 @@ def fit_anew(room: Room, options: Any, record: dict[str, Any], workers: Workers)
 
 
 def fit_on(recipe: Recipe, training: Training, folder: Path, workers: Workers) -> None:
-    """Goes on with a run."""
+    """Resumes a run."""
     data = data_of(recipe, folder)
     facts = read_config(folder)["facts"]
     _run(
@@ -77,7 +77,7 @@ def fit_on(recipe: Recipe, training: Training, folder: Path, workers: Workers) -
 
 
 def data_of(recipe: Recipe, folder: Path) -> Dataset:
-    """The data of a run: of others, some that are held out now may have been fitted to.
+    """The data of a run, checked to be those of its fit.
 
     Raises:
         CommandError: they have changed.
@@ -89,11 +89,11 @@ def data_of(recipe: Recipe, folder: Path) -> Dataset:
 
 
 def load(recipe: Recipe, training: Training, folder: Path) -> Run:
-    """A run as its last checkpoints have it, for evaluation and samples.
+    """A run with the parameters of its last checkpoints, for evaluation and samples.
 
     Raises:
-        CommandError: a stage has none yet.
-        CheckpointError: they are of another model, or damaged.
+        CommandError: a stage has no checkpoint yet.
+        CheckpointError: the checkpoints are of another model, or damaged.
     """
     facts = read_config(folder)["facts"]
     try:
@@ -127,7 +127,7 @@ def _run(start: Run, folder: Path, workers: Workers, *, audit: bool = False) -> 
 
 
 def _stages(start: Run, folder: Path, workers: Workers, audit: bool) -> tuple[Run, dict[str, Any]]:
-    """The run with a fitted model; of each stage, what was fitted and how that went."""
+    """The run with its fitted model, and the result of each stage."""
     recipe, training, data, model = start.recipe, start.training, start.data, start.model
     found: dict[str, tuple[Stage, Fitted]] = {}
     for name in recipe.stages:
@@ -194,7 +194,7 @@ def _finish(run: Run, folder: Path, stages: dict[str, tuple[Stage, Fitted]]) -> 
     write_json(
         folder / FIGURES, {"steps": steps, "title": figures.title, "figures": figures.record()}
     )
-    # Shown when they are written: a run that is killed here has lost nothing that was seen.
+    # Printed only once they are written, so that a kill here loses nothing that was shown.
     print(figures.table())
     print(f"wrote {CHECKPOINTS}, {METRICS}, {FIGURES} and pictures to {folder}")
 
@@ -206,7 +206,7 @@ def _check(ready: Prepared, training: Training, workers: Workers) -> None:
 
 
 def _shared_folder(out: Path | None, model: str, workers: Workers) -> Path:
-    """Process 0 makes it; the others learn whether it could."""
+    """Process 0 makes the folder, and tells the others whether it succeeded."""
     if workers.alone:
         return make_run_folder(out, model)
     if out is None:

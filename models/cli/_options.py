@@ -28,7 +28,7 @@ class Files:
     """Files."""
 
     out: Path | None = None
-    """Folder of the run, new or empty. None stands for the next free runs/MODEL-001."""
+    """Folder of the run, new or empty. None means the next free runs/MODEL-001."""
     config: Path | None = None
     """JSON or TOML file of options by name, or the config.json of a run, to repeat it. Options on
     the command line win."""
@@ -39,8 +39,8 @@ class Checks:
     """Checks before the fit."""
 
     audit: bool = False
-    """Compare the gradient on the first batch with slopes of the objective's value, in a minute at
-    most, and fit only if they do not disagree."""
+    """Before the fit, compare the gradient on the first batch with slopes of the objective's value,
+    for at most a minute, and stop if they disagree."""
 
 
 @functools.cache
@@ -72,10 +72,10 @@ def fit_options(room: Room) -> type:
 def parse(kind: type, prog: str, args: Sequence[str], default: Any = None) -> Any:
     """Options from arguments, or None if these asked for help, which is printed.
 
-    Tyro draws a box around an error; it becomes one line.
+    Tyro's boxed error messages are turned into one line.
 
     Raises:
-        CommandError: they cannot be used.
+        CommandError: the arguments are invalid.
     """
     box = io.StringIO()
     given = {} if default is None else {"default": default}
@@ -93,7 +93,7 @@ def parse_fit(room: Room, args: Sequence[str]) -> Any:
     """The options of `ppgen fit MODEL`, those of `--config` included; None after help.
 
     Raises:
-        CommandError: they cannot be used.
+        CommandError: the arguments are invalid.
     """
     kind, prog = fit_options(room), f"ppgen fit {room.name}"
     options = parse(kind, prog, args)
@@ -112,7 +112,7 @@ def parse_fit(room: Room, args: Sequence[str]) -> Any:
 
 
 def record_of(options: Any) -> dict[str, Any]:
-    """What a run depends on, by the names of the options, for its config.json."""
+    """The options that determine a run, by name, for its config.json."""
     found = dataclasses.asdict(options.recipe) | dataclasses.asdict(options.training)
     found["devices"] = options.machine.devices
     return {name: str(x) if isinstance(x, Path) else x for name, x in found.items()}
@@ -122,8 +122,8 @@ def from_record(room: Room, record: dict[str, Any], source: str) -> Any:
     """The options of `ppgen fit MODEL` with those of a file.
 
     Args:
-        room: whose they are.
-        record: by name.
+        room: the model.
+        record: the values, by name.
         source: the file, for errors.
 
     Raises:
@@ -155,7 +155,7 @@ def from_record(room: Room, record: dict[str, Any], source: str) -> Any:
 
 
 def arguments_of(options: Mapping[str, Any]) -> list[str]:
-    """Options by name, as they are typed."""
+    """Options by name, as command-line arguments."""
     return [word for name, value in options.items() for word in _arguments(name, value)]
 
 
@@ -180,9 +180,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _unboxed(text: str) -> str:
-    """What is in a box of tyro's: a title, the error, a rule, and advice.
+    """The text in one of tyro's boxes: a title, the error, a rule, and advice.
 
-    It is drawn with ASCII, and another rule after the title, where the terminal may need that.
+    On some terminals the box is drawn in ASCII, with another rule after the title.
     """
     lines = [re.sub(r"[╭╮╰╯│]", "", line).strip() for line in text.splitlines()]
     _, *lines = [line for line in lines if line] or [""]

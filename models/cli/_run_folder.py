@@ -1,4 +1,4 @@
-"""The folder of a run: made for it alone, and enough to go on with it."""
+"""The run folder: made for one run, with everything that is needed to resume it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 FIGURES = "figures.json"
-"""Written last: a run that has it is finished."""
+"""The file that is written last: a run that has it is finished."""
 
 
 def make_run_folder(out: Path | None, model: str) -> Path:
@@ -49,7 +49,7 @@ def make_run_folder(out: Path | None, model: str) -> Path:
 def _next_free(model: str) -> Path:
     for number in itertools.count(1):
         folder = Path("runs") / f"{model}-{number:03d}"
-        # Making it is the test whether it is free: two runs may start at the same time.
+        # Making the folder tests whether the name is free: two runs may start at the same time.
         with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
             return folder
@@ -59,7 +59,7 @@ def _next_free(model: str) -> Path:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a file that is there whole or not at all; what is not finite is null, as in JSON."""
+    """Writes a file atomically; numbers that are not finite become null."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w") as file:
         file.write(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
@@ -81,10 +81,10 @@ def _no_number(name: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads an object.
+    """Reads a JSON object.
 
     Raises:
-        CommandError: If it is none.
+        CommandError: If the file does not hold one.
     """
     try:
         content = json.loads(path.read_text(), parse_constant=_no_number)
@@ -96,7 +96,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Reads what a run is.
+    """Reads the config.json of a run.
 
     Raises:
         CommandError: If the folder is not that of a run.
@@ -125,10 +125,10 @@ def last_metrics(folder: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes from writing to a run. The lock ends with the process, however it ends.
+    """Locks a run for writing. The lock is released when the process ends, however it ends.
 
     Raises:
-        CommandError: If another one has it.
+        CommandError: If another process holds the lock.
     """
     with (folder / CONFIG).open("rb") as file:
         if not _lock(file):

@@ -1,4 +1,4 @@
-"""What a marginalization model is fitted to: binary images, or an energy that is all there is."""
+"""Targets of a marginalization model: binary images, or an energy."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class BinaryDigits:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Energy:
-    """A target that is known but for its normaliser; there are no rows of data.
+    """An unnormalised target; there are no rows of data.
 
     Attributes:
-        target: Its energy, and what is known exactly.
+        target: Its energy, and exact answers where they are known.
         train: None.
         held_out: None.
     """

@@ -1,4 +1,4 @@
-"""Pictures of a marginalization model: what it draws, and whether its marginals are right."""
+"""Pictures of a marginalization model: its draws, and its marginals against exact ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ppgen.models.parts.recipe import Picture, image_picture
 
 
 def samples(title: str, mam: MaM) -> Picture:
-    """What the conditionals draw: binary images, or molecules where sites have more values.
+    """Draws of the conditionals: binary images, or molecules if sites have more values.
 
     Args:
         title: What they are.
@@ -34,12 +34,12 @@ def samples(title: str, mam: MaM) -> Picture:
 
 
 def agreement(title: str, mam: MaM, target: Ising | Molecules | None = None) -> Picture:
-    """The marginals of random parts of vectors, against what they should be.
+    """The marginals of random parts of vectors, against reference values.
 
     Args:
         title: What they are.
         mam: The model.
-        target: What is right; if None, its conditionals in a random order are.
+        target: Gives the reference values; if None, the model's conditionals in a random order do.
     """
 
     def draw(path: Path, parts: Any, title: str) -> None:

@@ -18,7 +18,7 @@ LENGTH = 5
 
 @dataclasses.dataclass(frozen=True)
 class MarginalizationRecipe(Recipe):
-    """Train a marginalization model, which says how likely any part of a vector is in one pass.
+    """Train a marginalization model: probabilities of any part of a vector in one pass.
 
     Digits take two stages: first the conditionals, then the marginals that agree with them.
     """
@@ -27,19 +27,19 @@ class MarginalizationRecipe(Recipe):
     """Binary digits of 8x8 pixels, by maximum likelihood; an Ising model on a torus, or molecules
     of up to five atoms, by their energy."""
     side: Annotated[int, Bounds(3, 12)] = 4
-    """Height and width of the torus, from 3 to 12: so far the exact answers are known."""
+    """Height and width of the torus, from 3 to 12, for which exact answers are known."""
     objective: Literal["published", "importance", "corrected"] = "published"
-    """Of an energy: the published heuristic, on what persistent chains draw; its unbiased
+    """Objective for an energy: the published heuristic, on draws of persistent chains; its unbiased
     counterpart, with importance weights, on ancestral draws; or the former on chains that are
     corrected to follow the target, which is best for many sites."""
     draws: Annotated[int, Bounds(2)] = 128
-    """Draws in a step of an energy, each from a chain of its own unless they are ancestral. Digits
-    have --batch-size."""
+    """Draws in a step for an energy, each from its own chain unless they are ancestral. For digits,
+    see --batch-size."""
     erased: Count | None = 3
-    """Sites that a move of a chain draws anew. None stands for ancestral draws in place of chains,
-    which the published objective can do with."""
+    """Sites that a move of a chain draws anew. None means ancestral draws in place of chains, which
+    is possible with the published objective."""
     penalty: Weight | None = None
-    """Weight of the consistency penalty of an energy. None stands for the number of sites."""
+    """Weight of the consistency penalty for an energy. None means the number of sites."""
     joined: Number = 5000
     """Draws of the conditionals that join the digits in the second stage."""
     network: Literal["mlp", "transformer", "torus"] = "mlp"
@@ -95,7 +95,7 @@ class MarginalizationRecipe(Recipe):
         return marginalization.untrained(self.network, facts["sites"], facts["values"], **layers)
 
     def energy(self, model, optimizer, key):
-        """What to fit to an energy, with the chains that follow the model where there are some."""
+        """The fit to an energy, with the persistent chains if there are any."""
         erased = None if self.objective == "importance" else self.erased
         options = {"objective": self.objective, "draws": self.draws, "penalty": self.penalty}
         weight = self.load().target.log_weight

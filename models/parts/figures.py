@@ -23,10 +23,10 @@ class Figures:
     """Figures on data.
 
     Attributes:
-        title: of what: "297 images, 64 pixels of 17 values".
-        units: of the columns, with how many decimals each is shown.
+        title: the data: "297 images, 64 pixels of 17 values".
+        units: the units of the columns, each with the number of decimals to show.
         rows: by label and then by unit, one number for each datum, or an estimate. The first rows
-            are floors: what any model has to beat.
+            are trivial baselines, which any model has to beat.
         references: by stage, labelled levels for the picture of its history: numbers, or one for
             each datum. Those of stages that are not named are the rows in the unit of their
             objective.
@@ -51,7 +51,7 @@ class Figures:
         }
 
     def levels(self, stage: str, unit: str) -> dict[str, float]:
-        """What to draw into the picture of the history of a stage, whose objective has a unit."""
+        """Reference levels for the picture of a stage's history, in the unit of its objective."""
         if stage in self.references:
             return {label: float(np.mean(x)) for label, x in self.references[stage].items()}
         rows = self.estimates.items()
@@ -100,11 +100,11 @@ def bounds(
         guide: Its guide.
         params: The parameters.
         rows: The data.
-        particles: Of IWELBO.
+        particles: The number of particles of IWELBO.
         key: Everything random follows from it.
-        draws: To average in the ELBO of each datum.
+        draws: The number of draws to average in the ELBO of each datum.
         batch_size: Data computed at the same time.
-        of: Makes an objective of a datum from a bound, if `model` scores something else.
+        of: From a bound to an objective of a datum, if `model` takes something else than a datum.
     """
     keys = jax.random.split(key)
     weighted = of(iwelbo(model, guide, particles=particles))
@@ -124,7 +124,7 @@ def nats_and_bits(
 
     Args:
         nats: One for each datum.
-        dimensions: Of a datum.
+        dimensions: The number of dimensions of a datum.
         per: What a datum is called: "image".
     """
     bits = -np.asarray(nats, np.float64) / (dimensions * math.log(2))

@@ -40,7 +40,7 @@ ABOUT = (
 
 
 class Size(NamedTuple):
-    """Of networks and training; `few` points are for grids that are compared."""
+    """Sizes of networks and training; `few` points are for comparisons of grids."""
 
     width: int = 96
     batch: int = 32
@@ -58,11 +58,11 @@ SIZES = {
     "burgers": {"width": 64, "batch": 16, "points": 32, "steps": 6000, "references": 32},
     "cavity": {"width": 64, "batch": 8, "points": 64, "steps": 5000, "references": 32},
 }
-"""Where they are not those of the Poisson problem."""
+"""Sizes for equations other than the Poisson problem, where they differ."""
 
 
 def parameters_of(network: Any) -> int:
-    """How many numbers it has: of arrays, or of their shapes."""
+    """The number of parameters, of arrays or of their shapes."""
     return sum(math.prod(x.shape) for x in jax.tree.leaves(network) if hasattr(x, "shape"))
 
 
@@ -82,7 +82,7 @@ def rival(rgnp: room.RGNP, key: Any) -> DeepONet:
 
 
 class Trained(NamedTuple):
-    """What training led to; the error is the median NSE_u."""
+    """The result of training; the error is the median NSE_u."""
 
     scores: room.Scores
     error: float
@@ -101,7 +101,7 @@ def train(
     seen: tuple[Any, ...] = (),
     **options: Any,
 ) -> Trained:
-    """Fits the recipe from the same weights, but for those that differ in shape."""
+    """Fits the recipe from the same initial weights, except for those that differ in shape."""
     recipe = RandomGridRecipe(equation=equation, points=size.points, width=size.width, **options)
     training: dict[str, Any] = {"seed": seed, "steps": size.steps, "batch_size": size.batch}
     model = fresh(recipe, dataclasses.replace(recipe.training, **training), {})
@@ -141,13 +141,13 @@ def floor(equation: Any, references: room.References) -> float:
 
 @functools.cache
 def random_grids(equation: str, size: Size, seed: int) -> tuple[room.References, Trained]:
-    """The run that others are compared with, and what all of them are scored on."""
+    """The run with which others are compared, and the references on which all are scored."""
     references = drawn(equation, size.references, 1000 + seed)
     return references, train(equation, references, size, seed)
 
 
 def solves(equation: str, size: Size, seed: int) -> list[Mark]:
-    """Random grids on one equation: errors forward and inverse, and what they compare with."""
+    """Random grids on one equation: errors forward and inverse, with floor and baseline."""
     size = size._replace(**SIZES.get(equation, {}))
     references, run = random_grids(equation, size, seed)
     scores, name = run.scores, equation.capitalize()

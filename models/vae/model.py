@@ -1,7 +1,7 @@
 """The variational autoencoder, for one image.
 
-Model: z ~ prior, x ~ likelihood(decoder(z)). Guide: z ~ posterior(encoder(x)). What z is, a
-Gaussian vector or anything else, is up to a latent representation (`ppgen.models.parts.latents`).
+Model: z ~ prior, x ~ likelihood(decoder(z)). Guide: z ~ posterior(encoder(x)). z is a Gaussian
+    vector or any other latent representation (`ppgen.models.parts.latents`).
 
 Model and guide are programs over *one* image. A batch is `jax.vmap` of the objective, so that a
 bound with several particles is a bound on every image, not on the batch.
@@ -62,7 +62,7 @@ class VAE(eqx.Module):
             levels: Grey levels of a pixel.
             likelihood: A name in `ppgen.models.parts.likelihoods.LIKELIHOODS`.
             latent: A latent representation, or a name in `ppgen.models.parts.latents.LATENTS`.
-            dimensions: Of the latent representation, if it is named.
+            dimensions: Dimensions of the latent representation, if it is given by name.
             network: Perceptrons, or convolutions of `hidden // 8` channels at half of the
                 resolution, twice as many at a quarter.
             shape: Height and width of an image, for convolutions: multiples of four.
@@ -97,7 +97,7 @@ def vae_model(vae: VAE, x: Num[Array, " pixels"] | None = None) -> Float[Array, 
 
     Args:
         vae: The parameters.
-        x: What `observed` gives for an image, or None to draw one.
+        x: The result of `observed` for an image, or None to draw one.
 
     Returns:
         The mean of x given z, for pictures.
@@ -108,12 +108,12 @@ def vae_model(vae: VAE, x: Num[Array, " pixels"] | None = None) -> Float[Array, 
 
 
 def vae_guide(vae: VAE, x: Num[Array, " pixels"]) -> Float[Array, " code"]:
-    """The variational program: q(z | x). Returns what the decoder reads."""
+    """The variational program: q(z | x). Returns the input of the decoder."""
     return vae.latent.posterior(vae.encoder(2 * x / (vae.likelihood.values - 1) - 1))
 
 
 def observed(vae: VAE, image: Float[Array, " pixels"]) -> Num[Array, " pixels"]:
-    """What the likelihood scores in place of the grey levels of an image.
+    """The values that the likelihood scores for the grey levels of an image.
 
     For a continuous likelihood this draws the dequantisation noise, so it belongs inside the
     objective, where the expectation over the noise is taken along with all others.
@@ -132,7 +132,7 @@ def reconstruct(vae: VAE, x: Num[Array, " pixels"]) -> Float[Array, " pixels"]:
 def image_objective(
     bound: Callable[[VAE, Num[Array, " pixels"]], Float[Array, ""]],
 ) -> Callable[[VAE, Float[Array, " pixels"]], Float[Array, ""]]:
-    """Makes a bound on what is scored, such as `elbo(vae_model, vae_guide)`, one on an image.
+    """Turns a bound on scored values, such as `elbo(vae_model, vae_guide)`, into one on an image.
 
     Returns:
         A function of a VAE and an image of grey levels, for `ppgen.expectation`.

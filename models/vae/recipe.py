@@ -26,15 +26,15 @@ class VAERecipe(Recipe):
     """The bound to maximise; dreg and vimco are iwelbo with other gradients: doubly
     reparameterised, or of score functions."""
     likelihood: Literal["bernoulli", "categorical", "gaussian", "logistic"] = "logistic"
-    """Distribution of a pixel: of its grey level (categorical, discretised logistic), of that with
-    uniform noise (gaussian), or of being at least half as dark as possible (bernoulli)."""
+    """Distribution of a pixel: of its grey level (categorical, discretised logistic), of the grey
+    level plus uniform noise (gaussian), or of its binary value (bernoulli)."""
     network: Literal["mlp", "conv"] = "mlp"
     """Perceptrons, or convolutions, for images whose sides are multiples of four."""
     latent: Literal["gaussian", "vmf", "binary", "categorical", "hierarchical"] = "gaussian"
-    """What an image is decoded from: a Gaussian vector, a direction (von Mises-Fisher), flips,
-    classes, or a Gaussian vector that depends on another one."""
+    """The latent representation: a Gaussian vector, a direction (von Mises-Fisher), flips, classes,
+    or a Gaussian vector that depends on another one."""
     posterior: Literal["diagonal", "flow"] = "diagonal"
-    """Of a Gaussian vector: a diagonal Gaussian, or affine couplings of one."""
+    """Posterior of a Gaussian vector: a diagonal Gaussian, or affine couplings of one."""
     dimensions: Count = 16
     """Dimensions of the latent vector: numbers, flips or variables."""
     classes: Annotated[int, Bounds(2)] = 8
@@ -42,7 +42,7 @@ class VAERecipe(Recipe):
     hidden: Count = 128
     """Width of the hidden layers; convolutions have an eighth as many channels at half the size."""
     beta: Weight = 1.0
-    """Weight of the divergence from the prior in the elbo; a bound is maximised from 1 on."""
+    """Weight of the divergence from the prior in the elbo; a bound if at least 1."""
     weight_decay: Weight = 0.3
     """Decoupled weight decay, against fitting the training images only."""
     particles: Count = 5
@@ -50,7 +50,7 @@ class VAERecipe(Recipe):
     elbo averages over them."""
     data: Path | None = None
     """Images in an .npz, .npy or IDX file, of shape (n, height, width) with whole grey levels.
-    None stands for the 1,797 digits of scikit-learn."""
+    None means the 1,797 digits of scikit-learn."""
 
     training: ClassVar[Training] = Training(
         steps=2000, batch_size=128, learning_rate=2e-3, chunk=50, checkpoint_every=500

@@ -1,4 +1,4 @@
-"""The images of a command: those of a file, or the default ones."""
+"""The images of a command: from a file, or the default ones."""
 
 from __future__ import annotations
 

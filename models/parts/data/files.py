@@ -35,7 +35,7 @@ _UNREADABLE = (
     zlib.error,
     lzma.LZMAError,
 )
-"""What readers of files raise at files that are damaged or of another kind."""
+"""Exceptions that readers raise for files that are damaged or of another kind."""
 
 
 def load_images(path: str | Path, *, held_out: float = 1 / 6, seed: int = 0) -> Images:
@@ -74,7 +74,7 @@ def load_images(path: str | Path, *, held_out: float = 1 / 6, seed: int = 0) -> 
 
 
 def _read(path: Path) -> Shaped[np.ndarray, "..."]:
-    """Reads what the name says that it is, if the first bytes say so too."""
+    """Reads a file of the type of its suffix, if its first bytes confirm the type."""
     with path.open("rb") as file:
         start = file.read(6)
         found = ".npz" if start[:2] == b"PK" else ".npy" if start == b"\x93NUMPY" else ""
@@ -104,7 +104,7 @@ def _read_npz(path: Path) -> Shaped[np.ndarray, "..."]:
 
 
 def _read_npy(file: Any, path: Path, size: int) -> Shaped[np.ndarray, "..."]:
-    """Reads an array, after a look at its header: what that claims has to be there."""
+    """Reads an array, after a check that the file is as long as its header claims."""
     file.seek(0)
     version = np.lib.format.read_magic(file)
     read_header = {
@@ -128,7 +128,7 @@ def _read_npy(file: Any, path: Path, size: int) -> Shaped[np.ndarray, "..."]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -153,7 +153,7 @@ def _read_idx(path: Path) -> Shaped[np.ndarray, "..."]:
 
 
 def _check(images: Shaped[np.ndarray, "..."], path: Path) -> int:
-    """Returns the number of grey levels of images that can be used."""
+    """Checks that images can be used, and returns their number of grey levels."""
     if images.ndim != 3:
         raise DataError(f"{path}: images must have shape (n, height, width), not {images.shape}")
     if 0 in images.shape or len(images) < 2:

@@ -1,4 +1,4 @@
-"""What every image data set is here: grey levels, a shape, and a fixed split."""
+"""Image data sets: grey levels, a shape, and a fixed split."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Images(NamedTuple):
         return math.prod(self.shape)
 
     def facts(self) -> dict[str, Any]:
-        """What images look like, and a fingerprint of them: see `Dataset`."""
+        """The shape, the levels and a fingerprint of the images: see `Dataset`."""
         parts = (self.train, self.held_out)
         return {"shape": list(self.shape), "levels": self.levels, "sha256": fingerprint(parts)}
 

@@ -1,4 +1,4 @@
-"""What a model must beat before its figures mean anything."""
+"""Trivial baselines, which a model must beat."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def gaussian_denoising_error(
 def trivial_draws(
     key: Key[Array, ""], train: Float[np.ndarray, "train pixels"], number: int
 ) -> dict[str, Float[np.ndarray, "number pixels"]]:
-    """Draws of two models that need no training: of independent pixels, and of a Gaussian.
+    """Draws of two trivial models: independent pixels, and a Gaussian.
 
     Args:
         key: Draws them.
         train: Images that both are fitted to: histograms of each pixel, mean and covariance.
-        number: Of the draws of each.
+        number: The number of draws of each.
 
     Returns:
         Images, by the name of the model.

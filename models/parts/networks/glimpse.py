@@ -1,4 +1,4 @@
-"""The spatial transformer for a box without rotation: look at a part of an image, paint one.
+"""The spatial transformer for a box without rotation: read a part of an image, or paint one.
 
 A place is `(zoom, across, down)`: a point p of the canvas, in [−1, 1]², is the point
 `zoom · p + (across, down)` of the glimpse, in [−1, 1]² too. So the box is `1 / zoom` times the size
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 def attend(
     image: Float[Array, "canvas canvas"], place: Float[Array, "3"], side: int
 ) -> Float[Array, "{side} {side}"]:
-    """What is in a box of the image, as a glimpse of `side` pixels square.
+    """The content of a box of the image, as a glimpse of `side` pixels square.
 
     Args:
         image: The canvas. Beyond its edges it is zero.
