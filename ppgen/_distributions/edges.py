@@ -1,8 +1,8 @@
-"""Where a support ends, and what those ends move with.
+"""The ends of supports, and their dependence on parameters.
 
-NumPyro says of a transformed distribution what the last transform can give at most: "real" of a
-shifted exponential. So ends are followed through transforms, mixtures and wrappers here, and what
-they depend on is read off their computation, not off which object is which.
+NumPyro gives as the support of a transformed distribution the codomain of the last transform:
+"real" for a shifted exponential. So ends are followed through transforms, mixtures and wrappers
+here, and their dependence is read off their computation, not off the identity of objects.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ def is_point_mass(d: Distribution) -> bool:
 
 
 def mixes_point_masses(d: Distribution, may_move: Callable[[Any], bool] | None = None) -> bool:
-    """Whether `d` is a mixture with point masses whose density does not tell all.
+    """Whether `d` is a mixture with point masses whose density is not enough.
 
-    It does not beside what has a density itself, as no density compares a point and an interval;
-    nor among other points, where a point moves.
+    It is not enough for a point mass beside components with a density, which cannot be compared;
+    nor among points of which one moves.
 
     Args:
         d: any distribution.
@@ -124,7 +124,7 @@ def _ends(d: Any) -> Ends:
         return ends
     try:
         return _of_constraint(d.support)
-    except NotImplementedError:  # a user's distribution that does not say
+    except NotImplementedError:  # a user's distribution that does not declare it
         return []
 
 

@@ -57,7 +57,7 @@ def _inside(component: Any, value: Array, log_prob: LogProb) -> Array:
 
 
 def _beside_points(components: Any, parts: list[Array]) -> list[Array]:
-    """Log densities where what is no point has none at a point."""
+    """Log densities, where components with a density have none at a point mass."""
     points = [isinstance(unwrapped(c), Delta) for c in components]
     if not any(points):
         return parts

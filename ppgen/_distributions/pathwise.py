@@ -23,7 +23,7 @@ _MONOTONE = (
 def has_pathwise_derivative(d: Distribution) -> bool:
     """Whether differentiating a sample of `d` by its parameters is right.
 
-    A user's own distribution has to say so: by `reparametrized_params` that name a parameter and
+    A user's distribution has to declare it: by `reparametrized_params` that name a parameter and
     cover all of `arg_constraints`, or by its own `has_rsample`.
     """
     row = sampler(d)
@@ -71,7 +71,7 @@ def _covers(d: Distribution) -> bool:
 
 
 def _declares(d: Distribution) -> bool:
-    """What a class that samples in its own way says of itself (what it inherits is of another)."""
+    """The declaration of a class that samples in its own way (inherited ones do not apply)."""
     sampler = _definer(type(d), "sample", "rsample")
     declares = _definer(type(d), "has_rsample")
     if issubclass(declares, sampler) and not _is_numpyro(declares):
@@ -80,7 +80,7 @@ def _declares(d: Distribution) -> bool:
 
 
 def _definer(cls: type, *names: str) -> type:
-    """The class that `cls` has the first found of these attributes from."""
+    """The class from which `cls` inherits the first of these attributes."""
     return next(c for c in cls.__mro__ if any(name in vars(c) for name in names))
 
 

@@ -1,4 +1,4 @@
-"""Taking NumPyro distributions apart and putting them together again."""
+"""Splitting NumPyro distributions into arrays and structure, and rebuilding them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def rebuilt(
     *,
     container: Callable[[Any, list], Any] = jax.tree.unflatten,
 ) -> Any:
-    """Copy `x` with `replace` applied to it and, where that changes nothing, to all that it holds.
+    """Copy `x` with `replace` applied to it or, where that changes nothing, to its parts.
 
     Goes through distributions, transforms, constraints, pytrees, and the closures of functions.
-    What nothing was replaced in is shared with `x`, not copied. `container` makes a pytree of a
+    Parts without a replacement are shared with `x`, not copied. `container` makes a pytree of a
     treedef and the replaced leaves.
     """
     return _rebuilt(x, replace, container, {})
@@ -41,7 +41,7 @@ def _rebuilt(x: Any, replace: Callable, container: Callable, copies: dict[int, A
     new = replace(x)
     if new is not x:
         return new
-    # A recursive function holds itself in its closure, and so has its copy to hold its copy.
+    # A recursive function holds itself in its closure, so its copy must hold the copy.
     if id(x) in copies:
         return copies[id(x)]
     if isinstance(x, types.FunctionType):
@@ -100,7 +100,7 @@ def _is_constant(value: Any) -> bool:
 
 @functools.cache
 def _static_fields(cls: type) -> frozenset[str]:
-    """Fields that a distribution declares to be no data (total counts, numbers of steps)."""
+    """Fields that a distribution declares as static (total counts, numbers of steps)."""
     if not issubclass(cls, Distribution):
         return frozenset()
     return frozenset(cls.gather_pytree_aux_fields()) - frozenset(cls.gather_pytree_data_fields())
@@ -163,7 +163,7 @@ def _rebuilt_function(f: Any, copy: Any, inside: Callable[[Any], Any]) -> Any:
 
 @final
 class _Slot:
-    """Stands for the `index`-th leaf in a structure."""
+    """A placeholder for the `index`-th leaf in a structure."""
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -171,7 +171,7 @@ class _Slot:
 
 @final
 class _Tree:
-    """Stands for a pytree: some of them drop leaves that are no arrays, like a slot."""
+    """A placeholder for a pytree, because some pytrees drop leaves that are not arrays."""
 
     def __init__(self, treedef: Any, leaves: list) -> None:
         self.treedef = treedef
@@ -182,7 +182,7 @@ class _Tree:
 class Structure:
     """A distribution without its arrays.
 
-    Compared and hashed by identity, so it can be a parameter of a JAX primitive whatever it holds.
+    It is compared and hashed by identity, so it can be a parameter of a JAX primitive.
     """
 
     def __init__(self, skeleton: Any) -> None:
@@ -206,14 +206,14 @@ class Structure:
 
 
 def _as_array(leaf: Any) -> Any:
-    """A leaf that is a literal of a jaxpr as the array that it was, which has a shape."""
+    """A leaf that is a literal of a jaxpr, as an array, which has a shape."""
     return leaf if hasattr(leaf, "shape") else jnp.asarray(leaf, getattr(leaf, "dtype", None))
 
 
 def flatten(dist: Distribution | Transform) -> tuple[list[jax.Array], Structure]:
     """Split `dist` in its arrays and the rest, such that `structure.build(leaves)` is `dist`.
 
-    Of a transform too.
+    It works for transforms too.
 
     Only JAX arrays and tracers are leaves, each once. Python scalars and NumPy arrays stay in the
     structure, so that what must be static (a total count) is.

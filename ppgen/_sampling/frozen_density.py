@@ -1,9 +1,8 @@
-"""The score of a distribution, where it tells the whole derivative of an expectation.
+"""The score of a distribution, and checks that it gives the whole derivative of an expectation.
 
-As a bound of the support moves, values come and go. The derivative of an expectation has a term for
-that (Leibniz), which the derivative of a log density does not see: `moving_ends` has what is done
-about it. Likewise where a log density has a kink that moves: its second derivative has an atom
-there, which no sample ever meets.
+If a bound of the support moves, the derivative of an expectation has a boundary term (Leibniz),
+which the derivative of the log density misses: `moving_ends` handles that. If a log density has a
+kink that moves, its second derivative has an atom there, which samples miss.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ def _with_fixed_support(d: Distribution) -> Distribution:
     def fixed(x: Any) -> Any:
         return without_derivative(
             x,
-            f"the score of {name} was differentiated by a bound of its support: it misses what "
-            "comes and goes there",
+            f"the score of {name} was differentiated by a bound of its support: it misses the "
+            "boundary term",
             _instead(d),
         )
 
@@ -64,7 +63,7 @@ def _instead(d: Distribution) -> str:
 
 
 def _with_fixed_kink(x: Any) -> Any:
-    """What has a kink at its location, which must not be differentiated twice."""
+    """A family with a kink at its location, which must not be differentiated twice."""
     if not (family(x).kinked and is_real_array(x.loc)):
         return x
     copy = object.__new__(type(x))

@@ -1,4 +1,4 @@
-"""What primitives of JAX compute, in NumPy, on many lanes at once.
+"""JAX's primitives in NumPy, on many lanes at once.
 
 The lanes of a value are axes in front of those of its type: none where all lanes share it, one or
 several where they differ. NumPy's broadcasting aligns shapes from the right, so most rules need not

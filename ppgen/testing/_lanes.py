@@ -1,7 +1,7 @@
 """Evaluates jaxprs in NumPy on many lanes at once, without compiling anything.
 
-XLA takes seconds to compile what a random program needs a thousandth of to run. Here loops are
-Python's, and calls are inlined. Random keys are 64-bit numbers of a counter-based generator.
+XLA takes seconds to compile a random program, which runs in milliseconds. Here loops are Python's,
+and calls are inlined. Random keys are 64-bit numbers of a counter-based generator.
 """
 
 # pyright: reportCallIssue=false, reportArgumentType=false
@@ -193,7 +193,7 @@ def _last_uses(jaxpr: Any) -> list[list[Any]]:
 
 
 def _by_jax(eqn: Any, values: list[Any], double: bool = False) -> Any:
-    """A primitive that has no rule here, as JAX evaluates it, lane by lane."""
+    """A primitive without a rule here, evaluated by JAX, lane by lane."""
     if any(jnp.issubdtype(v.aval.dtype, jax.dtypes.extended) for v in eqn.invars):
         raise Unsupported(f"{eqn.primitive.name} of a key")
     lanes = lanes_of(eqn, values)

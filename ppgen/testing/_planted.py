@@ -1,6 +1,6 @@
-"""Bugs to plant: a test of unbiasedness that misses them is worth nothing.
+"""Planted bugs, which a test of unbiasedness has to find.
 
-Each is a mistake that an implementation of gradient estimators has really made.
+Each is a mistake that some implementation of gradient estimators has made.
 """
 
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false
@@ -26,7 +26,7 @@ from ppgen._staging import primitives as _primitives
 from ppgen.estimators import MeasureValued, ScoreFunction
 
 Patch = tuple[Any, str, Any]
-"""An object, the name of an attribute, and what it becomes."""
+"""An object, the name of an attribute, and its replacement."""
 
 
 def _dropped_score() -> list[Patch]:
@@ -89,7 +89,7 @@ PLANTED: dict[str, Callable[[], list[Patch]]] = {
     "shared key across lanes": lambda: _shared_key(_primitives, _evaluate),
     "one frozen sample in scan": lambda: _shared_key(_regions),
 }
-"""Bugs by name: what is replaced by what."""
+"""Bugs by name: the patches that plant them."""
 
 
 @contextlib.contextmanager

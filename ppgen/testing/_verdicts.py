@@ -1,9 +1,9 @@
 """Is the estimate of a random program right? In milliseconds, without a compiler.
 
 The surrogate's value and gradient are evaluated in NumPy for a thousand keys, and compared with the
-exact value and with slopes of values. What differs by chance is looked at again, with more keys and
-more nodes: a program that is called wrong differs by more than six standard errors at 130,000 keys,
-where one that is right does so in one program of 10⁸.
+exact value and with slopes of values. Differences are checked again with more keys and more nodes:
+a program is called wrong if it differs by more than six standard errors at 130,000 keys, which
+happens to a right one in one of 10⁸.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ _FINE = 0.25
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What was found of one program.
+    """The verdict on one program.
 
     Attributes:
         verdict: "right", "wrong", "not a number" (which is seen at once), "refused", "crashed" or
             "unknown" (nothing to compare with).
         why: the error, or the entries that differ.
-        sound: of a refused program, "sound" where what it would have estimated is right, "unsound"
-            where it is wrong, "unknown" where one cannot tell, "no estimate" where there is none.
+        sound: for a refused program, "sound" if its estimate without the refusal is right,
+            "unsound" if it is wrong, "unknown" if that cannot be decided, "no estimate" if there is
+            none.
         detectable: the smallest bias that would have been called wrong (with probability 0.95),
             relative to the larger of the slopes and 0.1; `None` where nothing was compared.
     """
@@ -92,7 +93,7 @@ def _refused(
     why = f"{type(error).__name__}: {error.message}"
     sound = "no estimate"
     if isinstance(error, DiscontinuityError | BiasedEstimatorError):
-        # The same without the refusal: is it right nevertheless?
+        # Evaluate it without the refusal, to see whether it is right nevertheless.
         def unrefused(key: Any, theta: Any) -> Any:
             prepared = prepare(lambda: program(theta), strict=False, allow_biased=True)
             return prepared.run(key, None)[0]
