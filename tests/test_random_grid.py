@@ -689,7 +689,7 @@ def test_there_must_be_rows_to_stop_early_by(tmp_path, capsys):
     tiny = [f"--{k.replace('_', '-')}={v}" for k, v in RandomGridRecipe.tiny.items()]
     out = tmp_path / "run"
     assert main(["fit", "random_grid", *tiny, "--early-stopping", "2", "--out", str(out)]) == 2
-    assert "whose data are a stream, or none" in capsys.readouterr().err
+    assert "this model has a stream or none" in capsys.readouterr().err
     assert not out.exists()
 
 

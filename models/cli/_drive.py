@@ -69,21 +69,25 @@ def fit_anew(room: Room, options: Any, record: dict[str, Any], workers: Workers)
 
 def fit_on(recipe: Recipe, training: Training, folder: Path, workers: Workers) -> None:
     """Resumes a run."""
-    data = data_of(recipe, folder)
     facts = read_config(folder)["facts"]
-    _run(
-        Run(recipe, training, facts, fresh(recipe, training, facts), lambda: data), folder, workers
-    )
+    data = data_of(recipe, folder, facts)
+    model = fresh(recipe, training, facts)
+    _run(Run(recipe, training, facts, model, lambda: data), folder, workers)
 
 
-def data_of(recipe: Recipe, folder: Path) -> Dataset:
+def data_of(recipe: Recipe, folder: Path, facts: dict[str, Any]) -> Dataset:
     """The data of a run, checked to be those of its fit.
 
+    Args:
+        recipe: the recipe of the run.
+        folder: the run folder, for errors.
+        facts: the facts about the data that the run recorded.
+
     Raises:
-        CommandError: they have changed.
+        CommandError: the data have changed.
     """
     data = recipe.load()
-    if data.facts() != read_config(folder)["facts"]:
+    if data.facts() != facts:
         raise CommandError(f"the data are not those that {folder} was fitted to")
     return data
 
@@ -107,7 +111,7 @@ def load(recipe: Recipe, training: Training, folder: Path) -> Run:
         stage = recipe.stage(name, training)
         fitted = load_fitted(path, part_of(stage, model), ema=training.ema)
         model = with_part(stage, model, evaluated(fitted))
-    return Run(recipe, training, facts, model, lambda: data_of(recipe, folder))
+    return Run(recipe, training, facts, model, lambda: data_of(recipe, folder, facts))
 
 
 def _run(start: Run, folder: Path, workers: Workers, *, audit: bool = False) -> None:

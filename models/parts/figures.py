@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, Num
 from numpy import ndarray
 
+from ppgen._reports.table import table
 from ppgen.inference import Estimate, elbo, iwelbo, mean_over_data, per_datum
 
 Values = Estimate | Num[ndarray, " data"]
@@ -58,20 +59,14 @@ class Figures:
         return {f"held-out {label}": row[unit].mean for label, row in rows if unit in row}
 
     def table(self) -> str:
-        """The figures for people."""
-        left = max(22, *(len(label) + 2 for label in self.rows))
-        widths = {unit: len(unit) + 4 for unit in self.units}
-        heads = "".join(f"{unit:>{width}}" for unit, width in widths.items())
-        lines = [self.title, " " * left + heads]
-        for label, row in self.estimates.items():
-            shown = f"{label:<{left}}"
-            for unit, digits in self.units.items():
-                text = ""
-                if unit in row:
-                    text = f"{row[unit].mean:.{digits}f} ± {row[unit].standard_error:.{digits}f}"
-                shown += f"{text:>{widths[unit]}}"
-            lines.append(shown.rstrip())
-        return "\n".join(lines)
+        """The figures as a table."""
+        heads = ["", *self.units]
+        rows = [
+            [label, *(_shown(row.get(unit), digits) for unit, digits in self.units.items())]
+            for label, row in self.estimates.items()
+        ]
+        lines = table(heads, rows, what="figures", right=range(1, len(heads)))
+        return "\n".join([self.title, *lines])
 
     def record(self) -> dict[str, Any]:
         """The figures for programs: by label, then by unit."""
@@ -79,6 +74,12 @@ class Figures:
             label: {unit: estimate._asdict() for unit, estimate in row.items()}
             for label, row in self.estimates.items()
         }
+
+
+def _shown(estimate: Estimate | None, digits: int) -> str:
+    if estimate is None:
+        return ""
+    return f"{estimate.mean:.{digits}f} ± {estimate.standard_error:.{digits}f}"
 
 
 def bounds(

@@ -130,7 +130,7 @@ class RandomGridRecipe(Recipe):
             "normalised squared errors, shares covered by two deviations",
             units={u: 4, z: 3, "solution covered": 3, "parameters covered": 3},
             rows={
-                "zero; the mean of the prior": {u: one, z: one},
+                "zero; mean of the prior": {u: one, z: one},
                 "mean of other solutions": {u: random_grid.mean_solution_error(rows, others)},
                 f"{self.network}, {self.grid} grids": reached | {"parameters covered": covered_z},
             },
