@@ -1,4 +1,4 @@
-"""The static analysis of a lowered program: what its choices influence, and soundness."""
+"""The static analysis of a lowered program: influences of its choices, and soundness."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Discontinuity(NamedTuple):
     """Something discontinuous that a random and moving value reaches.
 
     Attributes:
-        what: it, in words.
+        what: the operation, in words.
         where: the file and line.
         sites: the choices that reach it.
         instead: what to write instead.
@@ -70,7 +70,7 @@ class Discontinuity(NamedTuple):
 
 @dataclasses.dataclass
 class Analysis:
-    """What is known of a lowered program before anything is run.
+    """Static facts about a lowered program.
 
     Attributes:
         choices: its random choices that are not in place; influence bit sets index them.
@@ -79,7 +79,7 @@ class Analysis:
         first: for each top-level equation that makes choices, the index of its first one.
         upstream: for each choice, what influences its distribution.
         influence: for each top-level variable, what influences it.
-        discontinuities: what was found.
+        discontinuities: the discontinuities that were found.
     """
 
     choices: list[Choice] = dataclasses.field(default_factory=list)
@@ -140,7 +140,7 @@ def analyse(jaxpr: Any, *, allow_biased: bool = False, strict: bool = True) -> A
 def _environment(jaxpr: Any, ins: Sequence[Influence]) -> Environment[Influence]:
     """The influences on the inputs of a jaxpr, and on its constants.
 
-    What is traced may be differentiated; nobody can know before it is.
+    Traced values may be differentiated, which is not known in advance.
     """
     opened, consts = _jax.open_jaxpr(jaxpr)
     held = dict(zip(opened.constvars, consts, strict=False))  # an open jaxpr holds none
@@ -171,9 +171,9 @@ class _Walk:
         self.line = ""  # of the call of one of JAX's own functions that is being walked through
 
     def equations(self, jaxpr, env, counter, *, depth: int, checked: int) -> list[Influence]:
-        # What nobody uses harms nobody: `logsumexp` computes a sign in passing.
-        # What goes through `assume_continuous` only is its author's word; what a transform of a
-        # distribution does inside is the distribution's.
+        # Unused values do not matter: `logsumexp` computes a sign that is not used. What goes
+        # through `assume_continuous` only is its author's word; what a transform of a distribution
+        # does inside is the distribution's.
         used = frozenset()
         if checked:
             stop = ("assume_continuous", "transformed")
@@ -213,7 +213,7 @@ class _Walk:
         if name == "transformed":
             made, choice, *of = ins
             if choice.pathwise:
-                # What moves it by parameters moves it through the choice.
+                # Parameters move it through the choice.
                 of = join(choice, *of)
                 made = made._replace(pathwise=of.pathwise, frozen=of.frozen, moving=False)
             return [made._replace(suspect=0, atoms=False, within=eqn.params["within"])]
@@ -232,7 +232,7 @@ class _Walk:
             self.line = outer
             return outs
         if name in CUSTOM and not is_random(eqn):
-            # A custom derivative is the author's word that the function has one.
+            # A custom derivative is taken to be right.
             jaxpr = _jax.subjaxprs(eqn)[0]
             return self.inner(jaxpr, ins, counter, depth=depth, checked=min(checked, SUSPECTS))
         if jaxprs := _jax.subjaxprs(eqn):
@@ -264,7 +264,7 @@ class _Walk:
             upstream = upstream._replace(moving=False, suspect=0)
             here = Influence(pathwise=1 << number)
             return join(own, upstream, here)._replace(within=spec.within, atoms=False)
-        # Its derivative is the estimator's business: no path goes through the value.
+        # Its derivative is handled by the estimator: no path goes through the value.
         own = join(own, Influence(upstream.mixed, upstream.aligned))
         if spec.template.differentiable or not is_inexact(eqn.outvars[0]):
             return own
@@ -337,7 +337,7 @@ class _Walk:
         return outs
 
     def followed(self, eqn, ins, depth: int, checked: int) -> list[Influence]:
-        """The influence on the results of a region, from within; alignments do not come out."""
+        """The influence on the results of a region; alignments inside are not kept."""
         name, count = eqn.primitive.name, len(self.analysis.choices)
 
         def through(jaxpr, operands) -> list[Influence]:
@@ -411,7 +411,7 @@ class _Walk:
         return out + [o.move(leave) for o in outs[num_carry:]]
 
     def check(self, eqn, ins: Sequence[Influence], checked: int) -> None:
-        """Raise where a random and moving value reaches something discontinuous."""
+        """Raise if a random and moving value reaches a discontinuity."""
         if reached := discontinuity(eqn, ins, jumps=checked == ALL):
             self.report(eqn, *reached)
         elif eqn.primitive.name == "marker" and eqn.params["kind"] == "scored":
@@ -421,7 +421,7 @@ class _Walk:
                 self.report(eqn, edge.format(eqn.params["name"]), suspicion)
 
     def report(self, eqn, what: str, suspicion: int) -> None:
-        """Note what was reached, and raise if the analysis is strict."""
+        """Record a discontinuity, and raise if the analysis is strict."""
         if id(eqn) in self.reported:
             return
         self.reported.add(id(eqn))
@@ -441,7 +441,7 @@ class _Walk:
 
 
 def _carried(before: Influence, after: Influence) -> Influence:
-    """The influence on what a loop carries, after one more pass."""
+    """The influence on the carry of a loop, after one more pass."""
     both = join(before, after)
     if before is NONE or both.within == before.within:
         return both
@@ -457,7 +457,7 @@ def _still(influence: Influence) -> Influence:
 
 
 class _Scratch(_Counter):
-    """Indices beyond all choices, for those inside a region, which come out as one."""
+    """Indices beyond all choices, for those inside a region, which count as one outside."""
 
 
 def _known(influence: Influence, count: int) -> Influence:
@@ -467,9 +467,9 @@ def _known(influence: Influence, count: int) -> Influence:
 
 
 def _of_distribution(eqn: _jax.Eqn, ins: Sequence[Influence]) -> Influence:
-    """What influences a choice through its parameters, aligned with its batch axes.
+    """Influences on a choice through its parameters, aligned with its batch axes.
 
-    Which axes of a parameter are batch axes is the distribution's secret, so it is read off the
+    Which axes of a parameter are batch axes depends on the distribution, so it is read off the
     computation of its density: element i of that depends on the parameters of element i.
     """
     spec: ChoiceSpec = eqn.params["spec"]

@@ -58,7 +58,7 @@ CONTINUOUS = frozenset(
 )
 """Operations of JAX that are continuous in their floating-point operands, but for kinks and poles.
 
-What is said of some of them below narrows this down.
+The sets below restrict some of them.
 """
 
 _OF_REALS = frozenset(
@@ -69,7 +69,7 @@ _OF_REALS = frozenset(
 """Continuous in real operands only: complex ones meet a branch cut, or are ordered by two keys."""
 
 _VECTORS = {"eigh": (0,), "svd": (1, 2)}
-"""Results of decompositions whose signs jump. They stay suspect where anybody uses them."""
+"""Results of decompositions with discontinuous signs. They stay suspect wherever they are used."""
 
 _AT_ZERO = {"igammac": (0,)}
 """Operands whose domain ends at zero, beyond which the value is another number."""
@@ -92,7 +92,7 @@ _ATOMLESS = frozenset(
     "transpose slice gather dynamic_slice convert_element_type copy concatenate stack unstack "
     "split rev stop_gradient reduce_sum cumsum dot_general".split()
 )
-"""What gives no value a probability that had none."""
+"""Operations that keep a continuous distribution free of atoms."""
 
 _INDICES = {"gather": 1, "dynamic_slice": 1, "dynamic_update_slice": 2}
 
@@ -100,7 +100,7 @@ _INDICES = {"gather": 1, "dynamic_slice": 1, "dynamic_update_slice": 2}
 def discontinuity(
     eqn: _jax.Eqn, ins: Sequence[Influence], *, jumps: bool = True
 ) -> tuple[str, int] | None:
-    """What a random and moving value meets in an equation, in words, and its `suspicion`.
+    """The discontinuity of an equation for random and moving operands, and its `suspicion`.
 
     Args:
         eqn: the equation.
@@ -111,7 +111,7 @@ def discontinuity(
 
 
 def _by_suspects(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | None:
-    """A suspect integer or boolean that becomes a number, an index or a decision."""
+    """A suspect integer or boolean that is used as a number, an index or a predicate."""
     suspect = 0
     for i in ins:
         suspect |= i.suspect
@@ -151,7 +151,7 @@ def _by_suspects(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | N
 
 
 def _by_itself(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | None:
-    """A random and moving value at an operation that jumps."""
+    """A random and moving value at a discontinuous operation."""
     found = join(*ins)
     suspicion = found.suspicion()
     if not suspicion:
@@ -176,10 +176,10 @@ def _by_itself(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | Non
 
 
 def argsort(eqn: _jax.Eqn) -> list[tuple[list[int], int]]:
-    """What a `sort` permutes by others: the positions of the keys, and of the operand.
+    """The positions of the keys of a `sort`, and of an operand that it permutes by them.
 
-    Where keys meet, what they are sorted by does not jump, but what comes with them does: a key
-    after the first one as well.
+    Where keys are equal, the sorted keys are continuous, but operands permuted with them are not,
+    nor are keys after the first one.
     """
     if rule_name(eqn) != "sort":
         return []
@@ -200,7 +200,7 @@ def at_zero(eqn: _jax.Eqn) -> Sequence[int]:
 
 
 def jump(eqn: _jax.Eqn) -> str | None:
-    """What jumps with the floating-point operands of an equation, in words, if not integers only.
+    """The discontinuity of an equation in its floating-point operands, in words.
 
     Where operands of a `sort` have keys that are others of them is not looked at.
     """
@@ -289,7 +289,7 @@ def ranged(eqn: _jax.Eqn, ins: Sequence[Influence], outs: Sequence[Influence]) -
 
 
 def known(v: Any) -> Influence:
-    """What is known of an operand that nothing influences: a number lies where it lies."""
+    """The facts about an operand without influences: a number has itself as its range."""
     if not isinstance(v, _jax.Literal) or jnp.ndim(v.val) or not is_inexact(v):
         return NONE
     if jnp.iscomplexobj(v.val):
@@ -317,7 +317,7 @@ FOLLOWED = CUSTOM | {
     *("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint"),
     *("scan", "cond", "while", "shard_map", "custom_linear_solve"),
 }
-"""Primitives whose jaxprs are walked through, or are their author's word."""
+"""Primitives whose jaxprs are analysed, or are taken to be right."""
 
 
 def remedy(suspicion: int, sites: Sequence[Any], *, jumps: bool) -> tuple[str, str]:

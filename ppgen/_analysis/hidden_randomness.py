@@ -1,6 +1,6 @@
-"""Randomness that no choice stands for: what a program draws from a key with its own hands.
+"""Randomness outside of choices: values that a program computes from a PRNG key itself.
 
-A value that a program computes from a key is random like a choice, but no estimator knows of it.
+Such a value is random like a choice, but no estimator handles it.
 Its derivative flows along the path of the computation, so `mu + sigma * jax.random.normal(key)` is
 right. Where such randomness and a moving operand meet a *jump*, it is not: `bernoulli(key, p)`
 compares a uniform variable with `p`, and no derivative passes. Two more things are of this kind:
@@ -27,7 +27,7 @@ from ppgen.errors import DerivativeError, DiscontinuityError
 
 
 class Fact(NamedTuple):
-    """What is known of a value.
+    """The facts about a value.
 
     Attributes:
         random: bit set of the keys that it was computed from.
@@ -68,7 +68,7 @@ _KEYS = frozenset({"random_seed", "random_wrap"})
 
 
 def check_hidden_randomness(jaxpr: Any) -> None:
-    """Refuse a lowered program whose derivative would miss what its own random numbers contribute.
+    """Refuse a lowered program whose derivative would miss a contribution of hidden randomness.
 
     Args:
         jaxpr: closed, without inputs; its first output is the cost.
@@ -102,7 +102,7 @@ def _makes_key(eqn: _jax.Eqn) -> bool:
 
 
 def join(*facts: Fact) -> Fact:
-    """What is known of a value that may be any of these, or depends on all of them."""
+    """The facts about a value that may be any of these, or depends on all of them."""
     out = NOTHING
     for f in facts:
         out = Fact(
@@ -130,7 +130,7 @@ class _Walk:
     ) -> list[Fact]:
         env = Environment(lambda _: NOTHING)
         env.enter(jaxpr, ins, consts)
-        # What nobody uses harms nobody, and auxiliary results have no derivative.
+        # Unused values do not matter, and auxiliary results have no derivative.
         used = needed(jaxpr, wanted).equations
         eqns = [eqn for eqn in jaxpr.eqns if id(eqn) in used]
         env.run(eqns, lambda eqn, ins: self.equation(eqn, ins, checked))
@@ -175,7 +175,7 @@ class _Walk:
             return outs
         jaxprs = _jax.subjaxprs(eqn)
         if jaxprs and len(_jax.open_jaxpr(jaxprs[0])[0].invars) == len(ins):
-            # A custom derivative is the author's word that the function has one.
+            # A custom derivative is taken to be right.
             return self.inner(jaxprs[0], ins, checked and name not in CUSTOM)
         return self.primitive(eqn, ins, checked)
 
@@ -250,7 +250,7 @@ class _Walk:
         return carry
 
     def check_sort(self, eqn: _jax.Eqn, ins: Sequence[Fact]) -> None:
-        """What is permuted by a key that jumps, other than the key, jumps."""
+        """Operands permuted by a discontinuous key are discontinuous."""
         for before, after in argsort(eqn):
             keys = join(*(ins[k] for k in before))
             if keys.random and keys.moving and is_inexact(eqn.outvars[after]):
@@ -291,7 +291,7 @@ class _Walk:
         self.refuse_nonlinear(eqn, linear)
 
     def refuse_jump(self, eqn: _jax.Eqn, jumped: int, what: str) -> None:
-        """Raise if randomness that no choice stands for, and something that moves, meet a jump."""
+        """Raise if hidden randomness and a moving operand meet a discontinuity."""
         if not jumped:
             return
         line = self.line or where(eqn) or self.known

@@ -19,7 +19,7 @@ Alignment = tuple[int, str] | None
 
 
 class Influence(NamedTuple):
-    """What influences a value.
+    """The influences on a value.
 
     Attributes:
         mixed: bit set of choices all of whose axes are mixed.
@@ -27,8 +27,8 @@ class Influence(NamedTuple):
         pathwise: bit set of the reparameterised choices whose derivative flows into the value.
         frozen: bit set of the other choices with a density that it depends on continuously.
         moving: whether a derivative flows into it that comes through no choice: from an argument.
-        atoms: whether it may equal a number with a probability, or be no number.
-        within: between which numbers it lies, as far as known: see `ranges`.
+        atoms: whether it may equal some number with positive probability, or be NaN.
+        within: its range, as far as known: see `ranges`.
         suspect: of an integer or boolean, the `suspicion` of what it jumps with.
     """
 
@@ -42,7 +42,7 @@ class Influence(NamedTuple):
     atoms: bool = False
 
     def suspicion(self) -> int:
-        """What a jump of the value would miss: zero unless it is both random and moving.
+        """The choices whose derivative a jump of the value would miss; zero if there are none.
 
         Bit zero says whether it moves with more than its choices, those above are the choices.
         """
@@ -55,7 +55,7 @@ class Influence(NamedTuple):
         return set(bits(self.mixed)) | set(self.aligned)
 
     def all_mixed(self) -> Influence:
-        """The same choices, with nothing known of the axes."""
+        """The same choices, with all axes mixed."""
         if not self.aligned:
             return self
         return self._replace(mixed=self.mixed | _set_of(self.aligned), aligned={})
@@ -70,7 +70,7 @@ class Influence(NamedTuple):
         special: Collection[int] = (),
         special_axis: Callable[[int, str], Alignment] | None = None,
     ) -> Influence:
-        """The influence after each aligned axis went where `axis` says.
+        """The influence after a permutation of the aligned axes.
 
         Args:
             axis: where an axis goes.
@@ -112,7 +112,7 @@ MOVING = Influence(moving=True)
 
 
 def join(*influences: Influence) -> Influence:
-    """What influences a value that depends elementwise on several others."""
+    """The influences on a value that depends elementwise on several others."""
     influences = tuple(i for i in influences if i is not NONE)
     if not influences:
         return NONE

@@ -1,4 +1,4 @@
-"""Between which numbers a value lies, as far as the operations that made it tell.
+"""Ranges of values, as far as they follow from the operations that made them.
 
 A range is a pair of bounds: a number (perhaps infinite), or None for a bound that there is, but
 whose number is not known, as of a choice with an array for a bound.
@@ -37,7 +37,7 @@ _MONOTONE: dict[str, Any] = {
     "sqrt": lambda x: math.sqrt(max(x, 0.0)),
 }
 _CLOSED = frozenset("reduce_sum cumsum reduce_prod cumprod pow dot_general".split())
-"""What makes something positive of positive numbers."""
+"""Operations that map positive numbers to positive numbers."""
 _INTO: dict[str, Range] = {"abs": (0.0, math.inf), "square": (0.0, math.inf), "erfc": (0.0, 2.0)}
 
 
@@ -50,7 +50,7 @@ def hull(*ranges: Range) -> Range:
 
 
 def widened(before: Range, now: Range) -> Range:
-    """The range of what a loop carries after one more pass: an end that moves on has no bound.
+    """The range of a carry after one more pass of a loop: an end that still moves is unbounded.
 
     What adds up gets further with every pass, and no number of passes would be the last one.
     """

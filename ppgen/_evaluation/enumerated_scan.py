@@ -2,8 +2,9 @@
 
 Before each step the state (see `_markov`) stands for a set of points with weights, the marginal
 distribution of what is carried. A step is evaluated at every pair of an old point and new choices;
-then the old points are summed over. Outputs that depend on the new choices alone leave as points
-with the choices' marginal weights; those that also depend on the old state leave as expectations.
+then the old points are summed over. Outputs that depend on the new choices alone are returned as
+points with the choices' marginal weights; those that also depend on the old state are returned as
+expectations.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def markov_scan(
 
 
 def _probe(evaluate: Any, key: Array, init: list[Any], xs: list[Any], state: Sequence[int]) -> Any:
-    """What one step returns, with shapes for arrays."""
+    """The outputs of one step, as shapes."""
     axes: list[Any] = []
 
     def probe(key, carry, xs):

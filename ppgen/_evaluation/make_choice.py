@@ -27,7 +27,7 @@ POINT_LIMIT = 1 << 20
 
 
 class Made(NamedTuple):
-    """A choice that was made, as the costs that it influences see it.
+    """A choice that was made, with its weights for the costs that it influences.
 
     Attributes:
         score: log density of the frozen point, shaped as the choice's batch; or `None`.
@@ -35,7 +35,7 @@ class Made(NamedTuple):
         base: weight of the sample of a first-order choice; or `None`.
         slots: its weights in the slots, `(S - 1, *batch)`; or `None`.
         control: elementwise terms of value zero that lower the variance; or `None`.
-        baseline: what is subtracted from the cost, shaped as the score; or `None`.
+        baseline: the baseline of the cost, shaped as the score; or `None`.
     """
 
     score: Value | None = None
@@ -208,7 +208,7 @@ def _together(value: Array, weight: Array, joint: Sequence[int], spec: ChoiceSpe
 def _one_of(value: Array, weight: Array, key: Array) -> tuple[Array, Array]:
     """Keep the sample and one other point, at random: weights of first order, same mean.
 
-    What is not evaluated is as if it had cost what the sample costs, so its weight goes there.
+    Points that are not evaluated are given the cost of the sample, so their weights go there.
     """
     others = weight.shape[0] - 1
     if others < 2:
@@ -233,7 +233,7 @@ def _product(value: Array, weight: Array, joint: Sequence[int], spec: ChoiceSpec
 
 
 def check_size(count: int, elements: int, spec: ChoiceSpec) -> None:
-    """Refuse joint supports that no machine holds, before anything is compiled."""
+    """Refuse joint supports that are too large, before anything is compiled."""
     if elements * math.log(count) > math.log(POINT_LIMIT):
         raise EstimatorError(
             f"{type(spec.template).__name__}() would need {count}^{elements} joint points: a "

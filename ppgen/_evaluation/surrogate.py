@@ -1,4 +1,4 @@
-"""From the terms of a cost to a surrogate: each weighted by the choices that influence it."""
+"""Surrogates: each term of a cost is weighted by the choices that influence it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def joint_axes(analysis: Analysis, terms: Terms) -> dict[int, set[int]]:
     """For each choice, the batch axes along which some term mixes its elements."""
     found: dict[int, set[int]] = {i: set() for i in range(len(analysis.choices))}
     influences = [analysis.of(v) for v in terms.leaves]
-    # What influences a control term is what influences the distribution of its choice.
+    # A control term has the influences of the distribution of its choice.
     influences += [analysis.upstream[i] for i in analysis.first.values() if _alone(analysis, i)]
     for influence in influences:
         for i in bits(influence.mixed):
@@ -85,7 +85,7 @@ class _Weigher:
         Args:
             value: the term.
             influence: what influences it.
-            real: whether it is part of a cost. Otherwise whole numbers stay what they are.
+            real: whether it is part of a cost. Otherwise integers stay integers.
         """
         if not jnp.issubdtype(value.array.dtype, jnp.inexact):
             if not value.leading and not real:

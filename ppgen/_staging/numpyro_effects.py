@@ -1,7 +1,7 @@
-"""NumPyro's effects as equations: what becomes of every message of a program that is being staged.
+"""NumPyro's effects as equations, made from the messages of a program that is being staged.
 
-The handler that does it stands outermost, because handlers run innermost first and everything the
-user wrote (plates, masks, conditioning) must come before it.
+The handler that makes them is the outermost one, because handlers run innermost first and
+everything the user wrote (plates, masks, conditioning) must come before it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def binding(params: str):
 
 
 class _Bind(Messenger):
-    """Turn each NumPyro message into the primitive that stands for it."""
+    """Turn each NumPyro message into its primitive."""
 
     def __init__(self, params: str) -> None:
         super().__init__(None)
@@ -94,7 +94,7 @@ class _Bind(Messenger):
         msg["ppgen"] = msg["stop"] = True
 
     def process_plate(self, msg: dict, hidden: bool) -> None:
-        """Its indices are drawn, unless they are given, or those of all of it."""
+        """Draw the indices of a plate, unless they are given or the plate is not subsampled."""
         size, subsample_size = msg["args"]
         if not inside(msg):
             condition_plate(msg, self, hidden)
@@ -146,11 +146,11 @@ def _bind_hidden(msg: dict) -> Array:
 
 
 def _check_density(dist: Distribution, name: str, where: str) -> None:
-    """Refuse a mixture with a point mass whose density does not tell all."""
+    """Refuse a mixture with a point mass whose density is not enough."""
     if mixes_point_masses(dist, lambda x: is_real_array(x) and isinstance(x, jax.core.Tracer)):
         raise EstimatorError(
-            "a mixture with a point mass has no density of its own: beside an interval none "
-            "compares, and one of points does not tell how they move",
+            "a mixture with a point mass has no density with respect to one measure, and that of "
+            "points does not show how they move",
             site=name,
             where=where,
             instead="the component as a site of its own, z = numpyro.sample('z', "

@@ -1,4 +1,4 @@
-"""Interpreting the sites of a staged program: give them values, collect values and densities."""
+"""Interpretation of the sites of a staged program: given values, collected densities."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ANYWHERE = (-math.inf, math.inf)
 
 
 class Sites(NamedTuple):
-    """What a run of a program produced, by site.
+    """The values and log densities of a run of a program, by site.
 
     Attributes:
         choices: the values of latent sites.
@@ -73,10 +73,10 @@ def has_sites(eqn: _jax.Eqn, *, hidden: bool = True) -> bool:
 
 
 def has_estimate(jaxpr: Any) -> bool:
-    """Whether a program does not know its density, but estimates it anew each time that it is run.
+    """Whether the density of a program is estimated anew in each run.
 
-    It does so if it has an estimated density inside, or if a density depends on a draw that is no
-    site: one more run has another one.
+    This is so if it has an estimated density inside, or if a density depends on a draw that is not
+    a site.
     """
     eqns = _jax.open_jaxpr(jaxpr)[0].eqns
     scored = [eqn for eqn in eqns if has_sites(eqn, hidden=False)]
@@ -92,7 +92,7 @@ def has_estimate(jaxpr: Any) -> bool:
 
 
 class Given(NamedTuple):
-    """What a program is run on.
+    """The given values of a run, and options.
 
     Attributes:
         values: values of latent sites; the others are drawn.
@@ -138,7 +138,7 @@ def run_sites(
 
 
 def check_determined(values: Sequence[Any], jaxpr: Any) -> None:
-    """Refuse to go on with a value that was integrated out."""
+    """Refuse to use a value that was integrated out."""
     if not any(v is None for v in values):
         return
     spec = next(
@@ -146,7 +146,7 @@ def check_determined(values: Sequence[Any], jaxpr: Any) -> None:
     )
     raise SiteError(
         "what this program returns depends on sites that it integrates out, which have no values "
-        "where its density is asked for",
+        "where its density is evaluated",
         site=spec.name,
         where=spec.where,
         instead="a return value that depends on kept sites only, or more names in `keep`",
@@ -246,7 +246,7 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
 
 
 def _check_minibatch(value: Any, given: Any, spec: SiteSpec) -> None:
-    """Refuse another minibatch than the one that the program is given, where both are known."""
+    """Refuse a minibatch that differs from the given one, where both are known."""
     if isinstance(value, jax.core.Tracer) or isinstance(given, jax.core.Tracer):
         return
     if not np.array_equal(value, given):

@@ -22,7 +22,7 @@ from ppgen.errors import ControlFlowError
 
 
 class Staged(NamedTuple):
-    """A program as a jaxpr: what it closes over are constants.
+    """A program as a jaxpr, whose closed-over arrays are constants.
 
     Attributes:
         jaxpr: the closed jaxpr.
@@ -53,8 +53,8 @@ def stage(
         in_place: stage pathwise choices as the computation of a differentiable sample; otherwise
             every choice is a `random_choice` equation.
         params: "error", or "init" to let `numpyro.param` give its initial value.
-        recorded: whether densities will be asked of the jaxpr; otherwise it is only to be run, and
-            a program whose density is estimated is its sampler.
+        recorded: whether densities will be needed; otherwise the jaxpr is only run, and a program
+            whose density is estimated is replaced by its sampler.
         state: whether the program may have mutable state, which becomes an output of the jaxpr.
     """
     returned = []
@@ -78,8 +78,8 @@ def stage(
     treedef, dynamic, static = returned[-1]
 
     def both(values: list[Any]) -> tuple[Any, dict[str, Any]]:
-        # What is known before anything runs may be NumPy's: to a user it is an array like others.
-        # None is what was integrated out.
+        # Values known at staging may be NumPy arrays; users get JAX arrays. None is what was
+        # integrated out.
         left = (x if x is None else jnp.asarray(x) for x in values)
         leaves = [next(left) if d else leaf for d, leaf in zip(dynamic, static, strict=True)]
         return jax.tree.unflatten(treedef, leaves)
@@ -90,8 +90,8 @@ def stage(
 def _check_in_place(jaxpr: Any, loops: int) -> None:
     """Refuse randomness that JAX has moved out of the loop in which it was drawn.
 
-    Differentiating a scan *inside* of a program moves what does not depend on the loop out of it;
-    a key is such a thing, and every step would get the same one.
+    Differentiating a scan *inside* of a program moves loop-invariant values out of it; a key is
+    one, and every step would get the same key.
     """
     for eqn in _jax.open_jaxpr(jaxpr)[0].eqns:
         name = eqn.primitive.name
@@ -113,5 +113,5 @@ def _check_in_place(jaxpr: Any, loops: int) -> None:
 
 
 def is_staging() -> bool:
-    """Whether a program is being staged, in which this runs."""
+    """Whether this runs while a program is being staged."""
     return current().staging
