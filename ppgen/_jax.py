@@ -358,7 +358,7 @@ def define_product(
 
 
 def define_follower(name: str, derivative: Callable) -> Primitive:
-    """The identity in its first operand, whose derivative by the others has a custom rule.
+    """The identity in its first operand, with a custom derivative rule for the others.
 
     `primitive.bind(x, *parameters, functions=fs)` is `x`. Each of `fs` maps `(x, *parameters)` to
     an array shaped as `x`; under `vmap` they are mapped too. The rule sees the primitive's *own

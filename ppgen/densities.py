@@ -189,8 +189,8 @@ def _poisson(d: Any, value: Array) -> Array:
 
 def _beta(d: Any, value: Array) -> Array:
     a, b = d.concentration1, d.concentration0
-    # At 0 and 1 NumPyro drops the derivative by the concentrations. Such a value has been rounded:
-    # differentiate at the closest one that is not at the end.
+    # At 0 and 1 NumPyro drops the derivative with respect to the concentrations. Such a value has
+    # been rounded: differentiate at the closest one that is not at the end.
     dtype = jnp.result_type(value, a, b, 0.0)
     # JAX's xlogy has no derivative beside an integer, and `Beta(10, 10)` is usual.
     value, a, b = (jnp.asarray(x, dtype) for x in (value, a, b))

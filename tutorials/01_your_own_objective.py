@@ -135,7 +135,7 @@ for name, (estimator, draws) in candidates.items():
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), width_ratios=[3, 2])
 left.violinplot([jnp.clip(d, -4, 4) for d in draws_of_gradient.values()], showmeans=True)
 left.set_xticks(range(1, 1 + len(candidates)), list(candidates), fontsize=8)
-left.set_ylabel("gradient by the log odds")
+left.set_ylabel("gradient in the log odds")
 left.set_title("one draw each: the means agree")
 variances = [float(d.var()) for d in draws_of_gradient.values()]
 right.barh(list(candidates), variances, color="tab:blue")

@@ -161,7 +161,8 @@ def variational_bound(
 
     with every divergence in closed form, and the sum estimated at one uniform t. *A lower bound*
     on the log density of x under `diffuse_vae_model` with the same sampler; value and gradients are
-    *unbiased* for it. It trains both stages together where it is differentiated by all of `model`.
+    *unbiased* for it. It trains both stages together if it is differentiated with respect to all of
+    `model`.
 
     Args:
         model: The parameters.

@@ -158,7 +158,7 @@ def _by_itself(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | Non
         return None
     name = rule_name(eqn)
     if name in WITHOUT_DERIVATIVE:
-        # A derivative by an argument is refused where it is taken.
+        # A derivative with respect to an argument is refused where it is taken.
         mask = found.pathwise
         return (WITHOUT_DERIVATIVE[name], mask << 1 | found.moving) if mask else None
     if name == "convert_element_type" and not is_inexact(eqn.outvars[0]):

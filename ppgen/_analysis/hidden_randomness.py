@@ -209,8 +209,8 @@ class _Walk:
         kind, name = eqn.params["kind"], eqn.params["name"]
         if kind == "frozen" and fact.moving:
             raise DerivativeError(
-                "ppgen.seed draws this site inside of an objective, frozen: the derivative by its "
-                "parameters would silently be missed",
+                "ppgen.seed draws this site inside of an objective, frozen: the derivative with "
+                "respect to its parameters would silently be missed",
                 site=name,
                 where=eqn.params["where"],
                 instead="the program itself in the objective, without ppgen.seed; or "

@@ -31,9 +31,10 @@ class Family(NamedTuple):
             value carries the whole derivative.
         implicit: whether NumPyro samples it without a derivative, and samples can follow its
             distribution function where that is known.
-        cdf: whether it is scalar with a distribution function that JAX differentiates by the value
-            and all parameters; or the attribute with the distribution(s) that it is known of.
-        icdf: `(d, u)`, the sample whose quantiles are `u`, differentiable by the parameters where
+        cdf: whether it is scalar with a distribution function that JAX differentiates with respect
+            to the value and all parameters; or the attribute with the distribution(s) that it is
+            known of.
+        icdf: `(d, u)`, the sample whose quantiles are `u`, differentiable in the parameters where
             it is continuous; or the attribute with the distribution that it is known of.
         kinked: whether its log density has a kink at `loc`.
     """

@@ -25,8 +25,8 @@ def mixture_log_prob(d: Any, value: Array, log_prob: LogProb) -> Array:
     """Log density (in nats) at `value` of a mixture.
 
     NumPyro evaluates a component where it has no density too, which makes a NaN of the derivative;
-    it has no derivative by a probability that is zero or one; and it adds the density of the other
-    components to a point mass, where they have none that counts.
+    it has no derivative with respect to a probability that is zero or one; and it adds the density
+    of the other components to a point mass, where they have none that counts.
 
     Args:
         d: a `MixtureSameFamily` or a `MixtureGeneral`.

@@ -2,7 +2,8 @@
 
 A score, or any estimator that freezes its values, misses the boundary term at an end of a support
 that moves. Between fixed ends it misses nothing: so `x = low + (high - low) u` is drawn by its
-`u`, frozen, whose density is differentiated by all parameters, and `x` moves with the ends.
+`u`, frozen, whose density is differentiated with respect to all parameters, and `x` moves with the
+ends.
 
 References:
     Rubinstein, *Sensitivity Analysis of Discrete Event Systems by the "Push Out" Method*, Annals of
@@ -116,8 +117,9 @@ def _shift_and_scale(d: Distribution) -> tuple[Array, Array]:
         low, high = (
             without_second_derivative(
                 end,
-                f"the score of {type(plain(d)).__name__} was differentiated twice by a bound of "
-                "its support: its log density has a kink, whose second derivative no sample meets",
+                f"the score of {type(plain(d)).__name__} was differentiated twice with respect to "
+                "a bound of its support: its log density has a kink, whose second derivative no "
+                "sample meets",
                 "Reparameterize() at this site, or first derivatives",
             )
             for end in (low, high)

@@ -92,7 +92,7 @@ def _loss(prepared: Prepared, key: Array) -> Array:
             )
         return surrogates(prepared.jaxpr, prepared.analysis, prepared.terms, run, None)[0]
 
-    # The derivative by a score is what the score multiplies: the costs that the choice influences.
+    # The derivative with respect to a score is its factor: the costs that the choice influences.
     costs = jax.grad(total)({i: jnp.zeros_like(m.score.array) for i, m in wanted.items()})
     errors = [
         jnp.sum((jax.lax.stop_gradient(costs[i]) - m.baseline.array) ** 2)

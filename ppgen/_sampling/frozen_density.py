@@ -25,8 +25,8 @@ def log_density_for_score(d: Distribution, value: Array) -> Array:
     """The log density (in nats) of a frozen value, `(*batch)`, to be differentiated.
 
     Raises:
-        DerivativeError: when it is differentiated by a bound of the support, or twice by the
-            location of a kink.
+        DerivativeError: when it is differentiated with respect to a bound of the support, or twice
+            with respect to the location of a kink.
     """
     return log_prob(rebuilt(_with_fixed_support(d), _with_fixed_kink), value)
 
@@ -42,7 +42,8 @@ def _with_fixed_support(d: Distribution) -> Distribution:
     def fixed(x: Any) -> Any:
         return without_derivative(
             x,
-            f"the score of {name} was differentiated by a bound of its support: it misses the "
+            f"the score of {name} was differentiated with respect to a bound of its support: it "
+            "misses the "
             "boundary term",
             _instead(d),
         )
@@ -70,8 +71,8 @@ def _with_fixed_kink(x: Any) -> Any:
     vars(copy).update(vars(x))
     copy.loc = without_second_derivative(
         x.loc,
-        f"the score of {type(x).__name__} was differentiated twice by its location: its log "
-        "density has a kink there, whose second derivative no sample meets",
+        f"the score of {type(x).__name__} was differentiated twice with respect to its location: "
+        "its log density has a kink there, whose second derivative no sample meets",
         "Reparameterize() at this site, or first derivatives",
     )
     return copy

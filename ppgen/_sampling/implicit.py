@@ -58,7 +58,7 @@ _implicit_p = _jax.define_follower("implicit", _follow)
 
 
 def differentiable_sample(key: Array, d: Distribution, *, around: bool = False) -> Array:
-    """`d.sample(key)`, differentiable by all parameters, also where NumPyro's sampler is not.
+    """`d.sample(key)`, differentiable in all parameters, even if NumPyro's sampler is not.
 
     Args:
         key: randomness.

@@ -22,7 +22,7 @@ class ARM(AbstractEstimator):
     r"""Augment-REINFORCE-merge, for Bernoulli. *Unbiased*.
 
     With a uniform `u`, the sample `b = [u < p]` and the antithetic `b' = [1 - u < p]`, the
-    derivative by the logit is
+    derivative with respect to the logit is
 
     .. math:: (f(b) - f(b')) \, (1/2 - u).
 
@@ -62,7 +62,7 @@ class DisARM(AbstractEstimator):
     r"""Disentangled ARM, also known as U2G, for Bernoulli. *Unbiased*.
 
     ARM, conditioned on the pair of samples: elements that are equal in both contribute nothing, the
-    others their conditional expectation. The derivative by the logit `l` is
+    others their conditional expectation. The derivative with respect to the logit `l` is
 
     .. math:: \tfrac12 (f(b) - f(b')) \, (-1)^{b'} [b \ne b'] \, \sigma(|l|),
 
@@ -133,7 +133,7 @@ def _antithetic(key: Array, d: Distribution) -> _Pair:
 
 
 def _points(pair: _Pair, slope: Array) -> Points:
-    """Weights whose derivative by the logits is `slope` at the sample, `-slope` at the other."""
+    """Weights whose derivative in the logits is `slope` at the sample, `-slope` at the other."""
     if isinstance(pair.dist, BernoulliLogits):
         logits = jnp.asarray(pair.dist.logits, pair.u.dtype)
         a = attach(jnp.broadcast_to(logits, slope.shape), slope)
