@@ -223,7 +223,7 @@ def test_what_has_no_weights_or_no_pull_is_refused():
     with pytest.raises(PathError, match="no weights"):
         ppgen.seed(guide(silent, inverse_problem, Exact(exact_log_h)))(jax.random.key(0))
     still = langevin(epsilon=0.0)
-    with pytest.raises(PathError, match="how far"):
+    with pytest.raises(PathError, match="derivative of a step"):
         guided = guide_approximately(still, energy, LOOKAHEADS["plug-in"])
         ppgen.seed(guided)(jax.random.key(0))
 

@@ -88,7 +88,7 @@ def cubo(
         A function of the common arguments: one draw, in nats.
 
     Raises:
-        ValueError: n < 1, where it is no upper bound.
+        ValueError: n < 1, where it is not an upper bound.
 
     References:
         Dieng, Tran, Ranganath, Paisley, Blei. Variational inference via χ upper bound minimization.

@@ -127,7 +127,7 @@ def _constraint(name: str, facts: Any, seen: Any) -> Any:
         )
     if not facts.has_density:
         raise SiteError(
-            "the indices of a subsampled plate are no latents to infer",
+            "the indices of a subsampled plate are not latents to infer",
             site=name,
             where=facts.where,
             instead="the whole plate",

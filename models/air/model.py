@@ -188,5 +188,5 @@ def _flip(before: Array | int, logit: Array) -> dist.Distribution:
 
 
 def _normal(mean: Array, scale: Array, present: Array | int) -> dist.Distribution:
-    """The place or look of a thing; of none, it has no density."""
+    """The place or look of a thing, without a density if there is none."""
     return dist.Normal(mean, scale).to_event(1).mask(present == 1)

@@ -77,7 +77,7 @@ def _finite(content: Any) -> Any:
 
 
 def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def read_json(path: Path) -> dict[str, Any]:

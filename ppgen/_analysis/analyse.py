@@ -107,7 +107,7 @@ _POTENTIAL = (
     ("numpyro/infer/util.py", "potential_energy"),
     ("numpyro/distributions/util.py", "wrapper"),
 )
-# NumPyro's check that what a density is asked of is a number, which is no end of a support.
+# NumPyro's check that the value of a density is a number, which is not an end of a support.
 _IS_REAL = ("numpyro/distributions/constraints.py", "_Real.__call__")
 
 

@@ -56,7 +56,7 @@ def taken_apart(
         jaxpr: open.
         outs: the sums.
         parts: the operands that an equation adds up to a variable, each up to a factor of that
-            sign; `None` where the variable is no sum.
+            sign; `None` if the variable is not a sum.
 
     Returns:
         The equations that add up, in order, and their summands, from the last to the first.

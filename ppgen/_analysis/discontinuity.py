@@ -6,8 +6,9 @@ integers or booleans of such values is a jump, and so is every operation that is
 continuous. Integers and booleans stay suspect until they select between two values of which one
 depends on what they jump with: `where(x > 0, f(x), g(x))` is taken to be continuous.
 
-A frozen *discrete* choice is no such randomness: where an integer is compared with something that
-moves, the expectation jumps at single values of the argument only, as `floor(theta)` does.
+A frozen *discrete* choice does not count as random here: where an integer is compared with
+something that moves, the expectation jumps at single values of the argument only, as `floor(theta)`
+does.
 """
 
 from __future__ import annotations

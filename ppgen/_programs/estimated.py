@@ -70,7 +70,7 @@ def inner(program: Callable[..., Any], *inputs: Any) -> Inner:
         if spec.density is None:
             raise SiteError(
                 "a plate with subsampling scales the log density of its minibatch: the exponential "
-                "of that is no unbiased estimate of the density",
+                "of that is not an unbiased estimate of the density",
                 site=name,
                 where=spec.choice.where,
                 instead="the whole plate here, and the subsampling in a plate around all of it",

@@ -98,7 +98,7 @@ def normalize(program: Program, *, proposal: Program | None = None, particles: i
         elif has_estimate(joint.jaxpr):
             raise SiteError(
                 "the program has an estimated density inside, or one that depends on a draw which "
-                "is no site, and the estimate has to be the one that weighted the particle: the "
+                "is not a site, and the estimate has to be the one that weighted the particle: the "
                 "program cannot propose for itself",
                 site=names[0],
                 where=where,

@@ -219,7 +219,7 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
     if latent and name in given.unscored:
         if not (spec.has_mask or spec.has_scale):
             return [value], Sites(choices, {})
-        # A mask or a scale is no part of what the site was drawn from.
+        # A mask or a scale is not part of the distribution of the draw.
         scaled = density
 
         def density(_, operands, value, *drawn):

@@ -31,7 +31,7 @@ class Molecules(eqx.Module):
 
     length: int = eqx.field(static=True, default=5)
     invalid: float = eqx.field(static=True, default=-6.0)
-    """The reward of a string that is no molecule, in nats. Finite, so that every string can be
+    """The reward of a string that is not a molecule, in nats. Finite, so that every string can be
     scored by a model that starts uniform; their share of the target is a percent."""
 
     @property

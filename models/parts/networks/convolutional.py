@@ -33,7 +33,7 @@ class ConvolutionalEncoder(eqx.Module):
             key: Draws the weights.
 
         Raises:
-            ValueError: The sides are no multiples of four.
+            ValueError: The sides are not multiples of four.
         """
         keys = jax.random.split(key, 3)
         self.convolutions = (
@@ -85,7 +85,7 @@ class ConvolutionalDecoder(eqx.Module):
             key: Draws the weights.
 
         Raises:
-            ValueError: The sides are no multiples of four.
+            ValueError: The sides are not multiples of four.
         """
         keys = jax.random.split(key, 3)
         self.enter = eqx.nn.Linear(inputs, 2 * channels * math.prod(_smallest(shape)), key=keys[0])
