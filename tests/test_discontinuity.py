@@ -221,6 +221,28 @@ def test_what_is_not_random_and_moving_may_jump(f):
     assert jnp.isfinite(jax.grad(ppgen.expectation(f), argnums=1)(KEY, 0.3))
 
 
+@pytest.mark.parametrize(
+    "waiting", [lambda t: dist.Geometric(0.4 + 0.2 * t), lambda t: dist.Geometric(logits=t)]
+)
+def test_counts_that_are_floating_point_numbers_have_no_density(waiting):
+    """NumPyro gives waiting times as floats: they meet a parameter at single points only."""
+
+    def cost(z, t):
+        return jnp.floor(0.37 * z + t) * (1.0 + t) + (z > t) * z
+
+    def program(t):
+        return cost(ppgen.draw(waiting(t), grad=ppgen.ScoreFunction()), t)
+
+    def exact(t):
+        z = jnp.arange(200.0)
+        return jnp.sum(jnp.exp(waiting(t).log_prob(z)) * cost(z, t))
+
+    gradient = jax.grad(ppgen.expectation(program), argnums=1)
+    draws = jax.jit(jax.vmap(gradient, (0, None)))(jax.random.split(KEY, 20_000), 0.3)
+    error = draws.std() / 20_000**0.5
+    assert abs(draws.mean() - jax.grad(exact)(0.3)) < 4.5 * error
+
+
 # --- supports -------------------------------------------------------------------------------------
 
 T = dist.transforms

@@ -266,7 +266,7 @@ class _Walk:
             return join(own, upstream, here)._replace(within=spec.within, atoms=False)
         # Its derivative is the estimator's business: no path goes through the value.
         own = join(own, Influence(upstream.mixed, upstream.aligned))
-        if spec.template.differentiable or not is_inexact(eqn.outvars[0]):
+        if spec.template.differentiable or spec.atomic or not is_inexact(eqn.outvars[0]):
             return own
         number = self.mark(id(eqn), Continuous(spec.name, spec.where))
         return join(own, Influence(frozen=1 << number))._replace(within=spec.within, atoms=False)

@@ -140,7 +140,7 @@ FUNCTIONS: dict[str, Callable[[Array, Array], Array]] = {
         jax.lax.select_n(jnp.array([0, 2, 1]), *(jnp.sin(k + _grid(x, y)[0]) for k in range(3)))
     ),
     "entropy": lambda x, y: (
-        -jnp.sum(jax.scipy.special.xlogy(*[jax.nn.softmax(_grid(x, y), axis=1)] * 2))
+        -jnp.sum(jax.scipy.special.xlogy(*[jax.nn.softmax(jnp.tanh(_grid(x, y)), axis=1)] * 2))
     ),
     "error function": lambda x, y: jax.scipy.special.erf(x - y) * 2.0,
     "lgamma": lambda x, y: jax.lax.lgamma(1.5 + x * x) * y,
