@@ -30,6 +30,7 @@ class Influence(NamedTuple):
         atoms: whether it may equal a number with a probability, or be no number.
         within: between which numbers it lies, as far as known: see `ranges`.
         suspect: of an integer or boolean, the `suspicion` of what it jumps with.
+        nan_of: of a boolean that says whether a value is not a number, the influence on the value.
     """
 
     mixed: int = 0
@@ -40,6 +41,7 @@ class Influence(NamedTuple):
     suspect: int = 0
     within: Range = ANYWHERE
     atoms: bool = False
+    nan_of: Influence | None = None
 
     def suspicion(self) -> int:
         """What a jump of the value would miss: zero unless it is both random and moving.

@@ -116,6 +116,17 @@ FUNCTIONS: dict[str, Callable[[Array, Array], Array]] = {
     "two wheres with one floor": lambda x, y: jnp.sum(
         jnp.where(_ON, _grid(x, y), -2.0) - jnp.where(_ON, _grid(y, x), -2.0)
     ),
+    # Poles.
+    "over its size": lambda x, y: x / jnp.abs(x) + y,
+    "reciprocal": lambda x, y: jnp.tanh(1.0 / (x - 0.35)) * y,
+    "step": lambda x, y: jnp.heaviside(x - 0.4, 0.5) * y,
+    "over a norm": lambda x, y: _grid(x, y)[0, 0] / jnp.sqrt(jnp.sum(_grid(x, y)[1] ** 2)),
+    "standardised": lambda x, y: jnp.sum(
+        jax.nn.standardize(_grid(x, y), axis=1, epsilon=0.1) * _WEIGHTS
+    ),
+    "mean by weights": lambda x, y: (
+        jnp.sum(_grid(x, y) * jnp.exp(_WEIGHTS * y)) / jnp.sum(jnp.exp(_WEIGHTS * y))
+    ),
     # Axes.
     "column by column": lambda x, y: jnp.sum(
         jnp.sin(jnp.reshape(_grid(x, y), (3, 2), order="F")) * _WEIGHTS.T
