@@ -22,6 +22,9 @@ from jax.interpreters import ad, batching, mlir
 from ppgen._settings import current, settings
 
 _JAX = os.path.dirname(jax.__file__)
+_FUNCTIONS = tuple(
+    os.path.join(_JAX, "_src", part) for part in ("numpy", "scipy", "nn", "third_party")
+)
 
 Jaxpr = Any
 Eqn = core.JaxprEqn
@@ -97,6 +100,20 @@ def calls_jax(eqn: Eqn) -> bool:
         str(open_jaxpr(inner)[0].debug_info.func_filename).startswith(_JAX)
         for inner in subjaxprs(eqn)
     )
+
+
+def derived_by_jax(eqn: Eqn) -> bool:
+    """Whether a call with a derivative of its own is one within `jax.numpy`, `jax.scipy`, `jax.nn`.
+
+    It is not where a user gives a function of JAX another derivative.
+    """
+    traceback = eqn.source_info.traceback
+    files = [] if traceback is None else [f.file_name for f in traceback.frames]
+    calls = [k for k, file in enumerate(files) if file.endswith("custom_derivatives.py")]
+    machinery = ("custom_derivatives.py", "core.py", "traceback_util.py")
+    around = files[calls[0] :] if calls else []
+    caller = next((file for file in around if not file.endswith(machinery)), "")
+    return calls_jax(eqn) and caller.startswith(_FUNCTIONS)
 
 
 def user_source(eqn: Eqn, skip: Callable[[str], bool]) -> tuple[str, str]:

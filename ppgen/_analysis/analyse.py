@@ -23,7 +23,7 @@ from ppgen._analysis.discontinuity import (
 from ppgen._analysis.hidden_randomness import check_hidden_randomness
 from ppgen._analysis.influence import MOVING, NONE, Alignment, Influence, bits, join
 from ppgen._analysis.propagation import mixing, propagate
-from ppgen._analysis.ranges import inside, widened
+from ppgen._analysis.ranges import inside, opened, widened
 from ppgen._interpret import Environment, needed
 from ppgen._lowering.lower import CUSTOM, REMATS
 from ppgen._lowering.scan_structure import sums_over_points
@@ -232,9 +232,11 @@ class _Walk:
             self.line = outer
             return outs
         if name in CUSTOM and not is_random(eqn):
-            # A custom derivative is taken to be right.
+            # A custom derivative is taken to be right. JAX gives some to functions with
+            # discontinuities, such as `frexp`: those are checked.
             jaxpr = _jax.subjaxprs(eqn)[0]
-            return self.inner(jaxpr, ins, counter, depth=depth, checked=min(checked, SUSPECTS))
+            level = checked if _jax.derived_by_jax(eqn) else min(checked, SUSPECTS)
+            return self.inner(jaxpr, ins, counter, depth=depth, checked=level)
         if jaxprs := _jax.subjaxprs(eqn):
             return self.region(eqn, jaxprs, ins, counter, depth, checked)
         return propagate(eqn, ins)
@@ -261,15 +263,16 @@ class _Walk:
             details = {"batch": lanes + spec.batch, "dist": spec.family, "smooth": False}
             details |= {"estimator": type(spec.template).__name__, "exogenous": False}
             number = self.mark(id(eqn), Continuous(spec.name, spec.where, details))
-            upstream = upstream._replace(moving=False, suspect=0)
             here = Influence(pathwise=1 << number)
-            return join(own, upstream, here)._replace(within=spec.within, atoms=False)
+            upstream = upstream._replace(moving=False, suspect=0)
+            return join(own, upstream, here)._replace(within=opened(spec.within), atoms=False)
         # Its derivative is handled by the estimator: no path goes through the value.
         own = join(own, Influence(upstream.mixed, upstream.aligned))
-        if spec.template.differentiable or not is_inexact(eqn.outvars[0]):
+        if spec.template.differentiable or spec.atomic or not is_inexact(eqn.outvars[0]):
             return own
         number = self.mark(id(eqn), Continuous(spec.name, spec.where))
-        return join(own, Influence(frozen=1 << number))._replace(within=spec.within, atoms=False)
+        here = join(own, Influence(frozen=1 << number))
+        return here._replace(within=opened(spec.within), atoms=False)
 
     def mark(self, equation: int, choice: Continuous) -> int:
         """The number of a choice with a density; a loop body is walked more than once."""
@@ -291,12 +294,12 @@ class _Walk:
         if details["point"]:
             return influence  # it is not random, moves with what it is at, and lies where that lies
         # What moves the value by its parameters moves it through the choice.
-        influence = influence._replace(moving=False, suspect=0, within=details["within"])
+        within = opened(details["within"])
+        influence = influence._replace(moving=False, suspect=0, within=within)
         if details["exogenous"] or details["smooth"]:
             return influence
-        return join(influence, Influence(pathwise=1 << number))._replace(
-            within=details["within"], atoms=False
-        )
+        here = join(influence, Influence(pathwise=1 << number))
+        return here._replace(within=within, atoms=False)
 
     def region(self, eqn, jaxprs, ins, counter, depth, checked) -> list[Influence]:
         """A branch or loop that is evaluated as a whole; its choices count as one."""

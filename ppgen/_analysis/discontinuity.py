@@ -14,7 +14,7 @@ does.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -68,6 +68,18 @@ _OF_REALS = frozenset(
     "scatter-min scatter-max".split()
 )
 """Continuous in real operands only: complex ones meet a branch cut, or are ordered by two keys."""
+
+_POLES: dict[str, Callable[[Sequence[ranges.Range]], bool]] = {
+    "div": lambda x: ranges.apart(x[1]),
+    "rsqrt": lambda x: ranges.apart(x[0]),
+    "pow": lambda x: ranges.apart(x[0]) or ranges.inside(x[1], (0.0, math.inf)),
+    "integer_pow": lambda x: ranges.apart(x[0]),
+    "tan": lambda x: ranges.inside(x[0], (-1.5707964, 1.5707964)),
+    "digamma": lambda x: ranges.inside(x[0], (ranges.LEAST, math.inf)),
+    "polygamma": lambda x: ranges.inside(x[1], (ranges.LEAST, math.inf)),
+    "zeta": lambda x: ranges.inside(x[1], (ranges.LEAST, math.inf)),
+}
+"""Operations with poles, at which they jump, and whether operands in some ranges miss all poles."""
 
 _VECTORS = {"eigh": (0,), "svd": (1, 2)}
 """Results of decompositions with discontinuous signs. They stay suspect wherever they are used."""
@@ -172,6 +184,11 @@ def _by_itself(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | Non
     for k in at_zero(eqn):
         if (edge := ins[k].suspicion()) and not ranges.inside(ins[k].within, (0.0, math.inf)):
             return f"{name}, which jumps where operand {k} is zero", edge
+    if poles(eqn):
+        within = [i.within if i is not NONE else known(v).within for v, i in _operands(eqn, ins)]
+        at = join(*(ins[k] for k in poles(eqn))).suspicion()
+        if at and not _POLES[name](within):
+            return f"{name} at a pole, where something that it divides by may be zero", at
     what = jump(eqn)
     return (what, suspicion) if what is not None else None
 
@@ -198,6 +215,20 @@ def signed(eqn: _jax.Eqn) -> Sequence[int]:
 def at_zero(eqn: _jax.Eqn) -> Sequence[int]:
     """The positions of the operands at whose zero an equation jumps."""
     return _AT_ZERO.get(rule_name(eqn), ())
+
+
+def poles(eqn: _jax.Eqn) -> Sequence[int]:
+    """The positions of the operands with which an equation comes to a pole."""
+    name = rule_name(eqn)
+    if name not in _POLES or (name == "integer_pow" and eqn.params["y"] >= 0):
+        return ()
+    if name == "div":
+        return (1,)
+    return range(len(eqn.invars))
+
+
+def _operands(eqn: _jax.Eqn, ins: Sequence[Influence]) -> Sequence[tuple[Any, Influence]]:
+    return list(zip(eqn.invars, ins, strict=True))
 
 
 def jump(eqn: _jax.Eqn) -> str | None:
@@ -251,6 +282,16 @@ def settled(
         own = found.suspicion() if jumps and not _follows(eqn) else 0
         if rule_name(eqn) in ("eq", "ne") and not found.atoms:
             own = 0  # a continuous value meets a number with probability zero
+    nan_of = None
+    if rule_name(eqn) == "ne" and eqn.invars[0] is eqn.invars[1]:
+        nan_of = ins[0]
+    elif rule_name(eqn) == "select_n" and len(ins) == 3 and ins[0].nan_of is ins[2]:
+        # where(isnan(x), x, y): where it is x, it is not a number. `heaviside` asks that.
+        y = ins[1]
+        outs = [
+            o._replace(pathwise=y.pathwise, frozen=y.frozen, moving=y.moving, suspect=y.suspect)
+            for o in outs
+        ]
     keeps = _follows(eqn) or rule_name(eqn) in OURS
     new = []
     for k, (v, out) in enumerate(zip(eqn.outvars, outs, strict=True)):
@@ -259,7 +300,8 @@ def settled(
             new.append(out._replace(suspect=suspect) if suspect != out.suspect else out)
         elif out.pathwise or out.frozen or out.moving or own:
             suspect = out.suspect | own
-            new.append(out._replace(pathwise=0, frozen=0, moving=False, suspect=suspect))
+            out = out._replace(pathwise=0, frozen=0, moving=False, suspect=suspect)
+            new.append(out._replace(nan_of=nan_of))
         else:
             new.append(out)
     return new
@@ -272,12 +314,11 @@ def ranged(eqn: _jax.Eqn, ins: Sequence[Influence], outs: Sequence[Influence]) -
     own = own or (name == "marker" and eqn.params["kind"] == "pathwise")
     if own or _calls(eqn):
         return list(outs)
-    if not (name == "ne" or any(o.pathwise or o.frozen for o in outs)):
+    if not (name == "ne" or any(o.pathwise or o.frozen for o in outs) or _constant(ins)):
         return [
             o if o.within == ranges.ANYWHERE else o._replace(within=ranges.ANYWHERE) for o in outs
         ]
-    operands = zip(eqn.invars, ins, strict=True)
-    within = [i.within if i is not NONE else known(v).within for v, i in operands]
+    within = [i.within if i is not NONE else known(v).within for v, i in _operands(eqn, ins)]
     found = ranges.after(eqn, within)
     atoms = name not in _ATOMLESS or rounds(eqn)
     return [
@@ -291,11 +332,17 @@ def ranged(eqn: _jax.Eqn, ins: Sequence[Influence], outs: Sequence[Influence]) -
 
 def known(v: Any) -> Influence:
     """The facts about an operand without influences: a number has itself as its range."""
-    if not isinstance(v, _jax.Literal) or jnp.ndim(v.val) or not is_inexact(v):
+    if not isinstance(v, _jax.Literal) or jnp.ndim(v.val):
         return NONE
-    if jnp.iscomplexobj(v.val):
+    if not any(jnp.issubdtype(v.aval.dtype, kind) for kind in (jnp.floating, jnp.integer)):
         return NONE
-    return Influence(within=(float(v.val), float(v.val)))
+    value = float(v.val)
+    return Influence(within=ranges.NOWHERE if math.isnan(value) else (value, value))
+
+
+def _constant(ins: Sequence[Influence]) -> bool:
+    """Whether nothing but numbers of the program reach an equation."""
+    return all(i._replace(within=ranges.ANYWHERE) == NONE for i in ins)
 
 
 def is_inexact(v: Any) -> bool:

@@ -35,12 +35,14 @@ class Fact(NamedTuple):
         jumped: of an integer or boolean: the keys in whose randomness it jumps where something
             moves.
         linear: the keys of the nested expectations in it, which it must be linear in.
+        nan_of: of a boolean that says whether a value is not a number: what is known of the value.
     """
 
     random: int = 0
     moving: bool = False
     jumped: int = 0
     linear: int = 0
+    nan_of: Fact | None = None
 
 
 NOTHING = Fact()
@@ -176,7 +178,8 @@ class _Walk:
         jaxprs = _jax.subjaxprs(eqn)
         if jaxprs and len(_jax.open_jaxpr(jaxprs[0])[0].invars) == len(ins):
             # A custom derivative is taken to be right.
-            return self.inner(jaxprs[0], ins, checked and name not in CUSTOM)
+            word = name in CUSTOM and not _jax.derived_by_jax(eqn)
+            return self.inner(jaxprs[0], ins, checked and not word)
         return self.primitive(eqn, ins, checked)
 
     def primitive(self, eqn: _jax.Eqn, ins: Sequence[Fact], checked: bool) -> list[Fact]:
@@ -199,7 +202,12 @@ class _Walk:
         if jumps and name == "sort":
             self.check_sort(eqn, ins)
         out = Fact(every.random, every.moving, 0, every.linear)
+        if name == "select_n" and len(ins) == 3 and ins[0].nan_of is ins[2]:
+            # where(isnan(x), x, y): where it is x, it is not a number.
+            out = out._replace(moving=ins[1].moving)
         discrete = Fact(every.random, False, every.jumped | jumps)
+        if name == "ne" and eqn.invars[0] is eqn.invars[1]:
+            discrete = discrete._replace(nan_of=ins[0])
         vectors = out._replace(jumped=every.jumped | jumps)
         found = [out if is_inexact(v) else discrete for v in eqn.outvars]
         return [vectors if k in signed(eqn) else each for k, each in enumerate(found)]

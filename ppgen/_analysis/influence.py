@@ -30,6 +30,7 @@ class Influence(NamedTuple):
         atoms: whether it may equal some number with positive probability, or be NaN.
         within: its range, as far as known: see `ranges`.
         suspect: of an integer or boolean, the `suspicion` of what it jumps with.
+        nan_of: of a boolean that says whether a value is not a number, the influence on the value.
     """
 
     mixed: int = 0
@@ -40,6 +41,7 @@ class Influence(NamedTuple):
     suspect: int = 0
     within: Range = ANYWHERE
     atoms: bool = False
+    nan_of: Influence | None = None
 
     def suspicion(self) -> int:
         """The choices whose derivative a jump of the value would miss; zero if there are none.

@@ -28,6 +28,7 @@ from numpyro.distributions import (
 
 from ppgen import _jax
 from ppgen._distributions.rebuild import flatten
+from ppgen._distributions.wrappers import is_discrete
 from ppgen._interpret import needed
 
 _WRAPPERS = (ExpandedDistribution, Independent, MaskedDistribution)
@@ -94,7 +95,7 @@ def mixes_point_masses(d: Distribution, may_move: Callable[[Any], bool] | None =
     points = [p for p in parts if is_point_mass(p)]
     if any(mixes_point_masses(p, may_move) for p in parts):
         return True
-    if points and not all(is_point_mass(p) or _discrete(p) for p in parts):
+    if points and not all(is_point_mass(p) or is_discrete(p) for p in parts):
         return True
     return any(may_move(x) for p in points for x in flatten(p)[0])
 
@@ -103,11 +104,6 @@ def _innermost(d: Any) -> Any:
     while isinstance(d, (*_WRAPPERS, TransformedDistribution)):
         d = d.base_dist
     return d
-
-
-def _discrete(d: Distribution) -> bool:
-    support: Any = d.support
-    return support is not None and bool(support.is_discrete)
 
 
 def _ends(d: Any) -> Ends:

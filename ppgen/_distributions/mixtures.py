@@ -15,7 +15,7 @@ from jax import Array, lax
 from numpyro.distributions import CategoricalProbs, Delta, MixtureGeneral
 
 from ppgen._distributions.supports import shown
-from ppgen._distributions.wrappers import unwrapped
+from ppgen._distributions.wrappers import is_discrete, unwrapped
 
 LogProb = Callable[[Any, Any], Array]
 _LARGEST = 80.0  # of what is exponentiated
@@ -65,13 +65,9 @@ def _beside_points(components: Any, parts: list[Array]) -> list[Array]:
     for point, part in zip(points, parts, strict=True):
         at = at | (point & ~jnp.isneginf(part))
     return [
-        part if point or _discrete(c) else jnp.where(at, -jnp.inf, part)
+        part if point or is_discrete(c) else jnp.where(at, -jnp.inf, part)
         for c, point, part in zip(components, points, parts, strict=True)
     ]
-
-
-def _discrete(component: Any) -> bool:
-    return bool(getattr(component.support, "is_discrete", False))
 
 
 def _weighted(log_densities: Array, probs: Array) -> Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from numpyro.distributions import Distribution, constraints, transforms
 
 from ppgen._distributions.families import family, sampler
+from ppgen._distributions.wrappers import is_discrete
 
 _MONOTONE = (
     transforms.AffineTransform,
@@ -29,7 +30,7 @@ def has_pathwise_derivative(d: Distribution) -> bool:
     row = sampler(d)
     if row.constant:
         return True
-    if _is_discrete(d):
+    if is_discrete(d):
         return False
     if not _is_numpyro(_definer(type(d), "sample", "rsample")):
         return _declares(d)
@@ -86,11 +87,3 @@ def _definer(cls: type, *names: str) -> type:
 
 def _is_numpyro(cls: type) -> bool:
     return cls.__module__.startswith("numpyro.distributions.")
-
-
-def _is_discrete(d: Distribution) -> bool:
-    try:
-        support = d.support
-    except NotImplementedError:
-        return False
-    return support is not None and bool(support.is_discrete)

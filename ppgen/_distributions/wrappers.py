@@ -114,3 +114,15 @@ def as_single_precision(x: Any) -> Any:
     if not (isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)):
         return x
     return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
+
+
+def is_discrete(dist: Any) -> bool:
+    """Whether the values of a distribution are counted, whichever type they have.
+
+    NumPyro's geometric distribution, for one, gives whole numbers as floating-point ones.
+    """
+    try:
+        support = dist.support
+    except NotImplementedError:
+        return False
+    return support is not None and bool(getattr(support, "is_discrete", False))

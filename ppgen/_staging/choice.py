@@ -18,6 +18,7 @@ from ppgen._distributions.rebuild import flatten
 from ppgen._distributions.sample_shape import sample_shape
 from ppgen._distributions.supports import range_of
 from ppgen._distributions.wrappers import (
+    is_discrete,
     plain,
     split_event,
     without_masks,
@@ -114,8 +115,7 @@ def describe_choice(
     sample = sample_shape(dist, leaves)
     has_sampler = sample is not None
     if sample is None:
-        discrete = getattr(dist.support, "is_discrete", False)
-        dtype = jnp.result_type(int if discrete else float)
+        dtype = jnp.result_type(int if is_discrete(dist) else float)
         sample = jax.ShapeDtypeStruct(dist.batch_shape + dist.event_shape, dtype)
     relaxed = estimator.relaxed and not jnp.issubdtype(sample.dtype, jnp.inexact)
     spec = ChoiceSpec(
@@ -134,6 +134,7 @@ def describe_choice(
         looped=in_loop(),
         has_sampler=has_sampler,
         point=is_point_mass(dist),
+        atomic=is_discrete(dist) and not relaxed,
         within=range_of(dist),
     )
     return spec, leaves, estimator_leaves

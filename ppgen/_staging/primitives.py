@@ -57,6 +57,7 @@ class ChoiceSpec:
         default: whether the estimator is the default one, for reports.
         looped: whether it was drawn in the body of a loop.
         point: whether it is a point mass, and so not random.
+        atomic: whether its values are counted, whichever type they have: it has no density.
         has_sampler: false where the distribution has only a density: its values are given.
         within: the range of its values (`None` for an unknown bound).
     """
@@ -76,6 +77,7 @@ class ChoiceSpec:
     looped: bool = False
     has_sampler: bool = True
     point: bool = False
+    atomic: bool = False
     within: tuple[float | None, float | None] = (-math.inf, math.inf)
 
 

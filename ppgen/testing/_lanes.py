@@ -84,8 +84,9 @@ class Lanes:
 
     def _equation(self, eqn: Any, values: list[Any]) -> list[Any]:
         name = eqn.primitive.name
-        if name in RULES:
-            outs = RULES[name](eqn, *values)
+        outs = RULES[name](eqn, *values) if name in RULES else NotImplemented
+        if outs is not NotImplemented:
+            pass
         elif name in _KEYS:
             if self.choose is not None and name in ("random_bits", "random_gamma"):
                 raise Unsupported("draws from a raw key")
