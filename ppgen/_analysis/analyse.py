@@ -184,6 +184,11 @@ class _Walk:
                 ins = [known(v) if i is NONE else i for v, i in zip(eqn.invars, ins, strict=True)]
             level = checked if id(eqn) in used else OFF
             reached = any(i is not NONE for i in ins)
+            if not reached and eqn.invars:
+                numbers = [known(v) for v in eqn.invars]
+                if all(n is not NONE for n in numbers):
+                    outs = self.equation(eqn, ins, counter, depth, level)
+                    return ranged(eqn, numbers, outs)
             if level == ALL and reached and self.trusted(eqn):
                 level = SUSPECTS
             outs = self.equation(eqn, ins, counter, depth, level)
@@ -456,7 +461,7 @@ def _still(influence: Influence) -> Influence:
     frozen = influence.frozen | influence.pathwise
     if not (frozen or influence.moving):
         return influence
-    return influence._replace(pathwise=0, frozen=frozen, moving=False)
+    return influence._replace(pathwise=0, frozen=frozen, moving=False, driven=False)
 
 
 class _Scratch(_Counter):

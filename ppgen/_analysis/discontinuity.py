@@ -186,7 +186,8 @@ def _by_itself(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | Non
             return f"{name}, which jumps where operand {k} is zero", edge
     if poles(eqn):
         within = [i.within if i is not NONE else known(v).within for v, i in _operands(eqn, ins)]
-        at = join(*(ins[k] for k in poles(eqn))).suspicion()
+        below = join(*(ins[k] for k in poles(eqn)))
+        at = below.suspicion() if below.driven else 0
         if at and not _POLES[name](within):
             return f"{name} at a pole, where something that it divides by may be zero", at
     what = jump(eqn)
@@ -289,7 +290,7 @@ def settled(
         # where(isnan(x), x, y): where it is x, it is not a number. `heaviside` asks that.
         y = ins[1]
         outs = [
-            o._replace(pathwise=y.pathwise, frozen=y.frozen, moving=y.moving, suspect=y.suspect)
+            y._replace(mixed=o.mixed, aligned=o.aligned, within=o.within, atoms=o.atoms)
             for o in outs
         ]
     keeps = _follows(eqn) or rule_name(eqn) in OURS
@@ -298,9 +299,9 @@ def settled(
         if is_inexact(v):
             suspect = own if k in vectors else out.suspect if keeps else 0
             new.append(out._replace(suspect=suspect) if suspect != out.suspect else out)
-        elif out.pathwise or out.frozen or out.moving or own:
+        elif out.pathwise or out.frozen or out.moving or out.driven or own or nan_of is not None:
             suspect = out.suspect | own
-            out = out._replace(pathwise=0, frozen=0, moving=False, suspect=suspect)
+            out = out._replace(pathwise=0, frozen=0, moving=False, driven=False, suspect=suspect)
             new.append(out._replace(nan_of=nan_of))
         else:
             new.append(out)
@@ -308,23 +309,19 @@ def settled(
 
 
 def ranged(eqn: _jax.Eqn, ins: Sequence[Influence], outs: Sequence[Influence]) -> list[Influence]:
-    """The influences on the results, with the ranges of those that are random and moving."""
+    """The influences on the results, with their ranges and whether they have atoms."""
     name = rule_name(eqn)
     own = name in ("random_choice", "transformed")
     own = own or (name == "marker" and eqn.params["kind"] == "pathwise")
     if own or _calls(eqn):
         return list(outs)
-    if not (name == "ne" or any(o.pathwise or o.frozen for o in outs) or _constant(ins)):
-        return [
-            o if o.within == ranges.ANYWHERE else o._replace(within=ranges.ANYWHERE) for o in outs
-        ]
     within = [i.within if i is not NONE else known(v).within for v, i in _operands(eqn, ins)]
     found = ranges.after(eqn, within)
     atoms = name not in _ATOMLESS or rounds(eqn)
     return [
         o._replace(
             within=found if is_inexact(v) or name == "ne" else ranges.ANYWHERE,
-            atoms=o.atoms or atoms,
+            atoms=o.atoms or (atoms and bool(o.pathwise or o.frozen)),
         )
         for v, o in zip(eqn.outvars, outs, strict=True)
     ]
@@ -338,11 +335,6 @@ def known(v: Any) -> Influence:
         return NONE
     value = float(v.val)
     return Influence(within=ranges.NOWHERE if math.isnan(value) else (value, value))
-
-
-def _constant(ins: Sequence[Influence]) -> bool:
-    """Whether nothing but numbers of the program reach an equation."""
-    return all(i._replace(within=ranges.ANYWHERE) == NONE for i in ins)
 
 
 def is_inexact(v: Any) -> bool:

@@ -30,6 +30,7 @@ class Influence(NamedTuple):
         atoms: whether it may equal some number with positive probability, or be NaN.
         within: its range, as far as known: see `ranges`.
         suspect: of an integer or boolean, the `suspicion` of what it jumps with.
+        driven: whether a derivative by an argument flows into it, through choices too.
         nan_of: of a boolean that says whether a value is not a number, the influence on the value.
     """
 
@@ -42,6 +43,7 @@ class Influence(NamedTuple):
     within: Range = ANYWHERE
     atoms: bool = False
     nan_of: Influence | None = None
+    driven: bool = False
 
     def suspicion(self) -> int:
         """The choices whose derivative a jump of the value would miss; zero if there are none.
@@ -110,7 +112,7 @@ def _set_of(elements: Any) -> int:
 
 
 NONE = Influence()
-MOVING = Influence(moving=True)
+MOVING = Influence(moving=True, driven=True)
 
 
 def join(*influences: Influence) -> Influence:
@@ -122,7 +124,7 @@ def join(*influences: Influence) -> Influence:
     if all(i is first for i in influences):
         return first
     mixed = pathwise = frozen = suspect = 0
-    moving, atoms, within = False, False, first.within
+    moving, atoms, driven, within = False, False, False, first.within
     for i in influences:
         mixed |= i.mixed
         pathwise |= i.pathwise
@@ -130,6 +132,7 @@ def join(*influences: Influence) -> Influence:
         moving = moving or i.moving
         suspect |= i.suspect
         atoms = atoms or i.atoms
+        driven = driven or i.driven
         within = within if i.within == within else hull(within, i.within)
     aligned: dict[int, tuple[Alignment, ...]] = {}
     for i in influences:
@@ -143,7 +146,9 @@ def join(*influences: Influence) -> Influence:
                     del aligned[choice]
                     continue
             aligned[choice] = places
-    return Influence(mixed, aligned, pathwise, frozen, moving, suspect, within, atoms)
+    return Influence(
+        mixed, aligned, pathwise, frozen, moving, suspect, within, atoms, driven=driven
+    )
 
 
 def _agree(a: Alignment, b: Alignment) -> Alignment:

@@ -166,9 +166,16 @@ def _several(eqn: _jax.Eqn) -> bool:
 
 def _converted(value: Range, old: Any, new: Any) -> Range:
     """The range in another type, whose ends are rounded like what lies in between."""
-    if not jnp.issubdtype(new, jnp.floating) or value == ANYWHERE:
+    if (
+        not jnp.issubdtype(new, jnp.floating)
+        or value == ANYWHERE
+        or not jnp.issubdtype(old, jnp.number)
+    ):
         return ANYWHERE  # whole numbers may wrap around
-    low, high = (None if x is None else float(np.asarray(x, old).astype(new)) for x in value)
+    if not jnp.issubdtype(old, jnp.floating):
+        old = np.float64  # a whole number of the program, which is a float here
+    with np.errstate(over="ignore"):  # what is too large there is infinite there
+        low, high = (None if x is None else float(np.asarray(x, old).astype(new)) for x in value)
     return low, high
 
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ppgen import assume_continuous
+
 
 def attend(
     image: Float[Array, "canvas canvas"], place: Float[Array, "3"], side: int
@@ -29,7 +31,8 @@ def attend(
     Returns:
         The bilinear interpolation of the image at the pixels of the glimpse.
     """
-    zoom, shift = place[0], place[1:]
+    # A box of no zoom has no glimpse. A network that proposes boxes stays far from it.
+    zoom, shift = assume_continuous(place[0]), place[1:]
     grid = _centres(side)
     across, down = (_hats((grid - d) / zoom, image.shape[0]) for d in (shift[0], shift[1]))
     return down @ image @ across.T
