@@ -50,7 +50,7 @@ def renyi(
     """
     if alpha == 1:
         raise ValueError("the bound of order 1 is elbo(model, guide)")
-    draw = ppgen.importance(model, guide, particles=particles)
+    draw = ppgen.importance(model, guide, particles=particles, linear=True)
 
     def bound(*args: Any) -> Float[Array, ""]:
         runs = draw(*args)
@@ -95,7 +95,7 @@ def cubo(
     """
     if order < 1:
         raise ValueError(f"the order of an upper bound is at least 1, not {order}")
-    draw = ppgen.importance(model, guide, particles=particles)
+    draw = ppgen.importance(model, guide, particles=particles, linear=True)
 
     def loss(*args: Any) -> Float[Array, ""]:
         runs = draw(*args)
@@ -140,7 +140,7 @@ def f_divergence(
     References:
         Wan, Li, Hovakimyan. f-divergence variational inference. NeurIPS 2020.
     """
-    draw = ppgen.importance(model, guide)
+    draw = ppgen.importance(model, guide, linear=True)
 
     def loss(*args: Any) -> Float[Array, ""]:
         # One ratio for all that a call draws: a function of it is not a sum over a plate.
