@@ -182,7 +182,9 @@ def test_a_draw_that_is_impossible_has_no_weight_in_a_bound(alone, particles):
 
     def log_weights(t, z):
         log_q = jax.nn.log_softmax(t * jnp.arange(1.0, 3.0))[z - 1]
-        return jnp.log(prior / prior.sum())[z] + dist.Normal(1.0 * z, t).log_prob(0.7) - log_q, log_q
+        return jnp.log(prior / prior.sum())[z] + dist.Normal(1.0 * z, t).log_prob(
+            0.7
+        ) - log_q, log_q
 
     def exact(f):
         def total(t):
