@@ -47,12 +47,12 @@ def log_prob(d: Distribution, value: Any) -> Array:
     return jnp.asarray(corrected(d).log_prob(value))
 
 
-def masked_log_prob(d: Distribution, value: Array, mask: Any) -> Array:
+def masked_log_prob(d: Distribution, value: Any, mask: Any) -> Array:
     """`log_prob(d, value)` where `mask` shows it, zero elsewhere, whatever is hidden there.
 
     Neither a value nor a parameter that is hidden reaches the density, nor its derivative.
     """
-    d, value = without_hidden_parameters(d, mask), shown(d, value, mask)
+    d, value = without_hidden_parameters(d, mask), shown(d, jnp.asarray(value), mask)
     log_density = log_prob(d, value)
     return jnp.where(mask, log_density, jnp.zeros((), log_density.dtype))
 

@@ -106,7 +106,7 @@ def _fingerprint(content: dict[str, Any]) -> str:
 
     Not of where the data are: they may be moved, and are known again by the facts about them.
     """
-    options = {name: x for name, x in content["options"].items() if name != "data"}
+    options = {name: x if name != "data" else "" for name, x in content["options"].items()}
     known = [content["model"], options, content["facts"]]
     text = json.dumps(_finite(known), sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
