@@ -1,7 +1,8 @@
 """Which guard finds which bug: rules that are made wrong on purpose, one of each kind.
 
-    python benchmarks/planted_bugs.py                  # all; the page is written after each bug
-    python benchmarks/planted_bugs.py --only counts    # one, to the terminal
+    python benchmarks/planted_bugs.py                        # all
+    python benchmarks/planted_bugs.py --only counts          # one, and the page anew
+    python benchmarks/planted_bugs.py --guards programs --programs 100
 
 Of each kind of silent fault a bug is planted, by replacing a rule. Then the generated tests of
 rules are asked (`tests/test_continuity.py` and its kin), random programs, one after the other until
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -43,6 +45,7 @@ from ppgen.testing._random_programs import random_program
 from ppgen.testing._verdicts import judge
 
 HERE = Path(__file__)
+GUARDS = ["rules", "programs", "audit", "law"]
 sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent / "tests")]
 
 
@@ -495,53 +498,77 @@ def by_programs(count: int) -> str:
     return f"none of {count}"
 
 
-def row(bug: Bug, seconds: float, programs: int) -> str:
-    """One line of the table."""
-    without = by_law(bug)
+def asked(bug: Bug, guards: list[str], seconds: float, programs: int) -> dict[str, str]:
+    """What guards say of a bug."""
+    found = {}
+    if "law" in guards:
+        found["without"] = by_law(bug)
     jax.clear_caches()
     with planted(bug):
-        rules = "no table" if bug.rules is None else "found" if bug.rules() else "missed"
-        cells = [rules, by_programs(programs), audited(bug, seconds), by_law(bug)]
+        if "rules" in guards:
+            found["rules"] = "no table" if bug.rules is None else _seen(bug.rules())
+        if "programs" in guards:
+            found["programs"] = by_programs(programs)
+        if "audit" in guards:
+            said = audited(bug, seconds)
+            found["audit"] = {"disagrees": "found", "agrees": "missed"}.get(said, said)
+        if "law" in guards:
+            said = by_law(bug)
+            found["law"] = "missed" if said == "agrees" else said
     jax.clear_caches()
-    cells[2] = {"disagrees": "found", "agrees": "missed"}.get(cells[2], cells[2])
-    cells[3] = "missed" if cells[3] == "agrees" else cells[3]
-    return f"| {bug.kind} | {without} | " + " | ".join(cells) + " |"
+    return found
+
+
+def _seen(found: bool) -> str:
+    return "found" if found else "missed"
 
 
 def main() -> None:
     """Plant, ask, write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of an audit, at most")
+    parser.add_argument("--seconds", type=float, default=40.0, help="of an audit, at most")
     parser.add_argument("--programs", type=int, default=10, help="random ones of a bug, at most")
     parser.add_argument("--only", nargs="*", default=[], help="short names of bugs")
+    parser.add_argument("--guards", nargs="*", default=GUARDS, choices=GUARDS)
+    parser.add_argument("--folder", type=Path, default=Path("runs/planted_bugs"))
     options = parser.parse_args()
-    began, lines = time.process_time(), []
+    options.folder.mkdir(parents=True, exist_ok=True)
+    lines = []
     for name, bug in bugs().items():
-        if options.only and name not in options.only:
-            continue
-        lines.append(row(bug, options.seconds, options.programs))
-        print(name, lines[-1], flush=True)
-        if not options.only:
-            write(lines, options, time.process_time() - began)
+        file = options.folder / f"{name}.json"
+        known = json.loads(file.read_text()) if file.exists() else {}
+        if not options.only or name in options.only:
+            began = time.process_time()
+            known |= asked(bug, options.guards, options.seconds, options.programs)
+            known["seconds"] = known.get("seconds", 0.0) + time.process_time() - began
+            file.write_text(json.dumps(known))
+            print(name, known, flush=True)
+        lines.append((bug.kind, known))
+    write(lines)
 
 
-def write(lines: list[str], options: argparse.Namespace, seconds: float) -> None:
+def write(lines: list[tuple[str, dict]]) -> None:
     """Write the page."""
+    columns = ("without", "rules", "programs", "audit", "law")
+    rows = [
+        f"| {kind} | " + " | ".join(known.get(c, "not asked") for c in columns) + " |"
+        for kind, known in lines
+    ]
+    seconds = sum(known.get("seconds", 0.0) for _, known in lines)
     text = [
         "# Which guard finds which bug",
         "",
         "One bug of each kind, planted by `benchmarks/planted_bugs.py`: what becomes of an",
         "objective of that kind without the bug; and with it, what the generated tests of rules",
-        f"say, whether one of {options.programs} random programs is wrong (the first one counts),",
-        f"what `ppgen.audit` says of the objective ({options.seconds:.0f} s and 200,000 draws at",
-        "most, to see a difference of 0.3), and whether it differs from an answer that is computed",
-        'without ppgen (a law). "no table" is a rule about distributions or programs, not about',
-        "primitives. An audit cannot see what is as wrong in the value as in its slope (a handler,",
-        "a minibatch, a mask).",
+        "say, whether one of some random programs is wrong (the first one counts), what",
+        "`ppgen.audit` says of the objective (40 s and 200,000 draws at most, to see a difference",
+        "of 0.3), and whether it differs from an answer that is computed without ppgen (a law).",
+        '"no table" is a rule about distributions or programs, not about primitives. An audit',
+        "cannot see what is as wrong in the value as in its slope: a handler, a minibatch, a mask.",
         "",
         "| bug | without it | tests of rules | random programs | audit | law |",
         "| --- | --- | --- | --- | --- | --- |",
-        *lines,
+        *rows,
         "",
         f"{seconds:.0f} s of one core, jax {jax.__version__}, {jax.default_backend()}.",
     ]
