@@ -24,8 +24,10 @@ from numpyro.distributions.util import clamp_probs
 
 from ppgen._derivatives import with_derivative_of
 from ppgen._distributions import truncated
+from ppgen._distributions.hidden_parameters import without_hidden_parameters
 from ppgen._distributions.mixtures import mixture_log_prob
 from ppgen._distributions.rebuild import rebuilt
+from ppgen._distributions.supports import shown
 from ppgen._distributions.wrappers import unwrapped
 
 
@@ -43,6 +45,22 @@ def log_prob(d: Distribution, value: Any) -> Array:
     # NumPyro checks a NumPy value against its support in NumPy, which fails on traced bounds.
     value = _on_point_mass(d, jnp.asarray(value))
     return jnp.asarray(corrected(d).log_prob(value))
+
+
+def masked_log_prob(d: Distribution, value: Any, mask: Any) -> Array:
+    """`log_prob(d, value)` where `mask` shows it, zero elsewhere, whatever is hidden there.
+
+    Neither a value nor a parameter that is hidden reaches the density, nor its derivative.
+    """
+    d, value = without_hidden_parameters(d, mask), shown(d, jnp.asarray(value), mask)
+    log_density = log_prob(d, value)
+    return jnp.where(mask, log_density, jnp.zeros((), log_density.dtype))
+
+
+def _masked(d: Any, value: Array) -> Array:
+    if d._mask is True:
+        return log_prob(d.base_dist, value)
+    return masked_log_prob(d.base_dist, value, d._mask)
 
 
 def _on_point_mass(d: Distribution, value: Array) -> Array:
@@ -108,7 +126,8 @@ class _Corrected(Distribution):
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Array:
         log_density = self.rule(self.base, jnp.asarray(value))
-        if self.base._validate_args:
+        # What a mask shows was validated there.
+        if self.base._validate_args and self.rule is not _masked:
             # As NumPyro does: a warning where it can, and a density of zero.
             valid = self.base._validate_sample(value)
             if self.rule is _bernoulli_logits:
@@ -295,6 +314,7 @@ _RULES: dict[type, Callable[[Any, Array], Array]] = {
     dist.DoublyTruncatedPowerLaw: _power_law,
     dist.GammaPoisson: _gamma_poisson,
     dist.GeometricProbs: _geometric_probs,
+    dist.MaskedDistribution: _masked,
     dist.MixtureGeneral: _mixture,
     dist.MixtureSameFamily: _mixture,
     dist.MultinomialProbs: _multinomial_probs,

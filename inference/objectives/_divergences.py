@@ -51,7 +51,7 @@ def renyi(
     """
     if alpha == 1:
         raise ValueError("the bound of order 1 is elbo(model, guide)")
-    draw = ppgen.importance(model, guide, particles=particles)
+    draw = ppgen.importance(model, guide, particles=particles, linear=True)
 
     def bound(*args: Any) -> Float[Array, ""]:
         runs = draw(*args)
@@ -96,7 +96,7 @@ def cubo(
     """
     if order < 1:
         raise ValueError(f"the order of an upper bound is at least 1, not {order}")
-    draw = ppgen.importance(model, guide, particles=particles)
+    draw = ppgen.importance(model, guide, particles=particles, linear=True)
 
     def loss(*args: Any) -> Float[Array, ""]:
         runs = draw(*args)
@@ -141,7 +141,7 @@ def f_divergence(
     References:
         Wan, Li, Hovakimyan. f-divergence variational inference. NeurIPS 2020.
     """
-    draw = ppgen.importance(model, guide)
+    draw = ppgen.importance(model, guide, linear=True)
 
     def loss(*args: Any) -> Float[Array, ""]:
         # One ratio for the whole run: a function of it is not a sum over a plate.

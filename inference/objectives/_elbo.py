@@ -101,7 +101,7 @@ def sticking_the_landing(model: Program, guide: Program) -> Callable[..., Float[
         Roeder, Wu, Duvenaud. Sticking the landing: simple, lower-variance gradient estimators for
         variational inference. NeurIPS 2017.
     """
-    draw = ppgen.importance(model, guide, density=detached(guide))
+    draw = ppgen.importance(model, guide, density=detached(guide), linear=True)
 
     def bound(*args: Any) -> Float[Array, ""]:
         runs = draw(*args)

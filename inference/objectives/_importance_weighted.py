@@ -59,7 +59,7 @@ def iwelbo(
     References:
         Burda, Grosse, Salakhutdinov. Importance weighted autoencoders. ICLR 2016.
     """
-    draw = ppgen.importance(model, guide, particles=particles, sharding=sharding)
+    draw = ppgen.importance(model, guide, particles=particles, sharding=sharding, linear=True)
 
     def bound(*args: Any) -> Float[Array, ""]:
         runs = draw(*args)
@@ -156,7 +156,9 @@ def dreg(model: Program, guide: Program, *, particles: int) -> Callable[..., Flo
         Tucker, Lawson, Gu, Maddison. Doubly reparameterized gradient estimators for Monte Carlo
         objectives. ICLR 2019.
     """
-    draw = ppgen.importance(detached(model), guide, particles=particles, density=detached(guide))
+    draw = ppgen.importance(
+        detached(model), guide, particles=particles, density=detached(guide), linear=True
+    )
 
     def bound(*args: Any) -> Float[Array, ""]:
         runs = draw(*args)

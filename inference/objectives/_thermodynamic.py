@@ -55,7 +55,7 @@ def tvo(
     edges = [*temperatures, 1.0]
     if edges[0] != 0 or any(a >= b for a, b in zip(edges, edges[1:], strict=False)):
         raise ValueError(f"temperatures must rise from 0 to less than 1, got {temperatures}")
-    draw = ppgen.importance(model, guide, particles=particles)
+    draw = ppgen.importance(model, guide, particles=particles, linear=True)
 
     def bound(*args: Any) -> Float[Array, ""]:
         runs = draw(*args)

@@ -50,7 +50,7 @@ def forward_kl(
     References:
         Bornschein, Bengio. Reweighted wake-sleep. ICLR 2015.
     """
-    draw = ppgen.importance(model, detached(guide), particles=particles, density=guide)
+    draw = ppgen.importance(model, detached(guide), particles=particles, density=guide, linear=True)
 
     def loss(*args: Any) -> Float[Array, ""]:
         runs = draw(*args)
@@ -95,7 +95,7 @@ def reweighted_wake_sleep(
         Bornschein, Bengio. Reweighted wake-sleep. ICLR 2015. Le, Kosiorek, Siddharth, Teh, Wood.
         Revisiting reweighted wake-sleep for models with stochastic control flow. UAI 2019.
     """
-    draw = ppgen.importance(model, detached(guide), particles=particles, density=guide)
+    draw = ppgen.importance(model, detached(guide), particles=particles, density=guide, linear=True)
 
     def bound(*args: Any) -> Float[Array, ""]:
         runs = draw(*args)

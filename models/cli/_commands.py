@@ -12,6 +12,7 @@ from ppgen.models.cli._rooms import Room, installed, missing, room_of_run
 from ppgen.models.cli._run_folder import (
     CONFIG,
     FIGURES,
+    check_unchanged,
     is_locked,
     last_metrics,
     read_config,
@@ -54,7 +55,7 @@ class Resume:
         options = options_of(self.run)
         if (self.run / FIGURES).is_file():
             steps = read_json(self.run / FIGURES).get("steps")
-            if not isinstance(steps, int):
+            if type(steps) is not int:
                 raise CommandError(f"{self.run / FIGURES} is damaged: it has no 'steps'")
             print(f"{self.run} is finished, after {steps} steps")
             return
@@ -179,4 +180,6 @@ def options_of(run: Path) -> Any:
     """The options with which a run was started, parsed again from its config.json."""
     config = read_config(run)
     room = room_of_run(run, config)
-    return from_record(room, config["options"], str(run / CONFIG))
+    options = from_record(room, config["options"], str(run / CONFIG))
+    check_unchanged(run, config)
+    return options

@@ -18,6 +18,7 @@ from ppgen.models.cli._run_folder import (
     locked,
     make_run_folder,
     read_config,
+    write_config,
     write_json,
 )
 from ppgen.models.parts.errors import CommandError
@@ -62,7 +63,7 @@ def fit_anew(room: Room, options: Any, record: dict[str, Any], workers: Workers)
         what = {"model": room.name, "options": record, "facts": facts}
         if room.path is not None:
             what["path"] = str(room.path)
-        write_json(folder / CONFIG, what)
+        write_config(folder, what)
     run = Run(recipe, training, facts, model, lambda: data)
     _run(run, folder, workers, audit=options.checks.audit)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import math
@@ -95,6 +96,36 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def write_config(folder: Path, content: dict[str, Any]) -> None:
+    """Writes what a run is, and by what it is known again."""
+    write_json(folder / CONFIG, content | {"fingerprint": _fingerprint(content)})
+
+
+def _fingerprint(content: dict[str, Any]) -> str:
+    """Of all that decides what the parameters of a run mean.
+
+    Not of where the data are: they may be moved, and are known again by the facts about them.
+    """
+    options = {name: x if name != "data" else "" for name, x in content["options"].items()}
+    known = [content["model"], options, content["facts"]]
+    text = json.dumps(_finite(known), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_unchanged(folder: Path, content: dict[str, Any]) -> None:
+    """Refuses a configuration that is not that of the fit: its parameters would mean another model.
+
+    Raises:
+        CommandError: If it was changed.
+    """
+    data = content["options"].get("data")
+    if content["fingerprint"] != _fingerprint(content) or not isinstance(data, str | None):
+        raise CommandError(
+            f"{folder / CONFIG} is damaged or is of another fit than its checkpoints: it is not as "
+            f"it was written (`ppgen fit {content['model']} --config {folder / CONFIG}` fits anew)"
+        )
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Reads the config.json of a run.
 
@@ -104,10 +135,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
         raise CommandError(f"{folder} is not the folder of a run: it has no {CONFIG}")
     content = read_json(folder / CONFIG)
-    for name, kind in (("model", str), ("options", dict), ("facts", dict)):
+    for name, kind in _ENTRIES.items():
         if not isinstance(content.get(name), kind):
             raise CommandError(f"{folder / CONFIG} is damaged: it has no {name!r}")
+    more = sorted(content.keys() - _ENTRIES.keys() - {"path"})
+    if more or not isinstance(content.get("path"), str | None):
+        raise CommandError(f"{folder / CONFIG} is damaged: it has {(more or ['path'])[0]!r}")
     return content
+
+
+_ENTRIES = {"model": str, "options": dict, "facts": dict, "fingerprint": str}
 
 
 def last_metrics(folder: Path) -> dict[str, Any] | None:

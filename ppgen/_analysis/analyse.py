@@ -168,6 +168,7 @@ class _Walk:
         self.counter = _Counter
         self.marks: dict[int, int] = {}
         self.reported: set[int] = set()
+        self.moved = 0  # the frozen choices that bounds of their supports may move
         self.line = ""  # of the call of one of JAX's own functions that is being walked through
 
     def equations(self, jaxpr, env, counter, *, depth: int, checked: int) -> list[Influence]:
@@ -217,6 +218,8 @@ class _Walk:
             return [Influence(i.mixed, i.aligned) for i in ins]
         if name == "transformed":
             made, choice, *of = ins
+            if choice.frozen and join(*of).moving:
+                self.moved |= choice.frozen
             if choice.pathwise:
                 # Parameters move it through the choice.
                 of = join(choice, *of)
@@ -437,7 +440,8 @@ class _Walk:
         known = eqn.params["error"].where if eqn.primitive.name == "undifferentiable" else None
         line = known or self.line or where(eqn)
         jumps = eqn.primitive.name not in WITHOUT_DERIVATIVE
-        why, instead = remedy(suspicion, sites, jumps=jumps)
+        bounds = bool(self.moved & suspicion >> 1)
+        why, instead = remedy(suspicion, sites, jumps=jumps, bounds=bounds)
         self.analysis.discontinuities.append(Discontinuity(what, line, sites, instead))
         if self.strict:
             raise DiscontinuityError(

@@ -360,8 +360,15 @@ FOLLOWED = CUSTOM | {
 """Primitives whose jaxprs are analysed, or are taken to be right."""
 
 
-def remedy(suspicion: int, sites: Sequence[Any], *, jumps: bool) -> tuple[str, str]:
-    """Why a jump is refused, and what to write instead, which depends on what moves it."""
+def remedy(suspicion: int, sites: Sequence[Any], *, jumps: bool, bounds: bool) -> tuple[str, str]:
+    """Why a jump is refused, and what to write instead, which depends on what moves it.
+
+    Args:
+        suspicion: what is random and what moves.
+        sites: the choices.
+        jumps: whether it is a jump, or something without a derivative.
+        bounds: whether a bound of a support moves a value that is frozen but for that.
+    """
     names = ", ".join(repr(s.name) for s in sites)
     if not jumps:
         return (
@@ -375,7 +382,13 @@ def remedy(suspicion: int, sites: Sequence[Any], *, jumps: bool) -> tuple[str, s
         return (
             f"the value of {names} and what is differentiated together reach {{}}: where it jumps "
             "moves with a parameter, which no derivative of it or of a score sees",
-            "the indicator as a probability (dist.Normal(loc, scale).cdf(theta) for x < theta); "
+            (
+                "jax.lax.stop_gradient of the bounds of its support, where they are not to be "
+                "differentiated; or "
+                if bounds
+                else ""
+            )
+            + "the indicator as a probability (dist.Normal(loc, scale).cdf(theta) for x < theta); "
             "or with the parameter in the distribution and the jump at a fixed place "
             "(x - theta drawn from dist.Normal(loc - theta, scale) with ScoreFunction() or "
             "MeasureValued(), then x < 0); or a smooth function, which is another objective; or "

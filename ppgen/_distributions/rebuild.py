@@ -94,6 +94,17 @@ def _rebuilt_object(x: Any, inside: Callable[[Any], Any]) -> Any:
     return copy
 
 
+def changed(x: Any, **attributes: Any) -> Any:
+    """A copy of a distribution or a transform with other attributes."""
+    old, cached = vars(x), _cached_fields(type(x))
+    if all(old.get(name) is value for name, value in attributes.items()):
+        return x
+    copy = object.__new__(type(x))
+    kept = {name: value for name, value in old.items() if name not in cached}
+    vars(copy).update(kept | attributes)
+    return copy
+
+
 def _is_constant(value: Any) -> bool:
     return isinstance(value, jax.Array) and not isinstance(value, Tracer)
 

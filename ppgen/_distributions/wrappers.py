@@ -69,6 +69,18 @@ def _both(a: Any, b: Any) -> Any:
     return a if b is True or a is False else jnp.logical_and(a, b)
 
 
+def is_masked(dist: Any) -> bool:
+    """Whether there is a mask anywhere in it that may hide something: also within `to_event`."""
+    found = []
+
+    def note(x: Any) -> Any:
+        found.append(isinstance(x, MaskedDistribution) and x._mask is not True)
+        return x
+
+    rebuilt(dist, note)
+    return any(found)
+
+
 def without_masks(dist: Distribution) -> Distribution:
     """The distribution that `dist` samples from: a mask changes its density only."""
     if isinstance(dist, MaskedDistribution):

@@ -15,6 +15,7 @@ from jax import Array
 
 from ppgen import _jax
 from ppgen._derivatives import magic_box
+from ppgen._distributions.finite_support import Among, sized_by_a_parameter, values_between
 from ppgen._evaluation.values import Slot, Value, at_base, at_first_point, lift
 from ppgen._staging.primitives import ChoiceSpec, over_lanes
 from ppgen.errors import EstimatorError
@@ -72,8 +73,12 @@ def make(
     lanes, mapped = eqn.params["lanes"], eqn.params["mapped"]
     estimator = spec.template
 
+    values = _values(spec, operands[: spec.num_dist]) if estimator.enumerates else None
+
     def one(key, operands):
         dist = spec.dist.build(operands[: spec.num_dist])
+        if values is not None:
+            dist = Among(dist, values)
         points = spec.estimator(operands[spec.num_dist :])(key, dist)
         if estimator.differentiable or estimator.first_order:
             return points  # points of first order freeze themselves, so as to refuse a second
@@ -120,6 +125,38 @@ def make(
     if estimator.fixed_points and value.leading:
         value = Value(at_first_point(value))
     return value._replace(axes=(*value.axes, index)), made
+
+
+def _values(spec: ChoiceSpec, operands: Sequence[Value]) -> np.ndarray | None:
+    """All values that a choice can have at any point, where they are not in a parameter's shape.
+
+    They are in the values of parameters, of which the largest and the smallest are to be known.
+    """
+
+    def with_end(end: Callable[[np.ndarray], Any]) -> Any:
+        def leaf(v: Value) -> Any:
+            array: Any = v.array if v.known is None else v.known
+            if isinstance(array, jax.core.Tracer) or not jnp.size(array):
+                return jax.ShapeDtypeStruct((), array.dtype)
+            return np.full(jnp.shape(array)[v.leading :], end(np.asarray(array)))
+
+        return spec.dist.build([leaf(v) for v in operands])
+
+    low = with_end(np.min)
+    if not sized_by_a_parameter(low):
+        return None
+    values = values_between([low, with_end(np.max)])
+    if values is not None:
+        return values
+    raise EstimatorError(
+        f"{type(spec.template).__name__}() needs to know how many values {spec.family} has before "
+        "anything runs, and that depends on a choice that is drawn, an argument or a loop",
+        site=spec.name,
+        where=spec.where,
+        instead="ScoreFunction(); or all values that it ever has, those beyond with probability "
+        "zero: k = jnp.arange(largest + 1); dist.Categorical(logits=jnp.where(k <= n, "
+        "dist.Binomial(n, p).log_prob(jnp.minimum(k, n)), -jnp.inf)); or a number, where it is one",
+    )
 
 
 def _controls(points: Points, lanes: Sequence[int]) -> list[Array]:

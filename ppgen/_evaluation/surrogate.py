@@ -106,21 +106,37 @@ class _Weigher:
         if not scores:
             return value
         draws = self.draws
-        choices = {i: self.analysis.choices[i] for i in influence.choices()}
-        scored = [c for i, c in choices.items() if self.scored >> i & 1]
+        scored = {i for i in influence.choices() if self.scored >> i & 1}
+        choices = [self.analysis.choices[i] for i in scored]
         # One baseline serves all scores of the term, and has to be independent of each of them.
         leave_one_out = draws is not None and (
-            any(c.leave_one_out for c in scored) and not any(c.coupled for c in scored)
+            any(c.leave_one_out for c in choices) and not any(c.coupled for c in choices)
         )
 
-        def weigh(cost, *scores):
-            box = magic_box(functools.reduce(operator.add, scores)).astype(cost.dtype)
-            if draws is None or not leave_one_out:
-                return [weighed(cost, box)]
-            baseline = self.others(cost, *draws)
-            return [weighed(cost - baseline, box) + baseline]
+        def box(cost, scores):
+            return magic_box(functools.reduce(operator.add, scores)).astype(cost.dtype)
 
-        return lift(weigh, [value, *scores])[0]
+        if draws is None or not leave_one_out:
+            return lift(lambda cost, *scores: [weighed(cost, box(cost, scores))], [value, *scores])[
+                0
+            ]
+        if self.weights_depend_on(scored, influence):
+            # Where what is scored decides with what weights points are summed over, a baseline for
+            # each of them would be weighted with what it is to be independent of.
+            others = Value(self.others(self.over_points(value, influence), *draws))
+        else:
+            (others,) = lift(lambda cost: [self.others(cost, *draws)], [value])
+
+        def weigh(cost, baseline, *scores):
+            return [weighed(cost - baseline, box(cost, scores)) + baseline]
+
+        return lift(weigh, [value, others, *scores])[0]
+
+    def weights_depend_on(self, scored: set[int], influence: Influence) -> bool:
+        """Whether some of the choices `scored` influence the weights that a term is summed with."""
+        made, upstream = self.run.made, self.analysis.upstream
+        weighted = [i for i in influence.choices() & made.keys() if made[i].weight is not None]
+        return any(scored & upstream[i].choices() for i in weighted if i in upstream)
 
     def others(self, cost: Any, axis: str, size: int) -> Array:
         """The mean over the other draws, which is independent of this one."""

@@ -188,7 +188,7 @@ def traced(staged: Staged, given: Given) -> Trace:
                 plates=s.plates,
                 pathwise=s.choice.template is not None and s.choice.template.in_place,
                 fixed=s.fixed,
-                masked=s.has_mask,
+                masked=s.masked,
             ),
         )
         for name, s in specs.items()
@@ -256,7 +256,7 @@ def matched(
 
     Raises:
         ChoiceMismatchError: a latent site without a value, a value without a site, supports that
-            differ, or a mask that only the program that scores has.
+            differ, or a mask that one of the two programs has and the other has not.
     """
     given = dict(choices.choices if isinstance(choices, Trace) else choices)
     sources = dict(choices.sites) if isinstance(choices, Trace) else {}
@@ -293,15 +293,17 @@ def matched(
                 where=source.where,
                 instead="the indices given to the program that draws (the guide)",
             )
-        if source is not None and latent[name].has_mask and not source.masked:
+        if source is not None and source.has_density and latent[name].masked != source.masked:
+            scored = latent[name].masked
+            here, there = ("scores", "draws") if scored else ("draws", "scores")
+            bare = "drawn (the guide)" if scored else "scored (the model)"
             raise ChoiceMismatchError(
-                "the site is masked in the program that scores it, and not in the one that draws "
-                "it: a bound would have no "
-                "maximum, because only one of the two densities has this term",
+                f"the site is masked in the program that {here} it, and not in the one that "
+                f"{there} it: a bound would not be one, because only one of the two densities has "
+                "this term",
                 site=name,
-                where=source.where,
-                instead="the same mask where it is drawn (the guide): "
-                "with numpyro.handlers.mask(mask=mask)",
+                where=source.where if scored else latent[name].choice.where,
+                instead=f"the same mask where it is {bare}: with numpyro.handlers.mask(mask=mask)",
             )
         if source is not None and not agree(source.support, latent[name].support):
             raise ChoiceMismatchError(

@@ -21,7 +21,12 @@ from ppgen._distributions.edges import is_real_array, mixes_point_masses
 from ppgen._distributions.noninvertible import split_one_way
 from ppgen._distributions.rebuild import flatten
 from ppgen._distributions.supports import range_of, support_of
-from ppgen._distributions.wrappers import in_single_precision, split_event, split_mask
+from ppgen._distributions.wrappers import (
+    in_single_precision,
+    is_masked,
+    split_event,
+    split_mask,
+)
 from ppgen._settings import current
 from ppgen._staging.choice import describe_choice, estimator_for, fresh_key
 from ppgen._staging.choose import choose
@@ -214,6 +219,7 @@ def bind_site(
         observed=given is not None,
         has_mask=mask is not None,
         has_scale=scale is not None,
+        masked=mask is not None or is_masked(dist),
         auxiliary=auxiliary and not isinstance(dist, Unit),
         support=support_of(dist),
         within=range_of(dist),

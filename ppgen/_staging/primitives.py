@@ -127,6 +127,7 @@ class SiteSpec:
         observed: whether the value is given.
         has_mask: whether a mask is the operand before the scale.
         has_scale: whether the last operand is a scale.
+        masked: whether there is a mask on its density: that operand, or one inside of `density`.
         auxiliary: whether the model may lack this site of a guide.
         support: the constraint that the values satisfy.
         within: the range in which the density is positive (`None` for an unknown bound).
@@ -144,6 +145,7 @@ class SiteSpec:
     observed: bool
     has_mask: bool
     has_scale: bool
+    masked: bool
     auxiliary: bool
     support: Any
     plates: tuple[Plate, ...] = ()

@@ -14,8 +14,7 @@ from jax import Array
 from numpyro.distributions import Distribution
 
 from ppgen import _jax
-from ppgen._distributions.supports import shown
-from ppgen._distributions.wrappers import as_single_precision
+from ppgen._distributions.wrappers import as_single_precision, without_masks
 from ppgen._interpret import interpret, needed
 from ppgen._staging.choice import bind_choice
 from ppgen._staging.primitives import (
@@ -29,7 +28,7 @@ from ppgen._staging.primitives import (
     over_lanes,
 )
 from ppgen._staging.transformed import bind_transformed
-from ppgen.densities import log_prob
+from ppgen.densities import log_prob, masked_log_prob
 from ppgen.errors import ControlFlowError, SiteError
 
 ANYWHERE = (-math.inf, math.inf)
@@ -204,20 +203,23 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
     def own_density(operands, value, drawn):
         if drawn:
             return drawn[0]
-        dist = spec.density.build(operands[: spec.num_leaves])
+        dist = without_masks(spec.density.build(operands[: spec.num_leaves]))
         return log_prob(dist, as_single_precision(value))
 
     def density(_, operands, value, *drawn):
         rest = operands[spec.num_leaves :]
-        if spec.has_mask:
-            value = shown(spec.density.build(operands[: spec.num_leaves]), value, rest[0])
-        logp = own_density(operands, value, drawn)
-        if spec.has_mask:
-            logp = jnp.where(rest[0], logp, jnp.zeros((), logp.dtype))
+        dist = spec.density.build(operands[: spec.num_leaves])
+        if drawn:
+            logp = drawn[0]
+            logp = jnp.where(rest[0], logp, jnp.zeros((), logp.dtype)) if spec.has_mask else logp
+        elif spec.has_mask:
+            logp = masked_log_prob(dist, as_single_precision(value), rest[0])
+        else:
+            logp = log_prob(dist, as_single_precision(value))
         return logp * rest[-1] if spec.has_scale else logp
 
     if latent and name in given.unscored:
-        if not (spec.has_mask or spec.has_scale):
+        if not (spec.masked or spec.has_scale):
             return [value], Sites(choices, {})
         # A mask or a scale is not part of the distribution of the draw.
         scaled = density

@@ -18,7 +18,7 @@ from ppgen._staging.choice import staging_frames
 from ppgen._staging.mutable_state import collecting_state
 from ppgen._staging.numpyro_effects import binding
 from ppgen._staging.primitives import CALLS, RANDOM
-from ppgen.errors import ControlFlowError
+from ppgen.errors import ControlFlowError, SiteError
 
 
 class Staged(NamedTuple):
@@ -75,6 +75,7 @@ def stage(
     staging_frames.add(flat.__code__)
     jaxpr = jax.make_jaxpr(flat)(*inputs)
     _check_in_place(jaxpr, loops=0)
+    sites_by_name(jaxpr)
     treedef, dynamic, static = returned[-1]
 
     def both(values: list[Any]) -> tuple[Any, dict[str, Any]]:
@@ -110,6 +111,42 @@ def _check_in_place(jaxpr: Any, loops: int) -> None:
         inner = 0 if name in CALLS else loops + (name in ("scan", "while"))
         for sub in _jax.subjaxprs(eqn):
             _check_in_place(sub, inner)
+
+
+def sites_by_name(jaxpr: Any) -> dict[str, str]:
+    """Where the sites of a program are, by name, which is what everything knows them by.
+
+    Raises:
+        SiteError: two of them have the same one, and not in two branches of which one is taken.
+    """
+    found: dict[str, str] = {}
+    for eqn in _jax.open_jaxpr(jaxpr)[0].eqns:
+        new: dict[str, str] = {}
+        spec = eqn.params.get("spec")
+        if eqn.primitive.name == "sample_site":
+            new = {} if spec.hidden else {spec.choice.name: spec.choice.where}
+        elif eqn.primitive.name == "estimated_program":
+            new = dict.fromkeys(spec.sites, spec.where)
+        for inner in _jax.subjaxprs(eqn):
+            inside = sites_by_name(inner)
+            if eqn.primitive.name != "cond":
+                _check_names(new, inside)
+            new |= inside
+        _check_names(found, new)
+        found |= new
+    return found
+
+
+def _check_names(one: dict[str, str], other: dict[str, str]) -> None:
+    for name in one.keys() & other.keys():
+        here, there = one[name], other[name]
+        raise SiteError(
+            "two sites of one program have the same name"
+            + (f": this one, and that in {here}" if here != there else ", on the same line"),
+            site=name,
+            where=there,
+            instead="a name of its own for each site, or handlers.scope around a repeated part",
+        )
 
 
 def is_staging() -> bool:

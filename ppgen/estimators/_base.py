@@ -57,6 +57,7 @@ class AbstractEstimator(eqx.Module):
         - `pruned` (default false), for first-order sets: evaluate the cost at only one of the other
           points, picked at random, with its weight multiplied accordingly.
         - `fixed_points` (default false): the points do not depend on the parameters.
+        - `enumerates` (default false): the points are all values of the distribution.
         - `relaxed` (default false): the points of a discrete distribution are floats, so that they
           may lie between its values.
         - `controlled` (default false): `control` or `baseline` comes with the points.
@@ -76,6 +77,7 @@ class AbstractEstimator(eqx.Module):
     together: ClassVar[bool] = False
     coupled: ClassVar[bool] = False
     fixed_points: ClassVar[bool] = False
+    enumerates: ClassVar[bool] = False
     relaxed: ClassVar[bool] = False
 
     @property

@@ -25,6 +25,9 @@ class Enumerate(AbstractEstimator):
     cost their number of values, not its power, as long as each cost term depends on one element;
     a term that mixes elements needs their joint support.
 
+    How many values there are has to be known before anything runs: a count (of a `Binomial`) is a
+    number, a constant array, or a function of choices that are enumerated themselves.
+
     References:
         Obermeyer et al., *Tensor Variable Elimination for Plated Factor Graphs*, ICML 2019.
     """
@@ -33,6 +36,7 @@ class Enumerate(AbstractEstimator):
     weighted: ClassVar[bool] = True
     biased: ClassVar[bool] = False
     first_order: ClassVar[bool] = False
+    enumerates: ClassVar[bool] = True
     fixed_points: ClassVar[bool] = True  # the support is the same for all parameters
 
     def misfit(self, dist: Distribution) -> str | None:

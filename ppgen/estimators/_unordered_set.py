@@ -48,6 +48,7 @@ class UnorderedSet(AbstractEstimator):
     weighted: ClassVar[bool] = True
     biased: ClassVar[bool] = False
     first_order: ClassVar[bool] = False
+    enumerates: ClassVar[bool] = True
 
     size: int = eqx.field(static=True)
 
