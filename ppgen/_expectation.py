@@ -18,12 +18,14 @@ from ppgen._analysis.cost_terms import Terms
 from ppgen._evaluation.evaluate import Run
 from ppgen._evaluation.make_choice import make
 from ppgen._evaluation.surrogate import joint_axes, surrogates
+from ppgen._keys import first_key
 from ppgen._lowering.lower import lower, needs_lowering
 from ppgen._lowering.scan_fusion import fuse
 from ppgen._lowering.scan_structure import asks_for_paths
 from ppgen._settings import settings
 from ppgen._staging.primitives import mark
 from ppgen._staging.stage import Staged, is_staging, stage
+from ppgen._tracebacks import boundary
 from ppgen.claims import claims
 from ppgen.errors import BiasedEstimatorError, ControlFlowError, CostError, EstimatorError
 from ppgen.estimators._automatic import EVALUATIONS, Automatic
@@ -72,6 +74,7 @@ def expectation(
 
     Raises:
         CostError: the cost is not a real scalar.
+        RandomKeyError: `g` was not given a key first.
         DiscontinuityError: a reparameterised value reaches something discontinuous.
         BiasedEstimatorError: a biased estimator without `allow_biased`.
         EstimatorError: an estimator that does not fit, or whose joint support is too large.
@@ -95,8 +98,9 @@ def expectation(
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
 
+    @boundary
     def g(key: Array, *args: Any, **kwargs: Any) -> Any:
-        key = _jax.typed_key(key)
+        key = first_key(key, args, kwargs)
         with _jax.varying_like(key):
             prepared = prepare(
                 lambda: f(*args, **kwargs), has_aux=has_aux, allow_biased=allow_biased, draws=draws

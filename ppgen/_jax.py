@@ -278,7 +278,7 @@ def default_key_type() -> str:
     return config.jax_default_prng_impl
 
 
-def typed_key(key: jax.Array) -> jax.Array:
+def typed_key(key: Any) -> jax.Array:
     """A typed PRNG key from a new- or an old-style one."""
     if jax.numpy.issubdtype(jax.numpy.result_type(key), jax.dtypes.prng_key):
         return key

@@ -302,6 +302,27 @@ class DensityError(PpgenError):
     """
 
 
+class RandomKeyError(PpgenError, TypeError):
+    """What draws takes a key first, and was given something else, or several keys.
+
+    Example:
+        >>> import jax, numpyro.distributions as dist, ppgen
+        >>> g = ppgen.expectation(lambda loc: ppgen.draw(dist.Normal(loc, 1.0)) ** 2)
+        >>> g(0.5)
+        Traceback (most recent call last):
+            ...
+        ppgen.errors.RandomKeyError: g takes a key first: what was given there is 0.5
+          in ...
+          Write instead: g(jax.random.key(0), ...)
+          See: ppgen.errors.RandomKeyError
+
+        Everything random follows from it:
+
+        >>> bool(g(jax.random.key(0), 0.5) == g(jax.random.key(0), 0.5))
+        True
+    """
+
+
 class DerivativeError(PpgenError):
     """A derivative is taken that an estimator does not have (a second one, for example).
 

@@ -28,8 +28,8 @@ class EarlyStopping:
         data: held-out data: the argument of the objective after the parameters, all at once.
         every: steps between evaluations.
         patience: evaluations without an improvement after which to stop.
-        objective: what to evaluate, in the precision of the parameters; the objective of the fit if
-            None.
+        objective: what to evaluate, without metrics, in the precision of the parameters; the
+            objective of the fit if None.
         draws: draws to average.
         least: the smallest difference from the best value that counts as an improvement.
     """
@@ -71,7 +71,7 @@ class Validation:
         run = ppgen.expectation(
             settings.objective or optimization.objective,
             draws=settings.draws,
-            has_aux=optimization.has_state,
+            has_aux=optimization.has_state or (optimization.has_aux and settings.objective is None),
             allow_biased=optimization.allow_biased,
         )
 
@@ -80,7 +80,8 @@ class Validation:
             data = jax.tree.map(optimization.placement.split_rows, data)
             args = (optimization.parameters(params, given), state, data)
             key = jax.random.fold_in(given.key, 1)
-            return run(key, *args)[0] if optimization.has_state else run(key, args[0], data)
+            value = run(key, *(args if optimization.has_state else (args[0], data)))
+            return value[0] if isinstance(value, tuple) else value
 
         self._evaluate = evaluate
         self.best: PyTree = None

@@ -17,10 +17,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree, UInt32
 
 import ppgen
+from ppgen._keys import first_key
+from ppgen._tracebacks import boundary
 from ppgen.inference.fitting._arguments import check_arguments, check_direction, warn_of_flight
 from ppgen.inference.fitting._bar import Bar
 from ppgen.inference.fitting._checkpoint_store import Checkpoints, Store
 from ppgen.inference.fitting._early_stopping import EarlyStopping, Validation
+from ppgen.inference.fitting._loggers import AbstractLogger, finite
 from ppgen.inference.fitting._loop import FitError, Loop
 from ppgen.inference.fitting._metric_log import MetricLog, mean_of_finite
 from ppgen.inference.fitting._optimization import Given, Optimization, averaged
@@ -70,6 +73,7 @@ class Progress(NamedTuple):
     skipped: int = 0
 
 
+@boundary
 def fit(
     objective: Callable[..., Any],
     params: PyTree,
@@ -91,6 +95,8 @@ def fit(
     checkpoints: Checkpoints | None = None,
     early_stopping: EarlyStopping | None = None,
     metrics: str | Path | None = None,
+    loggers: Sequence[AbstractLogger] = (),
+    has_aux: bool = False,
     callback: Callable[[Progress], bool | None] | Sequence[Callable] | None = None,
     progress: bool = False,
     chunk: int = 100,
@@ -161,10 +167,17 @@ def fit(
         metrics: A file for metrics, one JSON object a line: step, mean objective since the last
             line (of the finite ones), held-out objective, skipped steps, seconds. An existing file
             is overwritten, except for the lines up to the checkpoint from which the fit resumes.
+        loggers: More places for metrics, at the same steps: `CSVLogger`, `TensorBoardLogger`,
+            `WandbLogger`, or one of your own. They get means over the steps since the last time:
+            of the objective, of the norm of its gradient, of the metrics that it names; the
+            learning rate, if `optax.inject_hyperparams` keeps it; the held-out objective.
+        has_aux: Whether the objective returns `(value, metrics)`, the latter a dict of scalars, or
+            any pytree of them: for loggers, without derivatives. With `state` it returns
+            `(value, (new_state, metrics))`.
         callback: A function, or several, called after every chunk. If one returns True, fitting
             ends there. After an interruption it may be called again for the same steps.
         progress: Whether to show a progress bar.
-        chunk: Steps between two calls of `callback` and lines of `metrics`.
+        chunk: Steps between two calls of `callback`, of loggers, and lines of `metrics`.
 
     Returns:
         The parameters, the history of the objective, and the other results of the fit.
@@ -199,8 +212,7 @@ def fit(
     )  # fmt: skip
     check_direction(objective, maximize=maximize)
     began = time.perf_counter()
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
+    key = first_key(key, name="fit(..., key=...)")
     if isinstance(optimizer, optax.MultiSteps):
         optimizer = optimizer.gradient_transformation()
     varying, fixed, static = _split(params)
@@ -219,6 +231,8 @@ def fit(
         placement=placement,
         static=static,
         has_state=state is not None,
+        has_aux=has_aux,
+        watched=bool(loggers),
         draws=draws,
         maximize=maximize,
         decay=ema,
@@ -250,6 +264,9 @@ def fit(
         first = jax.process_index() == 0
         if metrics is not None and first:
             log = stack.enter_context(MetricLog(metrics, loop.step))
+        for logger in loggers if first else ():
+            logger.begin(loop.step)
+            stack.callback(logger.end)
         bar = stack.enter_context(Bar(total=steps, initial=loop.step, shown=progress and first))
         began -= notes["seconds"]
         # A fit that a callback ended can be resumed; one that early stopping ended is complete.
@@ -267,6 +284,10 @@ def fit(
                 skipped = int(loop.carry.skipped)
                 if log is not None:
                     log.write(_record(loop.step, values, notes, skipped))
+                if loggers and first:
+                    numbers = finite(_numbers(values, loop.said(notes["reported"]), notes, skipped))
+                    for logger in loggers:
+                        logger.log(loop.step, numbers)
                 mean = mean_of_finite(values)
                 bar.update(len(values), "" if mean is None else f"objective {mean:.4g}")
                 if calls:
@@ -318,6 +339,23 @@ def _record(
     if skipped:
         record["skipped"] = skipped
     return record | {"seconds": round(notes["seconds"], 3)}
+
+
+def _numbers(
+    values: Float[np.ndarray, " n"],
+    said: dict[str, Float[np.ndarray, " n"]],
+    notes: dict[str, Any],
+    skipped: int,
+) -> dict[str, float | None]:
+    """What loggers are told; None for what is not known."""
+    found = {"objective": mean_of_finite(values)} | {k: mean_of_finite(x) for k, x in said.items()}
+    if "learning_rate" in said:
+        found["learning_rate"] = said["learning_rate"][-1]
+    return found | {
+        "held_out": notes["held_out"],
+        "skipped": skipped or None,
+        "seconds": round(notes["seconds"], 3),
+    }
 
 
 def _failure(loop: Loop, given: Given) -> FitError:

@@ -87,7 +87,7 @@ class Loop:
             self._start = placement.put(self._start, where)
         self.like = like if shardings is None else _placed(like, shardings)
         self._begin = jax.jit(optimization.begin, out_shardings=shardings)
-        outs = None if shardings is None else (shardings, *[placement.everywhere()] * 2)
+        outs = None if shardings is None else (shardings, *[placement.everywhere()] * 3)
         run = functools.partial(optimization.run, room=self._room)
         self._run = jax.jit(
             channels_last(run) if placement.platform() == "cpu" else run,
@@ -102,6 +102,7 @@ class Loop:
         self.carry: Carry
         self.step = 0
         self._history = np.zeros(steps, np.asarray(jnp.zeros(0)).dtype)
+        self._said: dict[str, Float[np.ndarray, " steps"]] = {}
 
     def begin(self) -> None:
         """Start anew."""
@@ -139,7 +140,7 @@ class Loop:
             )
         stop = min(stop, until, self.step + self._room)
         given = Given(self.given.key, self.given.fixed, fed)
-        self.carry, values, failed = self._run(self.carry, given, np.int32(stop - self.step))
+        self.carry, values, failed, said = self._run(self.carry, given, np.int32(stop - self.step))
         if stop < self._steps:
             source.feed(stop)  # read while the device is busy
         values = np.asarray(values)
@@ -147,6 +148,10 @@ class Loop:
             stop = int(self.carry.step)
             self.failed_at = float(values[stop - self.step])
         self._history[self.step : stop] = values[: stop - self.step]
+        for name, x in said.items():
+            # Of steps before a checkpoint it is not known.
+            kept = self._said.setdefault(name, np.full(self._steps, np.nan))
+            kept[self.step : stop] = np.asarray(x)[: stop - self.step]
         self.step = stop
         return given if failed else None
 
@@ -169,6 +174,10 @@ class Loop:
     def values(self, start: int = 0) -> Float[np.ndarray, " steps"]:
         """The objective at each step so far, from `start` on."""
         return self._history[start : self.step]
+
+    def said(self, start: int) -> dict[str, Float[np.ndarray, " steps"]]:
+        """What else the steps from `start` on said, by name; NaN where that is not known."""
+        return {name: x[start : self.step] for name, x in self._said.items()}
 
     def kept(self, tree: PyTree) -> PyTree:
         """A copy of a part of the carry, which the next step will not overwrite."""

@@ -29,7 +29,8 @@ def per_batch(
     batch.
 
     Args:
-        objective: `(params, *datum) -> scalar`, such as `elbo(model, guide)`.
+        objective: `(params, *datum) -> scalar`, such as `elbo(model, guide)`; or that returns
+            `(scalar, metrics)`, for `fit(has_aux=True)`: each metric is averaged too.
 
     Returns:
         `(params, *batch) -> scalar`, for `ppgen.inference.fit`: each argument but the first is an
@@ -46,11 +47,12 @@ def per_batch(
         2.0
     """
 
-    def mean(params: Any, *batch: Any) -> Float[Array, ""]:
+    def mean(params: Any, *batch: Any) -> Any:
         if any(jnp.shape(x)[:1] == (0,) for x in jax.tree.leaves(batch)):
             raise ValueError("the batch has no rows, so there is no mean over them")
         axes = (None, *(0 for _ in batch))
-        return jnp.mean(jax.vmap(objective, in_axes=axes)(params, *batch))
+        each = jax.vmap(objective, in_axes=axes)(params, *batch)
+        return jax.tree.map(lambda x: jnp.mean(x, 0), each)
 
     mean.__wrapped__ = objective  # so that what is claimed of it can be followed
     return mean

@@ -14,7 +14,7 @@ from ppgen.models.parts import data as datasets
 from ppgen.models.parts.bounds import Bounds, Count
 from ppgen.models.parts.errors import CommandError
 from ppgen.models.parts.recipe import Recipe, Stage, image_picture
-from ppgen.models.parts.training import Training, at_least
+from ppgen.models.parts.training import Training, at_least, with_known_rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class AIRRecipe(Recipe):
         options = {} if self.objective == "elbo" else {"particles": self.particles}
         return Stage(
             getattr(inference, self.objective)(air.air_model, guide, **options),
-            optax.adam(training.learning_rate),
+            with_known_rate(optax.adam, training.learning_rate),
             rows=lambda scenes, model: scenes.train.images,
             maximize=True,
             label="ELBO" if self.objective == "elbo" else "IWELBO",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 import signal
 from pathlib import Path
 from typing import Any
 
 from ppgen.inference import Checkpoints, Fitted, load_fitted
 from ppgen.models.cli._interrupts import Interrupted, deferred
+from ppgen.models.cli._logs import loggers_of, pictures_at_intervals
 from ppgen.models.cli._machine import Workers
+from ppgen.models.cli._options import Logs
 from ppgen.models.cli._rooms import Room
 from ppgen.models.cli._run_folder import (
     CHECKPOINTS,
@@ -52,28 +56,40 @@ def fit_anew(room: Room, options: Any, record: dict[str, Any], workers: Workers)
         record: the options that are written to the folder.
         workers: the devices and processes.
     """
-    recipe, training = options.recipe, options.training
-    data = recipe.load()
-    facts = data.facts()
-    # Errors in the first stage should be raised before the folder is made.
-    model = fresh(recipe, training, facts)
-    _check(prepared(recipe, training, recipe.stages[0], model, data), training, workers)
-    folder = _shared_folder(options.files.out, room.name, workers)
+    run = prepared_first(options, workers)
+    folder = shared_folder(options.files.out, room.name, workers)
     if workers.leads:
-        what = {"model": room.name, "options": record, "facts": facts}
+        began = datetime.datetime.now().isoformat(timespec="minutes")
+        what = {"model": room.name, "options": record, "facts": run.facts, "began": began}
         if room.path is not None:
             what["path"] = str(room.path)
         write_config(folder, what)
-    run = Run(recipe, training, facts, model, lambda: data)
-    _run(run, folder, workers, audit=options.checks.audit)
+    _run(run, folder, workers, options.logs, audit=options.checks.audit)
 
 
-def fit_on(recipe: Recipe, training: Training, folder: Path, workers: Workers) -> None:
+def prepared_first(options: Any, workers: Workers) -> Run:
+    """The run before its first stage; errors in it should be raised before the folder is made.
+
+    Raises:
+        CommandError: the first stage cannot be fitted.
+        DataError: the data cannot be used, or a package for logs is not installed.
+    """
+    recipe, training = options.recipe, options.training
+    loggers_of(options.logs, Path(), {})
+    data = recipe.load()
+    facts = data.facts()
+    model = fresh(recipe, training, facts)
+    _check(prepared(recipe, training, recipe.stages[0], model, data), training, workers)
+    return Run(recipe, training, facts, model, lambda: data)
+
+
+def fit_on(options: Any, folder: Path, workers: Workers) -> None:
     """Resumes a run."""
+    recipe, training = options.recipe, options.training
     facts = read_config(folder)["facts"]
     data = data_of(recipe, folder, facts)
-    model = fresh(recipe, training, facts)
-    _run(Run(recipe, training, facts, model, lambda: data), folder, workers)
+    start = Run(recipe, training, facts, fresh(recipe, training, facts), lambda: data)
+    _run(start, folder, workers, options.logs)
 
 
 def data_of(recipe: Recipe, folder: Path, facts: dict[str, Any]) -> Dataset:
@@ -115,15 +131,15 @@ def load(recipe: Recipe, training: Training, folder: Path) -> Run:
     return Run(recipe, training, facts, model, lambda: data_of(recipe, folder, facts))
 
 
-def _run(start: Run, folder: Path, workers: Workers, *, audit: bool = False) -> None:
+def _run(start: Run, folder: Path, workers: Workers, logs: Logs, *, audit: bool = False) -> None:
     """Fits every stage, each from its last checkpoint if it has any, and then all the rest."""
     if not workers.leads:
-        _stages(start, folder, workers, audit)
+        _stages(start, folder, workers, logs, audit)
         workers.any(False)  # the processes end together
         return
     with locked(folder):
         try:
-            run, stages = _stages(start, folder, workers, audit)
+            run, stages = _stages(start, folder, workers, logs, audit)
             workers.say("evaluating")
             _finish(run, folder, stages)
         except KeyboardInterrupt:
@@ -131,7 +147,9 @@ def _run(start: Run, folder: Path, workers: Workers, *, audit: bool = False) -> 
     workers.any(False)
 
 
-def _stages(start: Run, folder: Path, workers: Workers, audit: bool) -> tuple[Run, dict[str, Any]]:
+def _stages(
+    start: Run, folder: Path, workers: Workers, logs: Logs, audit: bool
+) -> tuple[Run, dict[str, Any]]:
     """The run with its fitted model, and the result of each stage."""
     recipe, training, data, model = start.recipe, start.training, start.data, start.model
     found: dict[str, tuple[Stage, Fitted]] = {}
@@ -143,7 +161,8 @@ def _stages(start: Run, folder: Path, workers: Workers, audit: bool) -> tuple[Ru
         what = f"{folder}" if name == "" else f"{folder} (stage {name})"
         rows = "a stream of data" if ready.number is None else f"{ready.number} rows of data"
         workers.say(f"fitting {rows}, writing to {what}")
-        fitted = _fit(ready, training, name, folder, workers)
+        now = dataclasses.replace(start, model=model)
+        fitted = _fit(ready, now, name, folder, workers, logs)
         if fitted.stopped == "early stopping":
             workers.say(f"stopped early after {len(fitted.history)} steps")
         if fitted.skipped:
@@ -153,10 +172,14 @@ def _stages(start: Run, folder: Path, workers: Workers, audit: bool) -> tuple[Ru
     return Run(recipe, training, start.facts, model, lambda: data), found
 
 
-def _fit(ready: Prepared, training: Training, name: str, folder: Path, workers: Workers) -> Fitted:
-    place = folder / name
+def _fit(
+    ready: Prepared, run: Run, name: str, folder: Path, workers: Workers, logs: Logs
+) -> Fitted:
+    place, training = folder / name, run.training
     if workers.leads:
         place.mkdir(exist_ok=True)
+    loggers = loggers_of(logs, place, read_config(folder)["options"])
+    drawn = pictures_at_intervals(ready, run, place, workers, loggers, logs.pictures_every)
     with deferred() as interrupts:
         fitted = fit_prepared(
             ready,
@@ -167,7 +190,8 @@ def _fit(ready: Prepared, training: Training, name: str, folder: Path, workers: 
                 place / CHECKPOINTS, every=training.checkpoint_every, keep=training.keep
             ),
             metrics=place / METRICS if workers.leads else None,
-            callback=lambda progress: workers.any(interrupts.number is not None),
+            loggers=loggers,
+            callback=[drawn, lambda progress: workers.any(interrupts.number is not None)],
             progress=workers.leads,
         )
     if fitted.stopped == "callback":
@@ -210,7 +234,7 @@ def _check(ready: Prepared, training: Training, workers: Workers) -> None:
         raise CommandError(f"--batch-size {size} must divide over {workers.mesh.size} devices")
 
 
-def _shared_folder(out: Path | None, model: str, workers: Workers) -> Path:
+def shared_folder(out: Path | None, model: str, workers: Workers) -> Path:
     """Process 0 makes the folder, and tells the others whether it succeeded."""
     if workers.alone:
         return make_run_folder(out, model)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ppgen.models.cli._commands import options_of
 from ppgen.models.cli._drive import load
+from ppgen.models.cli._options import options_of
 from ppgen.models.parts.runs import Run
 
 

@@ -23,6 +23,7 @@ ON_RUNS: dict[str, Any] = {
     "resume": _commands.Resume,
     "evaluate": _commands.Evaluate,
     "sample": _commands.Sample,
+    "export": _commands.Export,
     "list": _commands.List,
 }
 """Every command but `fit`: a frozen dataclass of options with an `execute`."""

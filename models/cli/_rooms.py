@@ -38,11 +38,13 @@ class Room:
         name: its name in the command; for a file, the name without the suffix.
         module: the package or module, if it has been installed.
         path: the file, if it was given by its path.
+        given: the recipe itself, if that was given.
     """
 
     name: str
     module: str = ""
     path: Path | None = None
+    given: type[Recipe] | None = None
 
     @property
     def line(self) -> str:
@@ -64,7 +66,7 @@ class Room:
         Raises:
             CommandError: there is none, or more than one, or an import fails.
         """
-        return _recipe(self)
+        return _recipe(self) if self.given is None else self.given
 
 
 def installed() -> dict[str, Room]:
@@ -99,6 +101,11 @@ def room_of(word: str) -> Room:
             f"there is no model {word!r}; there are: {', '.join(rooms)} (or the path of a .py file)"
         )
     return rooms[word]
+
+
+def recipe_of(name: str, recipe: type[Recipe]) -> Room:
+    """The model of a recipe that is at hand."""
+    return Room(name, given=recipe)
 
 
 def missing(config: Mapping[str, Any]) -> str | None:

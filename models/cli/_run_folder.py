@@ -19,6 +19,8 @@ CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 FIGURES = "figures.json"
 """The file that is written last: a run that has it is finished."""
+SEEDS = "seeds.json"
+"""In a folder of several runs, one for each seed, in place of a configuration."""
 
 
 def make_run_folder(out: Path | None, model: str) -> Path:
@@ -40,7 +42,7 @@ def make_run_folder(out: Path | None, model: str) -> Path:
         raise CommandError(f"--out {out} is a file; it must be a folder")
     if out.is_dir() and any(out.iterdir()):
         what = "is not empty"
-        if (out / CONFIG).exists():
+        if (out / CONFIG).exists() or (out / SEEDS).exists():
             what = f"holds another run (`ppgen resume {out}` goes on with it)"
         raise CommandError(f"--out {out} {what}; choose a folder that does not exist yet")
     out.mkdir(parents=True, exist_ok=True)
@@ -118,6 +120,8 @@ def check_unchanged(folder: Path, content: dict[str, Any]) -> None:
     Raises:
         CommandError: If it was changed.
     """
+    if "fingerprint" not in content:
+        return  # an older version wrote it
     data = content["options"].get("data")
     if content["fingerprint"] != _fingerprint(content) or not isinstance(data, str | None):
         raise CommandError(
@@ -132,19 +136,24 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         CommandError: If the folder is not that of a run.
     """
+    if (folder / SEEDS).is_file():
+        runs = ", ".join(str(path) for path in sorted(folder.glob("seed-*"))) or "none yet"
+        raise CommandError(f"{folder} holds a run for each of several seeds: {runs}")
     if not (folder / CONFIG).is_file():
         raise CommandError(f"{folder} is not the folder of a run: it has no {CONFIG}")
     content = read_json(folder / CONFIG)
     for name, kind in _ENTRIES.items():
         if not isinstance(content.get(name), kind):
             raise CommandError(f"{folder / CONFIG} is damaged: it has no {name!r}")
-    more = sorted(content.keys() - _ENTRIES.keys() - {"path"})
-    if more or not isinstance(content.get("path"), str | None):
-        raise CommandError(f"{folder / CONFIG} is damaged: it has {(more or ['path'])[0]!r}")
+    damaged = content.keys() - _ENTRIES.keys() - _OPTIONAL
+    damaged |= {k for k in _OPTIONAL if not isinstance(content.get(k), str | None)}
+    if damaged:
+        raise CommandError(f"{folder / CONFIG} is damaged: it has {min(damaged)!r}")
     return content
 
 
-_ENTRIES = {"model": str, "options": dict, "facts": dict, "fingerprint": str}
+_ENTRIES = {"model": str, "options": dict, "facts": dict}
+_OPTIONAL = {"path", "began", "fingerprint"}  # older versions wrote no more than the first
 
 
 def last_metrics(folder: Path) -> dict[str, Any] | None:

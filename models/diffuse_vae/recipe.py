@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from ppgen.models import diffuse_vae
 from ppgen.models.parts import data as datasets
 from ppgen.models.parts.bounds import Bounds, Count, Number, Positive, Share
 from ppgen.models.parts.errors import CommandError
+from ppgen.models.parts.options import ImageSource
 from ppgen.models.parts.recipe import Recipe, Stage, image_picture
 from ppgen.models.parts.training import Training
 
@@ -55,13 +55,12 @@ class DiffuseVAERecipe(Recipe):
     """Noise of the steps: 0 for none (DDIM), 1 for that of the forward chain (DDPM)."""
     guidance: Annotated[float, Bounds(-1)] = 0.0
     """Weight of classifier-free guidance by the decoded image; needs dropout."""
-    data: Path | None = None
-    """Images in an .npz, .npy or IDX file, of shape (n, height, width) with whole grey levels.
-    None means the 1,797 digits of scikit-learn."""
+    data: ImageSource = None
 
     training: ClassVar[Training] = Training(
         steps=8000, batch_size=128, learning_rate=4e-3, chunk=100, checkpoint_every=1000, ema=0.999
     )
+    settings: ClassVar = {"mnist5k": {"hidden": 1024, "encoder_hidden": 512, "latent": 16}}
     tiny: ClassVar = {"hidden": 8, "encoder_hidden": 8, "latent": 2, "components": 2} | {
         "levels": 50,
         "moves": 3,
@@ -100,7 +99,7 @@ class DiffuseVAERecipe(Recipe):
         first, levels = name == "autoencoder", self.sampler(every_level=True)
         return Stage(
             objective,
-            optax.adam(training.rate(self.warmup)),
+            training.optimizer(optax.adam, warmup=self.warmup),
             lambda data, model: datasets.centred(data.train, data.levels),
             part=lambda model: model.vae if first else model.net,
             maximize=first,

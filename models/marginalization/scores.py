@@ -20,7 +20,7 @@ from ppgen.models.marginalization.model import (
     inconsistency,
     log_marginal,
 )
-from ppgen.models.parts.data import Ising, Molecules, load_digits
+from ppgen.models.parts.data import Ising, Molecules
 from ppgen.models.parts.distributions import UniformPermutation
 from ppgen.models.parts.metrics.baselines import pixel_marginal_log_likelihood
 
@@ -29,21 +29,6 @@ TOGETHER = 4096
 
 MARGINALS = 100
 """Number of parts of vectors whose probabilities are compared."""
-
-INK = 8
-"""The least grey level, of 0 to 16, at which a binary pixel is on."""
-
-
-def binary_digits() -> tuple[Int[np.ndarray, "train 64"], Int[np.ndarray, "held_out 64"]]:
-    """The digits of `load_digits`, a pixel on if it is at least half as dark as possible.
-
-    Examples:
-        >>> from ppgen.models.marginalization.scores import binary_digits
-        >>> [part.shape for part in binary_digits()]
-        [(1500, 64), (297, 64)]
-    """
-    digits = load_digits()
-    return (digits.train >= INK).astype(np.int32), (digits.held_out >= INK).astype(np.int32)
 
 
 @eqx.filter_jit

@@ -37,7 +37,8 @@ class Dataset(Protocol):
         """Facts about the data from which parameters and pictures can be made without them.
 
         They are written to config.json, and compared when a run is resumed: include a `fingerprint`
-        to detect changed data.
+        to detect changed data. `classes` is the number of labels, where rows are
+        `ppgen.models.parts.data.Labelled`.
         """
         ...
 
@@ -66,6 +67,8 @@ class Stage:
         unit: of the objective, say "nats per image".
         batch_size: rows of a batch; those of `--batch-size` if None.
         allow_biased: as for `fit`.
+        has_aux: whether the objective returns `(value, metrics)`, the latter named numbers for
+            logs.
     """
 
     objective: Callable[..., Any]
@@ -80,6 +83,7 @@ class Stage:
     unit: str = "nats"
     batch_size: int | None = None
     allow_biased: bool = False
+    has_aux: bool = False
 
 
 class Picture(NamedTuple):
@@ -148,12 +152,15 @@ class Recipe(abc.ABC):
         training: the defaults of the options that all models share.
         evaluation_particles: the number of particles in figures after a fit, and the default of
             `evaluate --particles`.
+        settings: options that suit a data set better than the defaults, by its name in `--data`;
+            options that are given, or read with `--config`, override them.
         tiny: options for a run of seconds, for tests, by name; shared options may be included.
         stages: their names, each the name of a folder within the run; "" is the run's own.
     """
 
     training: ClassVar[Training]
     evaluation_particles: ClassVar[int] = 100
+    settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     tiny: ClassVar[Mapping[str, Any]] = {}
     stages: ClassVar[tuple[str, ...]] = ("",)
 
@@ -201,7 +208,10 @@ class Recipe(abc.ABC):
 
     @abc.abstractmethod
     def sample(self, run: Run, key: Key[Array, ""]) -> Picture:
-        """A picture whose program draws one sample; `key` is for setting it up, if need be."""
+        """A picture whose program draws one sample; `key` is for setting it up, if need be.
+
+        Where the data have labels, it is a program of a label.
+        """
 
     def pictures(self, run: Run) -> Mapping[str, Picture]:
         """Further pictures, by name, whose programs take one held-out datum.

@@ -22,6 +22,7 @@ from jaxtyping import Array, Key, PyTree
 import ppgen
 from ppgen.inference import EarlyStopping, Fitted, fit, per_batch
 from ppgen.models.parts.bounds import check_bounds
+from ppgen.models.parts.data import labels_of_samples
 from ppgen.models.parts.errors import CommandError
 from ppgen.models.parts.figures import Figures
 from ppgen.models.parts.recipe import Dataset, Picture, Recipe, Split, Stage
@@ -70,29 +71,37 @@ class Run:
         where = "trained on" if split == "train" and rows is not None else "held out"
         return dataclasses.replace(found, title=f"{where}: {found.title}")
 
-    def sample(self, key: Key[Array, ""], num: int) -> PyTree:
+    def sample(self, key: Key[Array, ""], num: int, label: int | None = None) -> PyTree:
         """Draws data from the model.
 
         Args:
             key: everything random follows from it.
             num: how many.
+            label: what a conditional model is told; None for all labels in turn.
 
         Returns:
             Arrays, with one leading axis.
-        """
-        return self._samples(key, num)[1]
 
-    def draw_samples(self, path: Path, key: Key[Array, ""], num: int) -> None:
-        """Writes a picture of `sample(key, num)`."""
-        picture, samples = self._samples(key, num)
+        Raises:
+            CommandError: there is no such label.
+        """
+        return self._samples(key, num, label)[1]
+
+    def draw_samples(
+        self, path: Path, key: Key[Array, ""], num: int, label: int | None = None
+    ) -> None:
+        """Writes a picture of `sample(key, num, label)`."""
+        picture, samples = self._samples(key, num, label)
         picture.draw(path, samples, picture.title)
 
-    def write_samples(self, path: Path, key: Key[Array, ""], num: int) -> None:
-        """Writes the arrays of `sample(key, num)` as NPZ: `samples`, or a name for each of several.
+    def write_samples(
+        self, path: Path, key: Key[Array, ""], num: int, label: int | None = None
+    ) -> None:
+        """Writes `sample(key, num, label)` as NPZ: `samples`, or a name for each array of several.
 
         Loading them executes no code.
         """
-        samples = self.sample(key, num)
+        samples = self.sample(key, num, label)
         leaves = jax.tree_util.tree_leaves_with_path(samples)
         names = [jax.tree_util.keystr(where, simple=True, separator=".") for where, _ in leaves]
         np.savez(path, **{name or "samples": x for name, (_, x) in zip(names, leaves, strict=True)})
@@ -106,10 +115,13 @@ class Run:
             drawn = each_of(picture.program, rows, key=key)
             picture.draw(folder / f"{name}.png", drawn, picture.title)
 
-    def _samples(self, key: Key[Array, ""], num: int) -> tuple[Picture, PyTree]:
+    def _samples(self, key: Key[Array, ""], num: int, label: int | None) -> tuple[Picture, PyTree]:
         first, second = jax.random.split(key)
+        told = labels_of_samples(self.facts, num, label)
         picture = self.recipe.sample(self, first)
-        return picture, each_of(picture.program, num, key=second)
+        if label is not None:
+            picture = picture._replace(title=f"{picture.title}, label {label}")
+        return picture, each_of(picture.program, num if told is None else told, key=second)
 
 
 class Prepared(NamedTuple):
@@ -225,6 +237,7 @@ def fit_prepared(
         compute_dtype=None if training.precision == "float32" else training.precision,
         on_nonfinite=training.on_nonfinite,
         allow_biased=stage.allow_biased,
+        has_aux=stage.has_aux,
         early_stopping=stopping,
         chunk=training.chunk,
         progress=progress,
@@ -257,7 +270,8 @@ def audited(
     arrays, static = eqx.partition(ready.params, eqx.is_inexact_array)
 
     def objective(arrays: PyTree) -> Any:
-        return ready.objective(eqx.combine(arrays, static), *batch)
+        found = ready.objective(eqx.combine(arrays, static), *batch)
+        return found[0] if ready.stage.has_aux else found
 
     biased = ready.stage.allow_biased
     run = ppgen.audit(objective, allow_biased=biased, seconds=seconds, progress=progress)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from ppgen.models.parts.bounds import Bounds, Count, Positive
@@ -55,6 +57,19 @@ class Training:
         start = 0.0 if warmup else self.learning_rate
         return optax.warmup_cosine_decay_schedule(start, self.learning_rate, warmup, self.steps)
 
+    def optimizer(self, make: Callable[..., Any], *, warmup: int = 0, **options: Any) -> Any:
+        """An optimizer of optax at `rate(warmup)`, which logs can tell.
+
+        Args:
+            make: `optax.adam`, say.
+            warmup: as for `rate`.
+            **options: others of `make`.
+
+        Raises:
+            CommandError: the rate would never fall.
+        """
+        return with_known_rate(make, self.rate(warmup), **options)
+
     def check(self) -> None:
         """Refuse an invalid seed; bounds of the other options are in their types.
 
@@ -62,6 +77,20 @@ class Training:
             CommandError: it states the valid seeds.
         """
         check_seed(self.seed)
+
+
+def with_known_rate(make: Callable[..., Any], rate: Any, **options: Any) -> Any:
+    """An optimizer of optax whose state says the learning rate, so that logs can.
+
+    Args:
+        make: `optax.adam`, say.
+        rate: a number, or a schedule.
+        **options: others of `make`.
+    """
+    import optax
+
+    others = set(inspect.signature(make).parameters) - {"learning_rate"}
+    return optax.inject_hyperparams(make, static_args=others)(learning_rate=rate, **options)
 
 
 def flag(name: str) -> str:

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from ppgen.inference import Fitted, Progress, elbo, fit
+from ppgen.models.parts.training import with_known_rate
 from ppgen.models.random_grid.model import (
     Observations,
     grid_guide,
@@ -64,7 +65,8 @@ def random_grid_optimizer(learning_rate: float, steps: int) -> optax.GradientTra
         steps: The steps of the whole training.
     """
     rise = max(1, steps // 20)
-    return optax.adam(optax.warmup_cosine_decay_schedule(0.0, learning_rate, rise, max(steps, 2)))
+    rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, rise, max(steps, 2))
+    return with_known_rate(optax.adam, rate)
 
 
 def fit_random_grid(

@@ -24,6 +24,7 @@ from ppgen._interpret import Environment
 from ppgen._lowering.lower import REMATS, _refuse, inlined
 from ppgen._lowering.scan_structure import own_choices, sums_over_points
 from ppgen._staging.primitives import CALLS, ChoiceSpec, is_random, mark, over_lanes
+from ppgen._tracebacks import at_site
 from ppgen._user_lines import where
 from ppgen.errors import DensityError, EstimatorError
 
@@ -118,7 +119,11 @@ class Run:
                 axes = range(len(made[0].shape))
                 joint = axes if self.joint is None else self.joint.get(index, ())
                 self.specs[index] = made[0].specs[0]
-                value, result = self.make(self, eqn, values, self.next_key(), index, tuple(joint))
+                spec = self.specs[index]
+                with at_site(spec.name, spec.where):
+                    value, result = self.make(
+                        self, eqn, values, self.next_key(), index, tuple(joint)
+                    )
                 self.made[index] = result
                 return [value]
             rule = _REGIONS.get(name)

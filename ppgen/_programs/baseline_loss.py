@@ -12,6 +12,8 @@ from jax import Array
 from ppgen import _jax
 from ppgen._evaluation.surrogate import surrogates
 from ppgen._expectation import Prepared, prepare
+from ppgen._keys import first_key
+from ppgen._tracebacks import boundary
 from ppgen.errors import EstimatorError
 
 
@@ -54,8 +56,9 @@ def baseline_loss(f: Callable[..., Any], *, draws: int = 1, has_aux: bool = Fals
         True
     """
 
+    @boundary
     def loss(key: Array, *args: Any, **kwargs: Any) -> Array:
-        key = _jax.typed_key(key)
+        key = first_key(key, args, kwargs, name="loss")
         with _jax.varying_like(key):
             prepared = prepare(lambda: f(*args, **kwargs), has_aux=has_aux, draws=draws)
         if draws == 1:

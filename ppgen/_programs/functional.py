@@ -14,9 +14,10 @@ from numpyro.handlers import seed as seed_handler
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.primitives import Messenger
 
-from ppgen import _jax
+from ppgen._keys import first_key
 from ppgen._programs.seed import seeded
 from ppgen._staging.mutable_state import detached_state, is_state_kept, keep_state
+from ppgen._tracebacks import boundary
 from ppgen._user_lines import user_line
 from ppgen.annotations import Program
 from ppgen.errors import SiteError
@@ -55,6 +56,7 @@ def functional(program: Program, *, constrained: bool = False) -> Program:
         1.0
     """
 
+    @boundary
     def run(params: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         with _Params(params, constrained) as given:
             out = program(*args, **kwargs)
@@ -80,7 +82,9 @@ def init_params(program: Program) -> Callable[..., dict[str, Any]]:
             another program.
     """
 
+    @boundary
     def run(key: Array, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        key = first_key(key, args, kwargs, name="ppgen.init_params(program)")
         return _initial(program, key, args, kwargs).found
 
     return run
@@ -97,7 +101,9 @@ def init_state(program: Program) -> Callable[..., dict[str, Any]]:
         on `params | state`; `with_state` has an example.
     """
 
+    @boundary
     def run(key: Array, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        key = first_key(key, args, kwargs, name="ppgen.init_state(program)")
         return _initial(program, key, args, kwargs).state
 
     return run
@@ -109,7 +115,6 @@ class _Initial(NamedTuple):
 
 
 def _initial(program: Program, key: Array, args: tuple, kwargs: dict[str, Any]) -> _Initial:
-    key = _jax.typed_key(key)
     _prepare(program, key, args, kwargs)
 
     def collect() -> _Initial:

@@ -10,8 +10,10 @@ from jax import Array
 from ppgen import _jax
 from ppgen._evaluation.evaluate import Run, plain
 from ppgen._evaluation.values import Value, at_first_point
+from ppgen._keys import first_key
 from ppgen._lowering.lower import lower, needs_lowering
 from ppgen._staging.stage import stage
+from ppgen._tracebacks import boundary
 
 
 def seed(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,7 +35,9 @@ def seed(f: Callable[..., Any]) -> Callable[..., Any]:
         (5,)
     """
 
+    @boundary
     def run(key: Array, *args: Any, **kwargs: Any) -> Any:
+        key = first_key(key, args, kwargs, name="ppgen.seed(f)")
         return seeded(lambda: f(*args, **kwargs), key)
 
     return run

@@ -14,6 +14,7 @@ from ppgen._staging.mutable_state import is_state_kept, keep_state
 from ppgen._staging.primitives import Plate, SiteSpec, mark
 from ppgen._staging.sites import Given, has_estimate, run_sites, site_specs
 from ppgen._staging.stage import Staged, stage
+from ppgen._tracebacks import boundary
 from ppgen.annotations import Program
 from ppgen.errors import ChoiceMismatchError, SiteError
 
@@ -125,6 +126,7 @@ def simulate(program: Program) -> Callable[..., Trace]:
         True
     """
 
+    @boundary
     def run(*args: Any, **kwargs: Any) -> Trace:
         staged = staged_program(program, *args, **kwargs)
         trace = traced(staged, Given({}))
@@ -157,6 +159,7 @@ def assess(program: Program) -> Callable[..., Trace]:
         {'x': -0.9189, 'y': -2.9189}
     """
 
+    @boundary
     def run(choices: Mapping[str, Any] | Trace, *args: Any, **kwargs: Any) -> Trace:
         staged = staged_program(program, *args, **kwargs)
         jaxpr = staged.jaxpr
@@ -235,6 +238,7 @@ def log_density(program: Program) -> Callable[..., Array]:
     """
     scored = assess(program)
 
+    @boundary
     def score(choices: Mapping[str, Any] | Trace, *args: Any, **kwargs: Any) -> Array:
         return scored(choices, *args, **kwargs).log_density
 

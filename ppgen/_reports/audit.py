@@ -10,12 +10,13 @@ import jax
 from jax import Array
 from tqdm import tqdm
 
-from ppgen import _jax
 from ppgen._expectation import expectation
+from ppgen._keys import first_key
 from ppgen._programs.seed import seed
 from ppgen._reports.audit_report import AuditReport
 from ppgen._reports.audit_search import Search
 from ppgen._reports.slopes import Slopes
+from ppgen._tracebacks import boundary
 from ppgen.errors import DerivativeError
 
 
@@ -114,9 +115,10 @@ def audit(
     audited = estimator or ((lambda *args: g(*args)[0]) if has_aux else g)
     chosen = (argnums,) if isinstance(argnums, int) else argnums
 
+    @boundary
     def report(key: Array, *args: Any) -> AuditReport:
         began = time.perf_counter()
-        key, along = jax.random.split(_jax.typed_key(key))
+        key, along = jax.random.split(first_key(key, args, name="ppgen.audit(f)"))
         slopes = Slopes(audited, value, args, chosen, directions, along)
         if not slopes.size:
             raise DerivativeError(

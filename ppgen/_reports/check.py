@@ -23,6 +23,7 @@ from ppgen._reports.cost_tree import CostTerm, cost_terms
 from ppgen._reports.report import ChoiceRow, Report, TermRow
 from ppgen._reports.table import file_and_line, joined
 from ppgen._staging.primitives import ChoiceSpec
+from ppgen._tracebacks import boundary
 from ppgen._user_lines import is_library
 from ppgen.errors import PpgenError
 
@@ -59,6 +60,7 @@ def check(f: Callable[..., Any], *, draws: int = 1, has_aux: bool = False) -> Ca
         [('b',), ('b', 'x')]
     """
 
+    @boundary
     def run(*args: Any, **kwargs: Any) -> Report:
         report = _report(f, args, kwargs, draws, has_aux)
         print(report)

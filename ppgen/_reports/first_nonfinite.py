@@ -13,6 +13,7 @@ from ppgen import _jax
 from ppgen._interpret import interpret
 from ppgen._lowering.lower import CUSTOM, REMATS
 from ppgen._staging.primitives import CALLS, DENSITY_SCOPE, SAMPLER_SCOPE, SITE_SCOPE
+from ppgen._tracebacks import boundary
 from ppgen._user_lines import is_library
 
 _INLINED = CALLS | CUSTOM | REMATS
@@ -91,6 +92,7 @@ def first_nonfinite(f: Callable[..., Any]) -> Callable[..., NonFinite | None]:
         ('sub', 'nan')
     """
 
+    @boundary
     def run(*args: Any) -> NonFinite | None:
         jaxpr, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
         tape = _Tape()

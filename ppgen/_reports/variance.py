@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ppgen import _jax
 from ppgen._expectation import expectation
+from ppgen._keys import first_key
 from ppgen._programs.with_estimators import with_estimators
 from ppgen._reports.table import table, wrapped
+from ppgen._tracebacks import boundary
 from ppgen.errors import EstimatorError, PpgenError, SiteError
 from ppgen.estimators import AbstractEstimator
 
@@ -171,8 +172,9 @@ def variance(
     if not isinstance(estimators, Mapping):
         estimators = {_label(choice): choice for choice in estimators}
 
+    @boundary
     def measure(key: Array, *args: Any) -> VarianceReport:
-        key = _jax.typed_key(key)
+        key = first_key(key, args, name="ppgen.variance(f, estimators)")
         args = jax.tree.map(lambda x: jnp.asarray(x, float) if type(x) is float else x, args)
         moving, still = eqx.partition(args, eqx.is_inexact_array)
         found: dict[str, Any] = {}

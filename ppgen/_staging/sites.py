@@ -28,6 +28,7 @@ from ppgen._staging.primitives import (
     over_lanes,
 )
 from ppgen._staging.transformed import bind_transformed
+from ppgen._tracebacks import at_site
 from ppgen.densities import log_prob, masked_log_prob
 from ppgen.errors import ControlFlowError, SiteError
 
@@ -232,7 +233,8 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
         # The density jumps to zero at the end of its support.
         scored = mark(value, "scored", name, where, within=spec.within)
     own = [*range(spec.num_leaves), *range(end, len(operands))]
-    with jax.named_scope(SITE_SCOPE + name), jax.named_scope(DENSITY_SCOPE):
+    scopes = jax.named_scope(SITE_SCOPE + name), jax.named_scope(DENSITY_SCOPE)
+    with scopes[0], scopes[1], at_site(name, where):
         logp = over_lanes(
             density,
             lanes,
