@@ -25,6 +25,7 @@ _JAX = os.path.dirname(jax.__file__)
 _FUNCTIONS = tuple(
     os.path.join(_JAX, "_src", part) for part in ("numpy", "scipy", "nn", "third_party")
 )
+_PPGEN = os.path.dirname(__file__)
 
 Jaxpr = Any
 Eqn = core.JaxprEqn
@@ -42,16 +43,20 @@ def open_jaxpr(jaxpr: Jaxpr) -> tuple[Jaxpr, Sequence[Any]]:
 def subjaxprs(eqn: Eqn) -> list[Jaxpr]:
     """The jaxprs that an equation calls, closed over their constants where it holds them."""
     found = []
-    for value in eqn.params.values():
-        for item in value if isinstance(value, (tuple, list)) else (value,):
-            if is_jaxpr(item):
-                found.append(item)
+    for value in eqn.params.values():  # asked for every equation, several times
+        if isinstance(value, _JAXPRS):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            found += [item for item in value if isinstance(item, _JAXPRS)]
     return found
 
 
 def is_jaxpr(value: Any) -> bool:
     """Whether a parameter of an equation is a jaxpr, closed or open."""
-    return isinstance(value, (core.ClosedJaxpr, core.Jaxpr))
+    return isinstance(value, _JAXPRS)
+
+
+_JAXPRS = (core.ClosedJaxpr, core.Jaxpr)
 
 
 def map_jaxpr(run: Callable[[Jaxpr, Sequence[Any]], Sequence[Any]], jaxpr: Jaxpr) -> Jaxpr:
@@ -92,12 +97,12 @@ def at_line_of(eqn: Eqn) -> Any:
 
 
 def calls_jax(eqn: Eqn) -> bool:
-    """Whether a call is one of JAX's own functions, such as `jnp.where`.
+    """Whether a call is one of JAX's own functions, such as `jnp.where`, or one of ppgen's.
 
     JAX caches its traces, so the source lines inside are those of the first call.
     """
     return any(
-        str(open_jaxpr(inner)[0].debug_info.func_filename).startswith(_JAX)
+        str(open_jaxpr(inner)[0].debug_info.func_filename).startswith((_JAX, _PPGEN))
         for inner in subjaxprs(eqn)
     )
 

@@ -46,6 +46,8 @@ Ends = list[Any]
 
 def edges_move_with(d: Distribution) -> frozenset[int]:
     """Which of the leaves of `flatten(d)` the ends of the support of `d` depend on continuously."""
+    if _supported_as_its_class(d):
+        return frozenset()
     leaves, structure = flatten(d)
     if not any(map(is_real_array, leaves)):
         return frozenset()
@@ -57,6 +59,22 @@ def edges_move_with(d: Distribution) -> frozenset[int]:
     reached = needed(jaxpr, jaxpr.outvars, stop=("stop_gradient",)).variables
     moving = (i for i, v in enumerate(jaxpr.invars) if v in reached and is_real_array(leaves[i]))
     return frozenset(moving)
+
+
+def _supported_as_its_class(d: Any) -> bool:
+    """Whether the support is an attribute of the class, and so no function of any parameter.
+
+    Most are, and to read off what a support moves with takes a trace for each site.
+    """
+    while isinstance(d, _WRAPPERS):
+        d = d.base_dist
+    if isinstance(d, (MixtureGeneral, MixtureSameFamily, TransformedDistribution)):
+        return False
+    if "support" in vars(d):
+        return False
+    support = next((vars(c)["support"] for c in type(d).__mro__ if "support" in vars(c)), None)
+    # A support that depends on parameters is a property, in NumPyro one that is a constraint, too.
+    return isinstance(support, constraints.Constraint) and not isinstance(support, property)
 
 
 def ends_somewhere(d: Distribution) -> bool:

@@ -69,9 +69,14 @@ def _has_own_way(x: Any) -> bool:
 
 
 def _is_object(x: Any) -> bool:
+    return _is_object_class(type(x))
+
+
+@functools.cache
+def _is_object_class(cls: type) -> bool:
     # Distrax is not imported for the test, which takes seconds.
-    return isinstance(x, _OBJECTS) or any(
-        c.__module__ == "distrax._src.utils.jittable" for c in type(x).__mro__
+    return issubclass(cls, _OBJECTS) or any(
+        c.__module__ == "distrax._src.utils.jittable" for c in cls.__mro__
     )
 
 
@@ -212,8 +217,38 @@ class Structure:
 
         return rebuilt(self._skeleton, fill)
 
+    @functools.cached_property
+    def key(self) -> Any:
+        """What two structures share only if they build the same of the same leaves.
+
+        `None` where that is not known: a user's class may look at anything.
+        """
+        try:
+            return _key(self._skeleton)
+        except _UnknownError:
+            return None
+
     def __repr__(self) -> str:
         return f"Structure({type(self._skeleton).__name__})"
+
+
+@final
+class _UnknownError(Exception):
+    """It is not known what else would build the same."""
+
+
+def _key(x: Any) -> Any:
+    if isinstance(x, _Slot):
+        return _Slot, x.index
+    if x is None or isinstance(x, bool | int | float | str):
+        return type(x), repr(x)  # minus zero is not zero, and a number that is none is itself
+    if type(x) is tuple:
+        return (tuple, *map(_key, x))
+    if not isinstance(x, _OBJECTS) or not type(x).__module__.startswith("numpyro."):
+        raise _UnknownError
+    cached = _cached_fields(type(x))
+    fields = {n: v for n, v in vars(x).items() if n not in cached}
+    return type(x), tuple((n, _key(v)) for n, v in sorted(fields.items()))
 
 
 def _as_array(leaf: Any) -> Any:

@@ -69,9 +69,16 @@ class Run:
         self._keys = self._choices = 0
         self._shared: dict[Any, tuple[Sequence[Value], Sequence[Value]]] = {}
 
-    def inside(self, key: Array, joint: Mapping[int, Collection[int]] | None = None) -> Run:
+    def inside(
+        self,
+        key: Array,
+        joint: Mapping[int, Collection[int]] | None = None,
+        *,
+        first: Mapping[int, int] | None = None,
+        live: frozenset[int] | None = None,
+    ) -> Run:
         """A pass over a jaxpr that this one calls."""
-        return Run(key, self.make, joint=joint)
+        return Run(key, self.make, joint=joint, first=first, live=live)
 
     def next_key(self) -> Array:
         """A key for the next random equation."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +17,9 @@ from jax import Array
 from ppgen import _jax
 from ppgen._derivatives import magic_box
 from ppgen._distributions.finite_support import Among, sized_by_a_parameter, values_between
+from ppgen._distributions.rebuild import Structure
 from ppgen._evaluation.values import Slot, Value, at_base, at_first_point, lift
+from ppgen._settings import current
 from ppgen._staging.primitives import ChoiceSpec, over_lanes
 from ppgen.errors import EstimatorError
 from ppgen.estimators._base import AbstractEstimator, Points
@@ -87,10 +90,14 @@ def make(
     def points_of(*operands):
         return over_lanes(one, lanes, mapped, key, operands)
 
+    def traced_once(*operands):
+        shared = _shared(spec, estimator)
+        return points_of(*operands) if shared is None else shared(key, operands, lanes, mapped)
+
     if not estimator.weighted:
 
         def single(*operands):
-            points = points_of(*operands)
+            points = traced_once(*operands)
             baseline = points.baseline
             if baseline is not None:
                 baseline = jnp.broadcast_to(baseline, points.score.shape)
@@ -157,6 +164,44 @@ def _values(spec: ChoiceSpec, operands: Sequence[Value]) -> np.ndarray | None:
         "zero: k = jnp.arange(largest + 1); dist.Categorical(logits=jnp.where(k <= n, "
         "dist.Binomial(n, p).log_prob(jnp.minimum(k, n)), -jnp.inf)); or a number, where it is one",
     )
+
+
+def _shared(spec: ChoiceSpec, estimator: AbstractEstimator) -> Callable | None:
+    """The points of a choice as a function that is traced once for all choices like it.
+
+    `None` where they may depend on more than the distribution, as JAX sees it.
+    """
+    alike = estimator.self_contained and not jax.tree.leaves(estimator)
+    if not alike or spec.dist.key is None or current().varying_like is not None:
+        return None
+    return _traced_once(_Alike(spec.dist, estimator))
+
+
+class _Alike:
+    """A distribution without its parameters, and an estimator, compared by what they are."""
+
+    def __init__(self, structure: Structure, estimator: AbstractEstimator) -> None:
+        self.structure, self.estimator = structure, estimator
+        self._key = structure.key, estimator
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Alike) and self._key == other._key
+
+
+@functools.lru_cache(maxsize=256)
+def _traced_once(alike: _Alike) -> Callable:
+    def one(key: Array, operands: Sequence[Any]) -> Points:
+        points = alike.estimator(key, alike.structure.build(operands))
+        return eqx.tree_at(lambda p: p.value, points, jax.lax.stop_gradient(points.value))
+
+    @functools.partial(jax.jit, static_argnames=("lanes", "mapped"))
+    def points(key: Array, operands: Sequence[Any], lanes: Any, mapped: Any) -> Points:
+        return over_lanes(one, lanes, mapped, key, operands)
+
+    return lambda key, operands, lanes, mapped: points(key, list(operands), lanes, mapped)
 
 
 def _controls(points: Points, lanes: Sequence[int]) -> list[Array]:

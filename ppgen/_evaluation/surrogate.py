@@ -19,6 +19,8 @@ from ppgen._derivatives import magic_box, weighed
 from ppgen._evaluation.contraction import contract, place
 from ppgen._evaluation.deferred_sums import add_up
 from ppgen._evaluation.evaluate import Run
+from ppgen._evaluation.forward_messages import ForwardMessages
+from ppgen._evaluation.make_choice import Made
 from ppgen._evaluation.values import Slot, Value, lift, spread, union
 
 
@@ -78,6 +80,9 @@ class _Weigher:
         self.analysis, self.run, self.draws = analysis, run, draws
         self.scored = _mask(i for i, m in run.made.items() if m.score is not None)
         self._sums: dict[int, Value] = {}
+        self._slot_numbers: dict[tuple[int, ...], tuple[Array, Array]] = {}
+        self._messages = ForwardMessages(lambda i: self.scalar[i])
+        self.scalar = {i: m.weight for i, m in run.made.items() if _alone_at_each_point(m)}
 
     def term(self, value: Value, influence: Influence, *, real: bool) -> Any:
         """One term, weighted: the sum over its points, with unbiased derivatives.
@@ -169,6 +174,8 @@ class _Weigher:
         choices = sorted(influence.choices() & self.run.made.keys())
         weighted = [i for i in choices if self.run.made[i].weight is not None]
         shape = value.array.shape[value.leading :]
+        if (message := self.message(value, weighted)) is not None:
+            return contract([value, message], shape)
         factors = [value]
         taken: list[Any] = []
         for i in weighted:
@@ -185,16 +192,45 @@ class _Weigher:
             return value.array
         return contract(factors, shape)
 
+    def message(self, value: Value, weighted: Sequence[int]) -> Value | None:
+        """The weights of the points of a term, where they are numbers: computed for all terms."""
+        if len(weighted) < 3 or value.slots or not all(i in self.scalar for i in weighted):
+            return None
+        choices = _mask(weighted)
+        return self._messages.message(choices, _mask(value.axes) & choices)
+
     def placed(self, weight: Value, i: int, influence: Influence, shape: Sequence[int]) -> Value:
         """Weights with their batch axes where the term has them."""
         places = influence.aligned.get(i, (None,) * len(self.analysis.choices[i].shape))
         return lift(lambda w: [place(w, places, shape)], [weight])[0]
 
+    def slot_numbers(self, choices: tuple[int, ...]) -> tuple[Array, Array]:
+        """The weight of the sample and those of all perturbations of some choices.
+
+        In a chain each cost has one choice more than the one before, so what was joined is kept.
+        """
+        known = len(choices)
+        while known and choices[:known] not in self._slot_numbers:
+            known -= 1
+        for n in range(known, len(choices)):
+            made: Any = self.run.made[choices[n]]
+            own, others = made.base.array, made.slots.array
+            if n:
+                before, joined = self._slot_numbers[choices[:n]]
+                own, others = before * own, jnp.concatenate([joined, others])
+            self._slot_numbers[choices[: n + 1]] = own, others
+        return self._slot_numbers[choices]
+
     def slot_weights(self, slots: tuple[Slot, ...], influence, shape, dtype) -> Value:
         """The weights of slots: the sample's own, then those of the perturbations."""
+        choices = tuple(dict.fromkeys(i for i, _ in slots))
+        if all(_one_number_a_slot(self.run.made[i]) for i in choices):
+            own, others = self.slot_numbers(choices)
+            array = jnp.concatenate([own[None], others])
+            return Value(array.astype(jnp.result_type(array, dtype)), (), slots)
         base = Value(jnp.ones((), dtype))
         rows = []
-        for i in dict.fromkeys(i for i, _ in slots):
+        for i in choices:
             made: Any = self.run.made[i]
             own = self.placed(made.base, i, influence, shape)
             (base,) = lift(lambda a, b: [a * b], [base, own])
@@ -212,6 +248,17 @@ class _Weigher:
             [jnp.broadcast_to(f, (*f.shape[:n], *common)) for f in full], axis=n - 1
         )
         return Value(jnp.moveaxis(array, n - 1, 0), axes[:-1], slots)
+
+
+def _one_number_a_slot(made: Any) -> bool:
+    parts = made.base, made.slots
+    plain = not any(p.axes or p.slots for p in parts)
+    return plain and made.base.array.ndim == 0 and made.slots.array.ndim == 1
+
+
+def _alone_at_each_point(made: Made) -> bool:
+    weight = made.weight
+    return weight is not None and not weight.slots and weight.array.ndim == len(weight.axes)
 
 
 def _mask(elements: Any) -> int:

@@ -116,6 +116,7 @@ class _Entry(NamedTuple):
     ins: list[int]
     outs: list[int]
     scopes: tuple[str, ...]
+    line: _jax.Eqn  # whose line is the user's
 
 
 class _Tape:
@@ -136,19 +137,27 @@ class _Tape:
         self.literals.add(i)
         return i
 
-    def run(self, jaxpr: Any, inputs: Sequence[int], scopes: tuple[str, ...] = ()) -> list[int]:
-        """Evaluate a jaxpr, calls inlined."""
+    def run(
+        self,
+        jaxpr: Any,
+        inputs: Sequence[int],
+        scopes: tuple[str, ...] = (),
+        caller: _jax.Eqn | None = None,
+    ) -> list[int]:
+        """Evaluate a jaxpr, calls inlined; lines are the `caller`'s, if there is one."""
 
         def equation(eqn: _jax.Eqn, ins: list[int]) -> list[int]:
             within = (*scopes, *_jax.scopes(eqn))
             name = eqn.primitive.name
             if name in _INLINED:
-                return self.run(_jax.subjaxprs(eqn)[0], ins, within)
+                # What is kept and called again has the lines of its first caller.
+                line = caller or (eqn if _jax.calls_jax(eqn) else None)
+                return self.run(_jax.subjaxprs(eqn)[0], ins, within, line)
             if name == "cond":
                 branch = eqn.params["branches"][int(self.values[ins[0]])]
-                return self.run(branch, ins[1:], within)
+                return self.run(branch, ins[1:], within, caller)
             outs = [self.new(x) for x in _jax.bind(eqn, [self.values[i] for i in ins])]
-            self.made_by.update(dict.fromkeys(outs, _Entry(eqn, ins, outs, within)))
+            self.made_by.update(dict.fromkeys(outs, _Entry(eqn, ins, outs, within, caller or eqn)))
             return outs
 
         consts = map(self.literal, _jax.open_jaxpr(jaxpr)[1])
@@ -230,7 +239,7 @@ class _Tape:
             found = _in_loop(entry.eqn, operands, kinds)
             if found is not None:
                 return found
-        where, source = _jax.user_source(entry.eqn, is_library)
+        where, source = _jax.user_source(entry.line, is_library)
         sites = [s.removeprefix(SITE_SCOPE) for s in entry.scopes if s.startswith(SITE_SCOPE)]
         parts = [_PARTS[s] for s in entry.scopes if s in _PARTS]
         return NonFinite(

@@ -60,6 +60,8 @@ class AbstractEstimator(eqx.Module):
         - `enumerates` (default false): the points are all values of the distribution.
         - `relaxed` (default false): the points of a discrete distribution are floats, so that they
           may lie between its values.
+        - `self_contained` (default false): the points are a function of the key, the distribution
+          and the estimator's fields alone, so that choices that are alike are traced once.
         - `controlled` (default false): `control` or `baseline` comes with the points.
         - `misfit(dist)`: `None`, or the reason why the estimator cannot serve this distribution.
         - `__call__(key, dist)`: the points. `dist` has neither masks nor reinterpreted event
@@ -79,6 +81,7 @@ class AbstractEstimator(eqx.Module):
     fixed_points: ClassVar[bool] = False
     enumerates: ClassVar[bool] = False
     relaxed: ClassVar[bool] = False
+    self_contained: ClassVar[bool] = False
 
     @property
     def pruned(self) -> bool:

@@ -92,6 +92,7 @@ class ScoreFunction(AbstractEstimator):
     weighted: ClassVar[bool] = False
     biased: ClassVar[bool] = False
     first_order: ClassVar[bool] = False
+    self_contained: ClassVar[bool] = True
 
     baseline: ArrayLike | LeaveOneOut | MovingAverage | None = None
 
