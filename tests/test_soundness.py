@@ -548,5 +548,7 @@ def test_second_score_of_a_moving_kink_is_refused(make):
 
     slope = jax.grad(ppgen.expectation(f), 1)
     assert jnp.isfinite(slope(jax.random.key(0), 0.3))
-    with pytest.raises(ppgen.PpgenError, match="twice by its location(.|\n)*Reparameterize"):
+    with pytest.raises(
+        ppgen.PpgenError, match="twice with respect to its location(.|\n)*Reparameterize"
+    ):
         jax.grad(slope, 1)(jax.random.key(0), 0.3)

@@ -170,7 +170,8 @@ def fit(
         loggers: More places for metrics, at the same steps: `CSVLogger`, `TensorBoardLogger`,
             `WandbLogger`, or one of your own. They get means over the steps since the last time:
             of the objective, of the norm of its gradient, of the metrics that it names; the
-            learning rate, if `optax.inject_hyperparams` keeps it; the held-out objective.
+            learning rate, if `optax.inject_hyperparams` keeps it or the optimizer has an attribute
+            `learning_rate`; the held-out objective.
         has_aux: Whether the objective returns `(value, metrics)`, the latter a dict of scalars, or
             any pytree of them: for loggers, without derivatives. With `state` it returns
             `(value, (new_state, metrics))`.

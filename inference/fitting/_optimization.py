@@ -167,15 +167,17 @@ class Optimization:
         good = _all_finite(made, zero)
         # Not `jnp.where`, with which XLA would not overwrite the old values but copy them.
         trained = jax.lax.cond(good, update, lambda old: old, carry.trained)
+        taken = carry.step - carry.skipped
         carry = Carry(carry.step + 1, carry.skipped + ~good, trained, source)
-        return carry, made.objective, good, self._said(made, trained, metrics)
+        return carry, made.objective, good, self._said(made, trained, metrics, taken)
 
     def _said(
-        self, made: Evaluated, trained: Trained, metrics: PyTree
+        self, made: Evaluated, trained: Trained, metrics: PyTree, taken: Int[Array, ""]
     ) -> dict[str, Float[Array, ""]]:
         """Of a step, by name: metrics, the norm of the gradient, the learning rate if it is known.
 
-        A learning rate is known where `optax.inject_hyperparams` keeps it.
+        A learning rate is known where `optax.inject_hyperparams` keeps it, or the optimizer has an
+        attribute `learning_rate`, a number or a schedule.
         """
         if not self.watched:
             return {}
@@ -183,6 +185,8 @@ class Optimization:
         said = {"gradient_norm": optax.tree_utils.tree_norm(made.gradient)}
         if rates and jnp.ndim(rates[0][1]) == 0:
             said["learning_rate"] = rates[0][1]
+        elif (rate := getattr(self.optimizer, "learning_rate", None)) is not None:
+            said["learning_rate"] = rate(taken) if callable(rate) else rate
         return {name: jnp.asarray(x, float) for name, x in (said | _by_name(metrics)).items()}
 
     def run(

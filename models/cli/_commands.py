@@ -232,7 +232,7 @@ def _figure(run: Path) -> str:
     """The last of the held-out figures, which is that of the tightest bound, with its unit."""
     if not (run / FIGURES).is_file():
         return ""
-    figures = read_json(run / FIGURES).get("figures")
+    figures: Any = read_json(run / FIGURES).get("figures")
     try:
         label, units = list(figures.items())[-1]
         unit, x = next(iter(units.items()))

@@ -153,7 +153,9 @@ def _filled(like: Any, arrays: dict[str, np.ndarray], folder: Path) -> Any:
                 f"not {plain.dtype}{plain.shape}"
             )
         is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-        leaves.append(jax.random.wrap_key_data(found) if is_key else jnp.asarray(found))
+        leaves.append(
+            jax.random.wrap_key_data(jnp.asarray(found)) if is_key else jnp.asarray(found)
+        )
     arrays_of, static = eqx.partition(like, eqx.is_array)
     filled = jax.tree.unflatten(jax.tree.structure(arrays_of), leaves)
     return eqx.combine(filled, static)

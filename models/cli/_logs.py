@@ -77,6 +77,6 @@ def pictures_at_intervals(
         dataclasses.replace(run, model=model).draw_samples(path, key, SAMPLES)
         image = matplotlib.image.imread(path)[..., :3]
         for logger in loggers:
-            logger.picture(progress.step, "samples", np.uint8(255 * image))
+            logger.picture(progress.step, "samples", (255 * image).astype(np.uint8))
 
     return draw

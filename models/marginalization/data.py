@@ -49,9 +49,11 @@ def binary_images(source: str | Path | None = None) -> BinaryDigits:
         ((1500, 64), (297, 64))
     """
     images = images_or_digits(source)
-    on = [(x >= 0.5 * (images.levels - 1)).astype(np.int32) for x in images[:2]]
+    train, held_out = (
+        (x >= 0.5 * (images.levels - 1)).astype(np.int32) for x in (images.train, images.held_out)
+    )
     height, width = images.shape
-    return BinaryDigits(*on, None if height == width else images.shape)
+    return BinaryDigits(train, held_out, None if height == width else images.shape)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -80,7 +79,9 @@ class Training:
 
 
 def with_known_rate(make: Callable[..., Any], rate: Any, **options: Any) -> Any:
-    """An optimizer of optax whose state says the learning rate, so that logs can.
+    """An optimizer of optax that has its learning rate as an attribute, for logs.
+
+    Its state is that of the optimizer of optax, with which older versions wrote checkpoints.
 
     Args:
         make: `optax.adam`, say.
@@ -89,8 +90,10 @@ def with_known_rate(make: Callable[..., Any], rate: Any, **options: Any) -> Any:
     """
     import optax
 
-    others = set(inspect.signature(make).parameters) - {"learning_rate"}
-    return optax.inject_hyperparams(make, static_args=others)(learning_rate=rate, **options)
+    class Rated(optax.GradientTransformationExtraArgs):
+        learning_rate: Any = staticmethod(rate) if callable(rate) else rate
+
+    return Rated(*optax.with_extra_args_support(make(learning_rate=rate, **options)))
 
 
 def flag(name: str) -> str:

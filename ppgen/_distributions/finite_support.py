@@ -67,7 +67,8 @@ class Among(Distribution):
 
     def log_prob(self, value: Array) -> Array:
         """That of `base` within its support, minus infinity outside."""
-        inside = jnp.asarray(self.base.support(value))
+        support: Any = self.base.support
+        inside = jnp.asarray(support(value))
         return jnp.where(inside, self.base.log_prob(shown(self.base, value, inside)), -jnp.inf)
 
     def enumerate_support(self, expand: bool = True) -> Array:

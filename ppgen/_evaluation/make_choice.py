@@ -174,7 +174,7 @@ def _shared(spec: ChoiceSpec, estimator: AbstractEstimator) -> Callable | None:
     alike = estimator.self_contained and not jax.tree.leaves(estimator)
     if not alike or spec.dist.key is None or current().varying_like is not None:
         return None
-    return _traced_once(_Alike(spec.dist, estimator))
+    return traced_once(_Alike(spec.dist, estimator))
 
 
 class _Alike:
@@ -192,7 +192,9 @@ class _Alike:
 
 
 @functools.lru_cache(maxsize=256)
-def _traced_once(alike: _Alike) -> Callable:
+def traced_once(alike: _Alike) -> Callable:
+    """The points of all choices that are alike, as one compiled function."""
+
     def one(key: Array, operands: Sequence[Any]) -> Points:
         points = alike.estimator(key, alike.structure.build(operands))
         return eqx.tree_at(lambda p: p.value, points, jax.lax.stop_gradient(points.value))

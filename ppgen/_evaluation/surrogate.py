@@ -82,7 +82,9 @@ class _Weigher:
         self._sums: dict[int, Value] = {}
         self._slot_numbers: dict[tuple[int, ...], tuple[Array, Array]] = {}
         self._messages = ForwardMessages(lambda i: self.scalar[i])
-        self.scalar = {i: m.weight for i, m in run.made.items() if _alone_at_each_point(m)}
+        self.scalar: dict[int, Any] = {
+            i: m.weight for i, m in run.made.items() if _alone_at_each_point(m)
+        }
 
     def term(self, value: Value, influence: Influence, *, real: bool) -> Any:
         """One term, weighted: the sum over its points, with unbiased derivatives.

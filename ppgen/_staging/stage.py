@@ -126,9 +126,9 @@ def sites_by_name(jaxpr: Any) -> dict[str, str]:
         if eqn.primitive.name == "sample_site":
             new = {} if spec.hidden else {spec.choice.name: spec.choice.where}
         elif eqn.primitive.name == "estimated_program":
-            new = dict.fromkeys(spec.sites, spec.where)
-        for inner in _jax.subjaxprs(eqn):
-            inside = sites_by_name(inner)
+            new = {str(name): spec.where for name in spec.sites}
+        for body in _jax.subjaxprs(eqn):
+            inside = sites_by_name(body)
             if eqn.primitive.name != "cond":
                 _check_names(new, inside)
             new |= inside

@@ -21,6 +21,7 @@ from jax import Array
 
 from ppgen._evaluation import control_flow as _regions
 from ppgen._evaluation import evaluate as _evaluate
+from ppgen._evaluation import make_choice as _make_choice
 from ppgen._staging import numpyro_effects as _effects
 from ppgen._staging import primitives as _primitives
 from ppgen.estimators import MeasureValued, ScoreFunction
@@ -106,6 +107,9 @@ def planted(bug: str) -> Iterator[None]:
         ...     _ = assert_unbiased(f, jnp.array(0.3), order=1)
     """
     with contextlib.ExitStack() as stack:
+        # What was traced once for choices that are alike would be used again.
+        _make_choice.traced_once.cache_clear()
+        stack.callback(_make_choice.traced_once.cache_clear)
         for owner, name, wrong in PLANTED[bug]():
             stack.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, wrong)

@@ -26,6 +26,6 @@ def load_digits(*, held_out: int = 297, seed: int = 0) -> Images:
     """
     from sklearn.datasets import load_digits as load
 
-    pixels, labels = load(return_X_y=True)
+    pixels, labels = map(np.asarray, load(return_X_y=True))
     images = np.reshape(pixels, (-1, 8, 8))
     return split(images, levels=LEVELS, held_out=held_out, seed=seed, labels=labels)

@@ -100,5 +100,7 @@ def split(
     flat = images.reshape(count, height * width).astype(np.float32)
     parts = order[held_out:], order[:held_out]
     train, rest = (flat[part] for part in parts)
-    told = None if labels is None else tuple(labels[part].astype(np.int32) for part in parts)
+    told = None
+    if labels is not None:
+        told = (labels[parts[0]].astype(np.int32), labels[parts[1]].astype(np.int32))
     return Images(train, rest, (height, width), levels, told)
