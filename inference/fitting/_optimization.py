@@ -182,7 +182,7 @@ class Optimization:
         if not self.watched:
             return {}
         rates = optax.tree_utils.tree_get_all_with_path(trained.optimizer, "learning_rate")
-        said = {"gradient_norm": optax.tree_utils.tree_norm(made.gradient)}
+        said: dict[str, Any] = {"gradient_norm": optax.tree_utils.tree_norm(made.gradient)}
         if rates and jnp.ndim(rates[0][1]) == 0:
             said["learning_rate"] = rates[0][1]
         elif (rate := getattr(self.optimizer, "learning_rate", None)) is not None:

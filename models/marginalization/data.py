@@ -48,7 +48,7 @@ def binary_images(source: str | Path | None = None) -> BinaryDigits:
         >>> data.train.shape, data.held_out.shape
         ((1500, 64), (297, 64))
     """
-    images = images_or_digits(source)
+    images: Any = images_or_digits(source)  # without labels
     train, held_out = (
         (x >= 0.5 * (images.levels - 1)).astype(np.int32) for x in (images.train, images.held_out)
     )
