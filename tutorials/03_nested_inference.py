@@ -10,7 +10,7 @@
 # ---
 
 # %% [markdown]
-# Nested inference: guides with auxiliary choices
+# # Nested inference: guides with auxiliary choices
 #
 # A guide is limited by its family of distributions. The cheapest way to a richer family is an
 # auxiliary choice (a mode, an angle, the noise in a network) that is integrated out again. The
