@@ -178,7 +178,9 @@ def _fit(
     place, training = folder / name, run.training
     if workers.leads:
         place.mkdir(exist_ok=True)
-    loggers = loggers_of(logs, place, read_config(folder)["options"])
+    # Only process 0 logs; to the others its config.json may not be there yet.
+    config = read_config(folder)["options"] if workers.leads else {}
+    loggers = loggers_of(logs, place, config)
     drawn = pictures_at_intervals(ready, run, place, workers, loggers, logs.pictures_every)
     with deferred() as interrupts:
         fitted = fit_prepared(
