@@ -33,7 +33,7 @@ class DataError(PpgenError, ValueError):
         Traceback (most recent call last):
             ...
         ppgen.inference.DataError: the data ran out after 4 of 9 steps: an iterator ends
-          Write instead: what can be iterated again, as a grain dataset, or fewer steps
+          Write instead: an iterable that can start again, such as a grain dataset, or fewer steps
           See: ppgen.inference.DataError
 
         A dataset can be iterated again:
