@@ -214,3 +214,18 @@ def test_one_name_for_sites_of_which_there_is_one():
 
     for f, slope in ((branches, 1.0), (runs, 2.0), (scoped, 2.0)):
         assert jax.grad(ppgen.expectation(f), 1)(KEY, 0.3) == slope
+
+
+def test_a_density_of_numpyro_at_sites_that_were_drawn():
+    """The sites whose values NumPyro's `log_density` is given are those of the objective."""
+    from numpyro.infer.util import log_density
+
+    def model(t):
+        numpyro.sample("z", dist.Normal(t, 1.0))
+
+    def objective(t):
+        z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+        return log_density(model, (t,), {}, {"z": z})[0]
+
+    gradient = jax.grad(ppgen.expectation(objective, draws=4000), argnums=1)(jax.random.key(0), 0.3)
+    assert abs(gradient + 0.3) < 5 / 4000**0.5  # of -(1 + t²) / 2

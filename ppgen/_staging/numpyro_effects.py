@@ -134,7 +134,16 @@ def _bind_site(msg: dict, plate_scales: dict[str, float]) -> Array:
             masked(base), None, name=f"{name}_base", asked=asked, auxiliary=True, **common
         )
         dist, asked = masked(finish(x)), None
-    return bind_site(dist, given, name=name, asked=asked, auxiliary=auxiliary, **common)
+    substituted = given is not None and not msg["is_observed"]
+    return bind_site(
+        dist,
+        given,
+        name=name,
+        asked=asked,
+        auxiliary=auxiliary,
+        substituted=substituted,
+        **common,
+    )
 
 
 def _bind_hidden(msg: dict) -> Array:
@@ -184,6 +193,7 @@ def bind_site(
     fixed: bool = False,
     hidden: bool = False,
     plates: tuple[Plate, ...] = (),
+    substituted: bool = False,
 ) -> Array:
     """Bind one site: its random choice, its density, its observed value, its mask and scale."""
     dist, mask = split_mask(dist)
@@ -227,6 +237,7 @@ def bind_site(
         fixed=fixed,
         hidden=hidden,
         before=first,
+        substituted=substituted,
     )
     operands = [*leaves, *rest]
     operands += [jnp.asarray(x) for x in (given, mask, scale) if x is not None]

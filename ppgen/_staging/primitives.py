@@ -135,6 +135,8 @@ class SiteSpec:
         fixed: whether it is the minibatch of a plate whose indices are given.
         hidden: whether it is hidden by `handlers.block`, except from given values.
         before: where the site draws and then transforms: the choice before that.
+        substituted: whether a handler gives the value of a latent site, as NumPyro's `log_density`
+            does of sites that were drawn elsewhere.
     """
 
     choice: ChoiceSpec
@@ -153,6 +155,7 @@ class SiteSpec:
     hidden: bool = False
     within: tuple[float | None, float | None] = (-math.inf, math.inf)
     before: Before | None = None
+    substituted: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -124,7 +124,8 @@ def sites_by_name(jaxpr: Any) -> dict[str, str]:
         new: dict[str, str] = {}
         spec = eqn.params.get("spec")
         if eqn.primitive.name == "sample_site":
-            new = {} if spec.hidden else {spec.choice.name: spec.choice.where}
+            elsewhere = spec.hidden or spec.substituted
+            new = {} if elsewhere else {spec.choice.name: spec.choice.where}
         elif eqn.primitive.name == "estimated_program":
             new = {str(name): spec.where for name in spec.sites}
         for body in _jax.subjaxprs(eqn):
