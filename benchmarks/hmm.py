@@ -13,9 +13,6 @@ steps at once, which takes memory for all pairs of states at all steps.
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
-import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +25,7 @@ import numpyro
 import numpyro.distributions as dist
 from gmm import HEADER, rows
 from numpyro.contrib.control_flow import scan
-from overhead import Task, gradients, machine, measure
+from overhead import Task, gradients, measure, origin
 
 import ppgen
 from ppgen.inference import elbo
@@ -125,15 +122,11 @@ def same_results(task: Task) -> None:
 
 def report(lines: list[str], options: Any) -> str:
     """The page."""
-    versions = f"ppgen {ppgen.__version__}, jax {jax.__version__}, numpyro {numpyro.__version__}"
-    command = f"python benchmarks/hmm.py {' '.join(options.command)}".strip()
     return "\n".join(
         [
             "# What exact elimination costs",
             "",
-            f"{datetime.date.today()}; {machine()} (load {os.getloadavg()[0]:.1f} at the end); "
-            f"Python {platform.python_version()}, {versions}; seed {options.seed}. "
-            f"Command: `{command}`.",
+            origin("hmm.py", options),
             "",
             f"The exact bound of a hidden Markov model with {options.states} states. Medians of "
             f"{options.repetitions} repetitions,",
