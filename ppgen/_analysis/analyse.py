@@ -185,11 +185,8 @@ class _Walk:
                 ins = [known(v) if i is NONE else i for v, i in zip(eqn.invars, ins, strict=True)]
             level = checked if id(eqn) in used else OFF
             reached = any(i is not NONE for i in ins)
-            if not reached and eqn.invars:
-                numbers = [known(v) for v in eqn.invars]
-                if all(n is not NONE for n in numbers):
-                    outs = self.equation(eqn, ins, counter, depth, level)
-                    return ranged(eqn, numbers, outs)
+            if not reached and eqn.invars and all(known(v) is not NONE for v in eqn.invars):
+                return ranged(eqn, ins, self.equation(eqn, ins, counter, depth, level))
             if level == ALL and reached and self.trusted(eqn):
                 level = SUSPECTS
             outs = self.equation(eqn, ins, counter, depth, level)

@@ -185,10 +185,9 @@ def _by_itself(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | Non
         if (edge := ins[k].suspicion()) and not ranges.inside(ins[k].within, (0.0, math.inf)):
             return f"{name}, which jumps where operand {k} is zero", edge
     if poles(eqn):
-        within = [i.within if i is not NONE else known(v).within for v, i in _operands(eqn, ins)]
         below = join(*(ins[k] for k in poles(eqn)))
         at = below.suspicion() if below.driven else 0
-        if at and not _POLES[name](within):
+        if at and not _POLES[name](_within(eqn, ins)):
             return f"{name} at a pole, where something that it divides by may be zero", at
     what = jump(eqn)
     return (what, suspicion) if what is not None else None
@@ -228,8 +227,20 @@ def poles(eqn: _jax.Eqn) -> Sequence[int]:
     return range(len(eqn.invars))
 
 
-def _operands(eqn: _jax.Eqn, ins: Sequence[Influence]) -> Sequence[tuple[Any, Influence]]:
-    return list(zip(eqn.invars, ins, strict=True))
+def keeps_nan(eqn: _jax.Eqn, ins: Sequence[Any]) -> bool:
+    """Whether an equation is `where(isnan(x), x, y)`, as in `heaviside`: where it is x, it is NaN.
+
+    Args:
+        eqn: the equation.
+        ins: facts about its operands, `nan_of` among them.
+    """
+    return rule_name(eqn) == "select_n" and len(ins) == 3 and ins[0].nan_of is ins[2]
+
+
+def _within(eqn: _jax.Eqn, ins: Sequence[Influence]) -> list[ranges.Range]:
+    """The ranges of the operands."""
+    operands = zip(eqn.invars, ins, strict=True)
+    return [i.within if i is not NONE else known(v).within for v, i in operands]
 
 
 def jump(eqn: _jax.Eqn) -> str | None:
@@ -283,11 +294,8 @@ def settled(
         own = found.suspicion() if jumps and not _follows(eqn) else 0
         if rule_name(eqn) in ("eq", "ne") and not found.atoms:
             own = 0  # a continuous value meets a number with probability zero
-    nan_of = None
-    if rule_name(eqn) == "ne" and eqn.invars[0] is eqn.invars[1]:
-        nan_of = ins[0]
-    elif rule_name(eqn) == "select_n" and len(ins) == 3 and ins[0].nan_of is ins[2]:
-        # where(isnan(x), x, y): where it is x, it is not a number. `heaviside` asks that.
+    nan_of = ins[0] if ranges.tests_for_nan(eqn) else None
+    if keeps_nan(eqn, ins):
         y = ins[1]
         outs = [
             y._replace(mixed=o.mixed, aligned=o.aligned, within=o.within, atoms=o.atoms)
@@ -315,8 +323,7 @@ def ranged(eqn: _jax.Eqn, ins: Sequence[Influence], outs: Sequence[Influence]) -
     own = own or (name == "marker" and eqn.params["kind"] == "pathwise")
     if own or _calls(eqn):
         return list(outs)
-    within = [i.within if i is not NONE else known(v).within for v, i in _operands(eqn, ins)]
-    found = ranges.after(eqn, within)
+    found = ranges.after(eqn, _within(eqn, ins))
     atoms = name not in _ATOMLESS or rounds(eqn)
     return [
         o._replace(

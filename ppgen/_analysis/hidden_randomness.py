@@ -17,8 +17,17 @@ import jax
 import jax.numpy as jnp
 
 from ppgen import _jax
-from ppgen._analysis.discontinuity import argsort, at_zero, is_inexact, jump, rounds, signed
+from ppgen._analysis.discontinuity import (
+    argsort,
+    at_zero,
+    is_inexact,
+    jump,
+    keeps_nan,
+    rounds,
+    signed,
+)
 from ppgen._analysis.parameters import rule_name
+from ppgen._analysis.ranges import tests_for_nan
 from ppgen._interpret import Environment, needed
 from ppgen._lowering.lower import CUSTOM
 from ppgen._staging.primitives import CALLS, DENSITY_SCOPE, SAMPLER_SCOPE, equations
@@ -202,11 +211,10 @@ class _Walk:
         if jumps and name == "sort":
             self.check_sort(eqn, ins)
         out = Fact(every.random, every.moving, 0, every.linear)
-        if name == "select_n" and len(ins) == 3 and ins[0].nan_of is ins[2]:
-            # where(isnan(x), x, y): where it is x, it is not a number.
+        if keeps_nan(eqn, ins):
             out = out._replace(moving=ins[1].moving)
         discrete = Fact(every.random, False, every.jumped | jumps)
-        if name == "ne" and eqn.invars[0] is eqn.invars[1]:
+        if tests_for_nan(eqn):
             discrete = discrete._replace(nan_of=ins[0])
         vectors = out._replace(jumped=every.jumped | jumps)
         found = [out if is_inexact(v) else discrete for v in eqn.outvars]

@@ -83,6 +83,11 @@ def apart(value: Range) -> bool:
     return (low is not None and low > 0) or (high is not None and high < 0)
 
 
+def tests_for_nan(eqn: _jax.Eqn) -> bool:
+    """Whether an equation compares a value with itself: only NaN differs."""
+    return rule_name(eqn) == "ne" and eqn.invars[0] is eqn.invars[1]
+
+
 def after(eqn: _jax.Eqn, ins: Sequence[Range]) -> Range:
     """The range of the real results of an equation that calls nothing."""
     name = rule_name(eqn)
@@ -97,8 +102,8 @@ def after(eqn: _jax.Eqn, ins: Sequence[Range]) -> Range:
         return _converted(ins[0], *types)
     if name in _JOINING:
         return hull(*ins[: 2 if name == "dynamic_update_slice" else None])
-    if name == "ne" and eqn.invars[0] is eqn.invars[1]:
-        return NEVER  # whether something is not a number, as `softplus` asks
+    if tests_for_nan(eqn):
+        return NEVER  # as `softplus` asks
     if name == "select_n":
         return ins[1] if ins[0] == NEVER else hull(*ins[1:])
     if NOWHERE in ins:
