@@ -82,22 +82,19 @@ def make(
         dist = spec.dist.build(operands[: spec.num_dist])
         if values is not None:
             dist = Among(dist, values)
-        points = spec.estimator(operands[spec.num_dist :])(key, dist)
-        if estimator.differentiable or estimator.first_order:
-            return points  # points of first order freeze themselves, so as to refuse a second
-        return eqx.tree_at(lambda p: p.value, points, jax.lax.stop_gradient(points.value))
+        return _frozen(spec.estimator(operands[spec.num_dist :]), key, dist)
 
     def points_of(*operands):
         return over_lanes(one, lanes, mapped, key, operands)
 
-    def traced_once(*operands):
+    def points_like_others(*operands):
         shared = _shared(spec, estimator)
         return points_of(*operands) if shared is None else shared(key, operands, lanes, mapped)
 
     if not estimator.weighted:
 
         def single(*operands):
-            points = traced_once(*operands)
+            points = points_like_others(*operands)
             baseline = points.baseline
             if baseline is not None:
                 baseline = jnp.broadcast_to(baseline, points.score.shape)
@@ -132,6 +129,14 @@ def make(
     if estimator.fixed_points and value.leading:
         value = Value(at_first_point(value))
     return value._replace(axes=(*value.axes, index)), made
+
+
+def _frozen(estimator: AbstractEstimator, key: Array, dist: Any) -> Points:
+    """The points of an estimator, which have a derivative only if it differentiates them."""
+    points = estimator(key, dist)
+    if estimator.differentiable or estimator.first_order:
+        return points  # points of first order freeze themselves, so as to refuse a second
+    return eqx.tree_at(lambda p: p.value, points, jax.lax.stop_gradient(points.value))
 
 
 def _values(spec: ChoiceSpec, operands: Sequence[Value]) -> np.ndarray | None:
@@ -197,8 +202,7 @@ def traced_once(alike: _Alike) -> Callable:
     """The points of all choices that are alike, as one compiled function."""
 
     def one(key: Array, operands: Sequence[Any]) -> Points:
-        points = alike.estimator(key, alike.structure.build(operands))
-        return eqx.tree_at(lambda p: p.value, points, jax.lax.stop_gradient(points.value))
+        return _frozen(alike.estimator, key, alike.structure.build(operands))
 
     @functools.partial(jax.jit, static_argnames=("lanes", "mapped"))
     def points(key: Array, operands: Sequence[Any], lanes: Any, mapped: Any) -> Points:

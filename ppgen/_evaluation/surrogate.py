@@ -124,9 +124,8 @@ class _Weigher:
             return magic_box(functools.reduce(operator.add, scores)).astype(cost.dtype)
 
         if draws is None or not leave_one_out:
-            return lift(lambda cost, *scores: [weighed(cost, box(cost, scores))], [value, *scores])[
-                0
-            ]
+            (found,) = lift(lambda cost, *s: [weighed(cost, box(cost, s))], [value, *scores])
+            return found
         if self.weights_depend_on(scored, influence):
             # Where what is scored decides with what weights points are summed over, a baseline for
             # each of them would be weighted with what it is to be independent of.
