@@ -64,7 +64,7 @@ def fit_anew(room: Room, options: Any, record: dict[str, Any], workers: Workers)
         if room.path is not None:
             what["path"] = str(room.path)
         write_config(folder, what)
-    _run(run, folder, workers, options.logs, audit=options.checks.audit)
+    _run(run, folder, workers, options.logs, record, audit=options.checks.audit)
 
 
 def prepared_first(options: Any, workers: Workers) -> Run:
@@ -86,10 +86,11 @@ def prepared_first(options: Any, workers: Workers) -> Run:
 def fit_on(options: Any, folder: Path, workers: Workers) -> None:
     """Resumes a run."""
     recipe, training = options.recipe, options.training
-    facts = read_config(folder)["facts"]
+    config = read_config(folder)
+    facts = config["facts"]
     data = data_of(recipe, folder, facts)
     start = Run(recipe, training, facts, fresh(recipe, training, facts), lambda: data)
-    _run(start, folder, workers, options.logs)
+    _run(start, folder, workers, options.logs, config["options"])
 
 
 def data_of(recipe: Recipe, folder: Path, facts: dict[str, Any]) -> Dataset:
@@ -131,15 +132,23 @@ def load(recipe: Recipe, training: Training, folder: Path) -> Run:
     return Run(recipe, training, facts, model, lambda: data_of(recipe, folder, facts))
 
 
-def _run(start: Run, folder: Path, workers: Workers, logs: Logs, *, audit: bool = False) -> None:
+def _run(
+    start: Run,
+    folder: Path,
+    workers: Workers,
+    logs: Logs,
+    record: dict[str, Any],
+    *,
+    audit: bool = False,
+) -> None:
     """Fits every stage, each from its last checkpoint if it has any, and then all the rest."""
     if not workers.leads:
-        _stages(start, folder, workers, logs, audit)
+        _stages(start, folder, workers, logs, record, audit)
         workers.any(False)  # the processes end together
         return
     with locked(folder):
         try:
-            run, stages = _stages(start, folder, workers, logs, audit)
+            run, stages = _stages(start, folder, workers, logs, record, audit)
             workers.say("evaluating")
             _finish(run, folder, stages)
         except KeyboardInterrupt:
@@ -148,7 +157,7 @@ def _run(start: Run, folder: Path, workers: Workers, logs: Logs, *, audit: bool 
 
 
 def _stages(
-    start: Run, folder: Path, workers: Workers, logs: Logs, audit: bool
+    start: Run, folder: Path, workers: Workers, logs: Logs, record: dict[str, Any], audit: bool
 ) -> tuple[Run, dict[str, Any]]:
     """The run with its fitted model, and the result of each stage."""
     recipe, training, data, model = start.recipe, start.training, start.data, start.model
@@ -162,7 +171,7 @@ def _stages(
         rows = "a stream of data" if ready.number is None else f"{ready.number} rows of data"
         workers.say(f"fitting {rows}, writing to {what}")
         now = dataclasses.replace(start, model=model)
-        fitted = _fit(ready, now, name, folder, workers, logs)
+        fitted = _fit(ready, now, name, folder, workers, logs, record)
         if fitted.stopped == "early stopping":
             workers.say(f"stopped early after {len(fitted.history)} steps")
         if fitted.skipped:
@@ -173,14 +182,18 @@ def _stages(
 
 
 def _fit(
-    ready: Prepared, run: Run, name: str, folder: Path, workers: Workers, logs: Logs
+    ready: Prepared,
+    run: Run,
+    name: str,
+    folder: Path,
+    workers: Workers,
+    logs: Logs,
+    record: dict[str, Any],
 ) -> Fitted:
     place, training = folder / name, run.training
     if workers.leads:
         place.mkdir(exist_ok=True)
-    # Only process 0 logs; to the others its config.json may not be there yet.
-    config = read_config(folder)["options"] if workers.leads else {}
-    loggers = loggers_of(logs, place, config)
+    loggers = loggers_of(logs, place, record)
     drawn = pictures_at_intervals(ready, run, place, workers, loggers, logs.pictures_every)
     with deferred() as interrupts:
         fitted = fit_prepared(

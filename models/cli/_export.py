@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import json
+import functools
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppgen.models.cli._drive import load
+from ppgen.models.cli._drive import data_of, load
 from ppgen.models.cli._options import arguments_of, differing, from_record, options_of, record_of
 from ppgen.models.cli._rooms import Room, installed, recipe_of
-from ppgen.models.cli._run_folder import FIGURES, read_config, read_json, write_json
+from ppgen.models.cli._run_folder import FIGURES, read_config, read_entries, read_json, write_json
 from ppgen.models.parts.errors import CommandError
-from ppgen.models.parts.recipe import Dataset, Recipe
+from ppgen.models.parts.recipe import Recipe
 from ppgen.models.parts.runs import Run, fresh
 
 WEIGHTS, CARD, PAGE = "model.safetensors", "card.json", "README.md"
@@ -86,10 +86,7 @@ def load_exported(folder: str | Path, recipe: type[Recipe] | None = None) -> Run
     for name in (CARD, WEIGHTS):
         if not (folder / name).is_file():
             raise CommandError(f"{folder} is no export of a model: it has no {name}")
-    card = read_json(folder / CARD)
-    for name, kind in (("model", str), ("options", dict), ("facts", dict)):
-        if not isinstance(card.get(name), kind):
-            raise CommandError(f"{folder / CARD} is damaged: it has no {name!r}")
+    card = read_entries(folder / CARD, {"model": str, "options": dict, "facts": dict})
     if card.get("format") != FORMAT:
         raise CommandError(f"{folder / CARD} is of format {card.get('format')}, not {FORMAT}")
     options = from_record(_room(card["model"], recipe), card["options"], str(folder / CARD))
@@ -98,15 +95,9 @@ def load_exported(folder: str | Path, recipe: type[Recipe] | None = None) -> Run
         arrays = library.numpy.load_file(folder / WEIGHTS)
     except (KeyError, TypeError, ValueError, OSError, library.SafetensorError) as error:
         raise CommandError(f"{folder} is damaged: {error!r}") from error
-    model = _filled(like, arrays, folder)
-
-    def data() -> Dataset:
-        found = options.recipe.load()
-        if json.loads(json.dumps(found.facts())) != card["facts"]:
-            raise CommandError(f"the data are not those that {folder} was fitted to")
-        return found
-
-    return Run(options.recipe, options.training, card["facts"], model, data)
+    model, facts = _filled(like, arrays, folder), card["facts"]
+    data = functools.partial(data_of, options.recipe, folder, facts)
+    return Run(options.recipe, options.training, facts, model, data)
 
 
 def _without_places(options: dict[str, Any]) -> dict[str, Any]:

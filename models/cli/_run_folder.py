@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_entries(path: Path, entries: Mapping[str, type]) -> dict[str, Any]:
+    """Reads a JSON object that has these entries at least, of these types.
+
+    Raises:
+        CommandError: If it does not.
+    """
+    content = read_json(path)
+    for name, kind in entries.items():
+        if not isinstance(content.get(name), kind):
+            raise CommandError(f"{path} is damaged: it has no {name!r}")
+    return content
+
+
 def write_config(folder: Path, content: dict[str, Any]) -> None:
     """Writes what a run is, and by what it is known again."""
     write_json(folder / CONFIG, content | {"fingerprint": _fingerprint(content)})
@@ -141,10 +154,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CommandError(f"{folder} holds a run for each of several seeds: {runs}")
     if not (folder / CONFIG).is_file():
         raise CommandError(f"{folder} is not the folder of a run: it has no {CONFIG}")
-    content = read_json(folder / CONFIG)
-    for name, kind in _ENTRIES.items():
-        if not isinstance(content.get(name), kind):
-            raise CommandError(f"{folder / CONFIG} is damaged: it has no {name!r}")
+    content = read_entries(folder / CONFIG, _ENTRIES)
     damaged = content.keys() - _ENTRIES.keys() - _OPTIONAL
     damaged |= {k for k in _OPTIONAL if not isinstance(content.get(k), str | None)}
     if damaged:

@@ -12,8 +12,7 @@ from ppgen.models.cli._interrupts import Interrupted
 from ppgen.models.cli._machine import Workers
 from ppgen.models.cli._options import from_record, record_of
 from ppgen.models.cli._rooms import Room, room_of_run
-from ppgen.models.cli._run_folder import CONFIG, FIGURES, SEEDS, read_json, write_json
-from ppgen.models.parts.errors import CommandError
+from ppgen.models.cli._run_folder import CONFIG, FIGURES, SEEDS, read_entries, read_json, write_json
 
 
 def fit_anew(room: Room, options: Any, workers: Workers) -> None:
@@ -37,11 +36,7 @@ def fit_on(command: Any) -> None:
         CommandError: the folder is damaged.
     """
     folder: Path = command.run
-    config = read_json(folder / SEEDS)
-    kinds = (("model", str), ("options", dict), ("seeds", list))
-    for name, kind in kinds:
-        if not isinstance(config.get(name), kind):
-            raise CommandError(f"{folder / SEEDS} is damaged: it has no {name!r}")
+    config = read_entries(folder / SEEDS, {"model": str, "options": dict, "seeds": list})
     room = room_of_run(folder, config)
     options = from_record(room, config["options"], str(folder / SEEDS))
     machine = command.machine
