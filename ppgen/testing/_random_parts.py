@@ -71,7 +71,9 @@ FUNCTIONS: dict[str, Callable[[Array, Array], Array]] = {
     "clip": lambda x, y: jnp.clip(x, -0.3, 0.8) * y,
     # Counts, positions, indices.
     "count": lambda x, y: 1.0 * jnp.sum(_grid(x, y) > 0.2) * (1 + 0.3 * y),
-    "any": lambda x, y: jnp.where(jnp.any(_grid(x, y)[0] > 0.9), 0.7 * y, x * x),
+    "any": lambda x, y: jnp.where(
+        jnp.any(jnp.stack([x, y]) > 0.4), (jnp.maximum(x, y) - 0.4) * (1.0 + x), 0.0
+    ),
     "all as a factor": lambda x, y: jnp.all(_grid(x, y)[0] > -0.5) * (x + y),
     "argmax": lambda x, y: jnp.argmax(_grid(x, y), axis=0) @ jnp.array([1.0, -0.5, 0.3]) * x,
     "argmin of all": lambda x, y: jnp.argmin(_grid(x, y)) * 0.3 + y,
@@ -111,6 +113,9 @@ FUNCTIONS: dict[str, Callable[[Array, Array], Array]] = {
     "sign": lambda x, y: jnp.sign(x - 0.4) * (1.0 + y),
     "remainder": lambda x, y: (x % 0.7) * y,
     "finite": lambda x, y: jnp.where(jnp.isfinite(jnp.log(x - 0.1)), 1.0 + y, 0.3),
+    "where finite": lambda x, y: jnp.where(
+        jnp.isfinite(jnp.log(x - 0.1)), (x - 0.1) * (1.0 + y), 0.0
+    ),
     "zero of relu": lambda x, y: jnp.where(jax.nn.relu(x - 0.2) == 0, 1.0, 0.2) + y,
     "continuous where": lambda x, y: jnp.where(x > 0.4, (x - 0.4) * y, 0.4 - x),
     "two wheres with one floor": lambda x, y: jnp.sum(
@@ -166,6 +171,10 @@ FUNCTIONS: dict[str, Callable[[Array, Array], Array]] = {
     "stopped": lambda x, y: x * jax.lax.stop_gradient(jnp.float32(0.7)) + y * x,
 }
 """Costs of two variables."""
+
+CONTINUOUS = {"where of a choice": "continuous where", "finite": "where finite"}
+"""Costs that jump where a `where` selects by `x`, and ones that take their place if `y` depends on
+what `x` depends on: then `expectation` takes it that they do not jump, which is documented."""
 
 FAMILIES: dict[str, tuple[Callable[[Array], Distribution], int]] = {
     "impossible": (

@@ -24,7 +24,7 @@ from numpyro.distributions import Distribution
 from ppgen.estimators import AbstractEstimator, Reparameterize
 from ppgen.testing._oracle import exact
 from ppgen.testing._random_flows import FLOWS, Place
-from ppgen.testing._random_parts import FAMILIES, FUNCTIONS, NODES
+from ppgen.testing._random_parts import CONTINUOUS, FAMILIES, FUNCTIONS, NODES
 from ppgen.testing._strategies import sound_estimators
 
 _TERMS = 32
@@ -222,7 +222,14 @@ def _generate(pick: Pick, max_choices: int, max_points: int, whole: bool) -> Ran
     theta = (pick(tenths), pick(tenths))
     choices: list[Choice] = []
     discrete: list[int] = []
+    # The choices that each variable depends on.
+    behind: list[set[int]] = [set(), set()]
     points = 1
+
+    def function(x: int, y: int) -> str:
+        name = pick(functions)
+        return CONTINUOUS.get(name, name) if behind[x] & behind[y] else name
+
     for _ in range(pick(range(min(2, max_choices), max_choices + 1))):
         flow = pick([f for f in known if discrete or f not in ("cond", "switch")])
         repeats = 2 if flow == "switch" else known[flow]
@@ -238,14 +245,23 @@ def _generate(pick: Pick, max_choices: int, max_points: int, whole: bool) -> Ran
         estimator, through = pick(_sound(family)), None
         if whole:
             estimator = pick([estimator] * 9 + [None])
-            through = (pick(functions), pick(range(index))) if pick(range(3)) == 0 else None
+            if pick(range(3)) == 0:
+                other = pick(range(index))
+                through = (function(parent, other), other)
         choices.append(Choice(family, parent, flow, selector, estimator, through))
+        others = [parent, selector] + ([] if through is None else [through[1]])
+        behind.append({index}.union(*(behind[k] for k in others)))
         if flow in ("none", "jit", "remat", "site") and size != NODES:
             discrete.append(index)
     variables = range(2 + len(choices))
-    costs = [(pick(functions), pick(variables), pick(variables)) for _ in range(pick(range(1, 4)))]
+
+    def cost(x: int) -> tuple[str, int, int]:
+        y = pick(variables)
+        return function(x, y), x, y
+
+    costs = [cost(pick(variables)) for _ in range(pick(range(1, 4)))]
     # The cost always depends on the last variable.
-    last = (pick(functions), 1 + len(choices), pick(variables))
+    last = cost(1 + len(choices))
     draws = pick((1, 1, 1, 1, 1, 2, 3)) if whole else 1
     return RandomProgram(theta, tuple(choices), (*costs, last), draws)
 
