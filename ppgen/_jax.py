@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from equinox.internal import unvmap_any
 from jax._src import core as core_src
 from jax._src import source_info_util
 from jax.extend import core
@@ -177,6 +178,11 @@ def user_line(skip: Callable[[str], bool]) -> str:
     while frame is not None and skip(frame.f_code.co_filename):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "unknown"
+
+
+def in_any_lane(flag: jax.Array) -> jax.Array:
+    """Whether a flag is set in any lane of the `vmap`s around it: one flag, which is not mapped."""
+    return unvmap_any(flag)
 
 
 def is_tracing() -> bool:

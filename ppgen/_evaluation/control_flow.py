@@ -16,7 +16,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from ppgen import _jax
+from ppgen._analysis.loop_bounds import most_steps
 from ppgen._derivatives import magic_box
+from ppgen._evaluation.bounded_loop import bounded_loop
 from ppgen._evaluation.make_choice import Made
 from ppgen._evaluation.values import Value, lift, union
 from ppgen._lowering.lower import choice_specs
@@ -86,29 +88,34 @@ def _summed(value: Value) -> Value:
 
 
 def while_region(outer, eqn, values: Sequence[Value], key: Array, index: int) -> Result:
-    """A while loop: single points only, differentiable in forward mode, as `while_loop` is."""
+    """A while loop: single points only; in reverse mode if the number of its steps is bounded."""
     cond, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
     n, m = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     scored = bool(choice_specs(body))
     coupled = any(getattr(s.template, "coupled", False) for s in choice_specs(body))
+    bound = most_steps(eqn)
 
     def run(*arrays):
         cond_consts, body_consts, init = arrays[:n], arrays[n : n + m], arrays[n + m :]
 
         def keep_going(state):
             opened, consts = _jax.open_jaxpr(cond)
-            return jax.core.eval_jaxpr(opened, consts, *cond_consts, *state[0])[0]
+            return jax.core.eval_jaxpr(opened, consts, *cond_consts, *state[:-3])[0]
 
-        def step(state):
-            carry, i, score, control = state
+        def step(consts, state):
+            *carry, i, score, control = state
             inner = outer.inside(jax.random.fold_in(key, common_step(i) if coupled else i))
-            outs = inner(body, [Value(a) for a in (*body_consts, *carry)])
+            outs = inner(body, [Value(a) for a in (*consts, *carry)])
             new_score, new_control = _totals(inner.made.values(), score.dtype)
-            return [o.array for o in outs], i + 1, score + new_score, control + new_control
+            return [*(o.array for o in outs), i + 1, score + new_score, control + new_control]
 
         zero = jnp.zeros((), jnp.result_type(float))
-        carry, _, score, control = jax.lax.while_loop(
-            keep_going, step, (list(init), jnp.zeros((), jnp.int32), zero, zero)
+        first = [*init, jnp.zeros((), jnp.int32), zero, zero]
+        if bound is not None:
+            *carry, _, score, control = bounded_loop(keep_going, step, body_consts, first, bound)
+            return [*carry, score, control]
+        *carry, _, score, control = jax.lax.while_loop(
+            keep_going, lambda state: step(body_consts, state), first
         )
         guard = _reverse_mode_guard(eqn)
         return [*(guard(c) for c in carry), guard(score), guard(control)]
@@ -121,10 +128,12 @@ def _reverse_mode_guard(eqn: _jax.Eqn):
     """Identity whose transpose explains why there is no reverse mode, with the user's line."""
     specs = [s for jaxpr in _jax.subjaxprs(eqn) for s in choice_specs(jaxpr)]
     message = ControlFlowError(
-        "reverse-mode differentiation through a while_loop with random choices",
+        "reverse-mode differentiation through a while_loop with random choices, whose number of "
+        "steps has no known bound",
         site=specs[0].name if specs else None,
         where=where(eqn),
-        instead="jax.jvp or jax.jacfwd, or jax.lax.scan over the largest number of steps",
+        instead="a counter i in its state, with a bound in its condition, `(i < 100) & ...`, and "
+        "`i + 1` in its body; or jax.jvp or jax.jacfwd",
     )
 
     return lambda x: (

@@ -341,6 +341,7 @@ RULES: dict[str, Rule] = {
     "reduce_sum": _reduce(np.sum), "reduce_prod": _reduce(np.prod), "reduce_max": _reduce(np.max),
     "reduce_min": _reduce(np.min), "reduce_and": _reduce(np.bitwise_and.reduce),
     "reduce_or": _reduce(np.bitwise_or.reduce), "reduce_xor": _reduce(np.bitwise_xor.reduce),
+    "unvmap_any": lambda eqn, x: np.any(x, axis=tuple(range(-rank(eqn.invars[0]), 0))),
     "argmax": _arg(np.argmax), "argmin": _arg(np.argmin), "cumsum": _cumulative(np.cumsum),
     "cumprod": _cumulative(np.cumprod), "cummax": _cumulative(np.maximum.accumulate),
     "cummin": _cumulative(np.minimum.accumulate), "cumlogsumexp": _cumulative(_logcumsumexp),

@@ -127,6 +127,16 @@ def _while(p: Place) -> Array:
     return jax.lax.while_loop(going, step, (0, p.x))[1]
 
 
+def _open_while(p: Place) -> Array:
+    """One without a bound that is known: its counter is not an integer."""
+
+    def step(state: tuple) -> tuple:
+        k, c = state
+        return k + 1.0, 0.5 * c + p.once(0.3 * c)
+
+    return jax.lax.while_loop(lambda s: (s[0] < 2.0) & (s[1] < 1.2), step, (0.0, p.x))[1]
+
+
 def _while_counted(p: Place) -> Array:
     def step(state: tuple) -> tuple:
         k, c = state
@@ -232,6 +242,7 @@ FLOWS: dict[str, tuple[Callable[[Place], Array], int]] = {
     "scan of vmap": (_scan_of_vmap, 2),
     "while": (_while, 2),
     "counted while": (_while_counted, 2),
+    "open while": (_open_while, 2),
     "branch in scan": (_branch_in_scan, 2),
     "NumPyro's scan": (_numpyro_scan, 2),
     "NumPyro's cond": (_numpyro_cond, 1),

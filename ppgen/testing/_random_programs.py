@@ -114,8 +114,8 @@ class RandomProgram:
 
     @property
     def forward(self) -> bool:
-        """Whether only forward mode differentiates it: it has a loop of unknown length."""
-        return any("while" in c.flow for c in self.choices)
+        """Whether only forward mode differentiates it: it has a loop without a known bound."""
+        return any(c.flow == "open while" for c in self.choices)
 
     @property
     def exact(self) -> Callable[..., Array]:
