@@ -104,6 +104,19 @@ def test_refused_programs_are_sound_or_not():
     assert (needless.verdict, needless.sound) == ("refused", "sound")
 
 
+def test_a_kink_at_the_point_itself_is_not_judged():
+    """JAX's derivative there is one of two, and the slope of the expectation neither."""
+
+    def kinked(t):
+        x = ppgen.draw(dist.Normal(0.0, 1.0), name="x")
+        return jnp.max(jnp.stack([t[0], 3.0 * t[1] - 0.62])) + x
+
+    at = (0.31, 0.31)
+    assert verdict(kinked, at).why == "kinks at the point itself"
+    assert verdict(kinked, (0.31, 0.35)).verdict == "right"
+    assert np.all(np.abs(slopes(kinked, at).kinks - [1.0, 3.0]) < 1e-3)
+
+
 def test_nothing_to_compare_with():
     def f(theta):
         x = ppgen.draw(dist.Dirichlet(jnp.ones(3) + theta[0] ** 2))

@@ -217,9 +217,9 @@ def _generate(pick: Pick, max_choices: int, max_points: int, whole: bool) -> Ran
     families = _ALL_FAMILIES if whole else _FAMILIES
     functions = sorted(_ALL_FUNCTIONS if whole else _FUNCTIONS)
     known = _ALL_FLOWS if whole else _FLOWS
-    # Apart from where costs jump or have a kink.
-    tenths = [i / 10 + (0.0137 if whole else 0.0) for i in range(-10, 11)]
-    theta = (pick(tenths), pick(tenths))
+    # Apart from where costs jump or have a kink, and from each other.
+    tenths = [i / 10 for i in range(-10, 11)]
+    theta = (pick(tenths) + 0.0137 * whole, pick(tenths) - 0.0219 * whole)
     choices: list[Choice] = []
     discrete: list[int] = []
     # The choices that each variable depends on.

@@ -28,12 +28,15 @@ class Exact(NamedTuple):
         slopes: its derivatives, `(parameters,)`, as differences of values.
         defect: the mass that the outcomes miss or double.
         refinable: whether more nodes give another answer: something was integrated.
+        kinks: how much the slopes to either side differ: not at all, but where the expectation
+            itself has a kink.
     """
 
     value: float
     slopes: np.ndarray
     defect: float
     refinable: bool
+    kinks: np.ndarray
 
 
 class _Choices:
@@ -162,5 +165,6 @@ def slopes_of(
         lanes = Lanes(double=True, choose=choices)
         (cost, *_) = lanes(jaxpr, [np.asarray(theta, np.float64) + step * moves])
         values = np.broadcast_to(choices.expectation(cost), (len(moves),))
-    difference = (values[1 : 1 + n] - values[1 + n :]) / (2 * step)
-    return Exact(float(values[0]), difference, choices.defect, choices.refinable)
+    above, below = (values[1 : 1 + n] - values[0]) / step, (values[0] - values[1 + n :]) / step
+    slopes = (above + below) / 2
+    return Exact(float(values[0]), slopes, choices.defect, choices.refinable, above - below)
