@@ -109,12 +109,12 @@ def test_a_kink_at_the_point_itself_is_not_judged():
 
     def kinked(t):
         x = ppgen.draw(dist.Normal(0.0, 1.0), name="x")
-        return jnp.max(jnp.stack([t[0], 3.0 * t[1] - 0.62])) + x
+        return jnp.sort(jnp.stack([t[0], t[1]]))[1] + x
 
     at = (0.31, 0.31)
     assert verdict(kinked, at).why == "kinks at the point itself"
     assert verdict(kinked, (0.31, 0.35)).verdict == "right"
-    assert np.all(np.abs(slopes(kinked, at).kinks - [1.0, 3.0]) < 1e-3)
+    assert np.all(np.abs(slopes(kinked, at).kinks - 1.0) < 1e-3)
 
 
 def test_nothing_to_compare_with():
