@@ -117,6 +117,12 @@ def test_a_kink_at_the_point_itself_is_not_judged():
     assert np.all(np.abs(slopes(kinked, at).kinks - 1.0) < 1e-3)
 
 
+@pytest.mark.parametrize("flow", ["while", "counted while", "open while"])
+def test_loops_of_unknown_length_are_judged(flow):
+    """Those with a bound run in blocks, with branches that keep keys for the way back."""
+    assert judged(program("sum", ScoreFunction(), "normal", flow)).verdict == "right"
+
+
 def test_nothing_to_compare_with():
     def f(theta):
         x = ppgen.draw(dist.Dirichlet(jnp.ones(3) + theta[0] ** 2))

@@ -16,6 +16,8 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.special as special
 
@@ -292,6 +294,13 @@ def _same(eqn: Any, x: Any, *_: Any) -> Any:
     return x
 
 
+def _empty(eqn: Any) -> Any:
+    """What is never read: the result of a branch that is not taken, which may be a key."""
+    aval = eqn.outvars[0].aval
+    key = jnp.issubdtype(aval.dtype, jax.dtypes.extended)
+    return np.zeros(aval.shape, np.uint64 if key else aval.dtype)
+
+
 def _weighed(x: Any, w: Any) -> Any:
     return np.where(w == 0, 0, x * w)
 
@@ -334,9 +343,7 @@ RULES: dict[str, Rule] = {
     "convert_element_type": _convert, "bitcast_convert_type": _bitcast,
     "broadcast_in_dim": _broadcast_in_dim, "reshape": _reshape, "squeeze": _reshape,
     "expand_dims": _reshape, "transpose": _transpose, "iota": _iota,
-    "empty2": lambda eqn: np.zeros(eqn.outvars[0].aval.shape), "empty": lambda eqn: np.zeros(
-        eqn.outvars[0].aval.shape
-    ),
+    "empty2": _empty, "empty": _empty,
     "rev": lambda eqn, x: np.flip(x, _axes(eqn, eqn.params["dimensions"])),
     "reduce_sum": _reduce(np.sum), "reduce_prod": _reduce(np.prod), "reduce_max": _reduce(np.max),
     "reduce_min": _reduce(np.min), "reduce_and": _reduce(np.bitwise_and.reduce),
