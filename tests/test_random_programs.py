@@ -120,7 +120,7 @@ def test_a_kink_at_the_point_itself_is_not_judged():
 @pytest.mark.parametrize("flow", ["while", "counted while", "open while"])
 def test_loops_of_unknown_length_are_judged(flow):
     """Those with a bound run in blocks, with branches that keep keys for the way back."""
-    assert judged(program("sum", ScoreFunction(), "normal", flow)).verdict == "right"
+    assert judged(program("sum", ScoreFunction(), "flip", flow)).verdict == "right"
 
 
 def test_nothing_to_compare_with():
