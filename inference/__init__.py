@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from ppgen.inference.objectives import iwelbo as iwelbo
     from ppgen.inference.objectives import iwhvi as iwhvi
     from ppgen.inference.objectives import kl_regularized_reward as kl_regularized_reward
+    from ppgen.inference.objectives import log_evidence as log_evidence
     from ppgen.inference.objectives import per_batch as per_batch
     from ppgen.inference.objectives import renyi as renyi
     from ppgen.inference.objectives import reweighted_wake_sleep as reweighted_wake_sleep

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ppgen._programs.baseline_loss import baseline_loss as baseline_loss
     from ppgen._programs.black_box import black_box as black_box
     from ppgen._programs.curate import curate as curate
+    from ppgen._programs.debias import Debiased as Debiased
+    from ppgen._programs.debias import debias as debias
     from ppgen._programs.functional import functional as functional
     from ppgen._programs.functional import init_params as init_params
     from ppgen._programs.functional import init_state as init_state
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from ppgen._reports.audit import audit as audit
     from ppgen._reports.audit_report import AuditReport as AuditReport
     from ppgen._reports.check import check as check
+    from ppgen._reports.decay import Decay as Decay
+    from ppgen._reports.decay import decay as decay
     from ppgen._reports.first_nonfinite import NonFinite as NonFinite
     from ppgen._reports.first_nonfinite import first_nonfinite as first_nonfinite
     from ppgen._reports.variance import variance as variance

@@ -196,7 +196,7 @@ def prepare(
                 instead="return cost, aux",
             )
         cost, aux = out if has_aux else (out, None)
-        return (_checked(cost), aux) if has_aux else _checked(cost)
+        return (checked_cost(cost), aux) if has_aux else checked_cost(cost)
 
     automatic = Automatic()
     prepared = _analysed(cost_first, automatic, allow_biased, draws, strict, first=True)
@@ -266,7 +266,7 @@ def _check_estimators(analysis: Analysis, allow_biased: bool, draws: int) -> Non
                 )
 
 
-def _checked(cost: Any) -> Array:
+def checked_cost(cost: Any) -> Array:
     known = isinstance(cost, (jax.Array, np.ndarray, np.generic, float, int))
     if not known or jnp.shape(cost) != () or not _is_real(cost):
         raise CostError(

@@ -18,6 +18,7 @@ from ppgen.inference.objectives._hierarchical import iwhvi as iwhvi
 from ppgen.inference.objectives._importance_weighted import dreg as dreg
 from ppgen.inference.objectives._importance_weighted import iwelbo as iwelbo
 from ppgen.inference.objectives._importance_weighted import vimco as vimco
+from ppgen.inference.objectives._log_evidence import log_evidence as log_evidence
 from ppgen.inference.objectives._per_batch import per_batch as per_batch
 from ppgen.inference.objectives._rewards import expected_reward as expected_reward
 from ppgen.inference.objectives._rewards import kl_regularized_reward as kl_regularized_reward

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from ppgen import _jax
 from ppgen._analysis.loop_bounds import most_steps
@@ -206,7 +207,7 @@ def _branch(outer, jaxpr: Any, key: Array, several: bool):
     return branch
 
 
-def _flattened(outs: list[Value], made: dict[int, Made], dtype: Any) -> list[Array]:
+def _flattened(outs: list[Value], made: dict[int, Made], dtype: Any) -> list[ArrayLike]:
     """All points and slots of a region's choices as one list of points with one weight each."""
     weighted = [v for m in made.values() for v in (m.weight, m.base, m.score) if v is not None]
     axes, slots = union([*outs, *weighted])
