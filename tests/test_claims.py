@@ -192,6 +192,11 @@ CASES = {
     "elbo": (inference.elbo(model, guide), log_evidence, None),
     "beta_elbo": (inference.beta_elbo(model, guide, beta=2.0), log_evidence, None),
     "iwelbo": (inference.iwelbo(model, guide, particles=2), log_evidence, None),
+    "log_evidence": (
+        inference.log_evidence(model, guide, levels=1),
+        exact(inference.iwelbo(model, guide, particles=2)),
+        None,
+    ),
     "vimco": (
         inference.vimco(model, guide, particles=2),
         log_evidence,
