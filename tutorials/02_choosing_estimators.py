@@ -103,7 +103,7 @@ candidates = {
     "score function": ScoreFunction(),
     "measure-valued": MeasureValued(),
 }
-report = ppgen.variance(bound, candidates)(jax.random.key(0), theta)
+report = ppgen.variance(bound, candidates, progress=False)(jax.random.key(0), theta)
 print(report)
 
 # %% [markdown]
@@ -111,9 +111,9 @@ print(report)
 # not to the estimator, so it is a second measurement. (The variance is that of the mean of four.)
 
 # %%
-report_4 = ppgen.variance(bound, {"score function, 4 draws": ScoreFunction()}, draws=4)(
-    jax.random.key(0), theta
-)
+report_4 = ppgen.variance(
+    bound, {"score function, 4 draws": ScoreFunction()}, draws=4, progress=False
+)(jax.random.key(0), theta)
 print(report_4)
 
 # %% [markdown]
@@ -129,7 +129,7 @@ print(report_4)
 # %%
 others = {**candidates, "enumeration": Enumerate()}
 weighted = iwelbo(model, guide, particles=3)
-report_iw = ppgen.variance(weighted, others)(jax.random.key(0), theta)
+report_iw = ppgen.variance(weighted, others, progress=False)(jax.random.key(0), theta)
 print(report_iw)
 in_iw = {c.label: c for c in report_iw.candidates}
 assert in_iw["enumeration"].refused
