@@ -98,6 +98,11 @@ class Lowered:
         """The program: equal for gradients that are computed in the same way."""
         return self.lowered.as_text()
 
+    @property
+    def operations(self) -> float:
+        """The floating-point operations of a run, before the compiler saves any."""
+        return float((self.lowered.cost_analysis() or {}).get("flops", math.nan))
+
     def compile(self, key: Array) -> Contender:
         """Compile it, and run it once, so that no later run is a first one."""
         compiled = self.lowered.compile()
@@ -184,21 +189,24 @@ def means_apart(a: Contender, b: Contender) -> float:
 
 
 def in_turns(
-    contenders: Sequence[Contender],
-    keys: Sequence[Array],
+    runs: Sequence[tuple[Contender, Sequence[Array]]],
     turns: int,
     report: Callable[[int], Any] = lambda runs: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Let each contender run with each key, in turns: a slow moment of the machine meets all alike.
+    """Let contenders run in turns, so that a slow moment of the machine meets all of them alike.
 
     Args:
-        contenders: which.
-        keys: one for each run.
-        turns: how many turns each has.
-        report: is told of the runs of each turn.
+        runs: contenders, each with the keys of its runs.
+        turns: in how many turns.
+        report: is told of the number of runs of each turn.
+        stop: whether to end here.
     """
-    for turn, block in enumerate(np.array_split(np.arange(len(keys)), max(1, turns))):
-        first = turn % max(1, len(contenders))
-        for contender in [*contenders[first:], *contenders[:first]]:
-            contender.take([keys[i] for i in block])
+    for turn in range(turns):
+        first = turn % max(1, len(runs))
+        for contender, keys in [*runs[first:], *runs[:first]]:
+            if stop():
+                return
+            block = keys[turn * len(keys) // turns : (turn + 1) * len(keys) // turns]
+            contender.take(block)
             report(len(block))

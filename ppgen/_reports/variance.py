@@ -90,7 +90,7 @@ def variance(
             bar.total = len(contenders) * samples
             bar.set_description_str("measuring")
             keys = list(jax.random.split(key, samples))
-            in_turns([*contenders.values()], keys, repetitions, bar.update)
+            in_turns([(c, keys) for c in contenders.values()], repetitions, bar.update)
         return VarianceReport(
             tuple(
                 Candidate(label, refused=refused[label])

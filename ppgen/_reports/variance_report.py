@@ -101,45 +101,44 @@ def leaders(candidates: Iterable[Candidate]) -> list[Candidate]:
     return [c for c in accepted if c.ties_with(first)]
 
 
-def rows_and_reasons(
-    candidates: Sequence[Candidate], *, rounds: bool = False, refused: str = "refused"
-) -> list[str]:
+def rows_and_reasons(candidates: Sequence[Candidate], *, rounds: bool = False) -> list[str]:
     """A table of candidates, and why some were refused.
 
     Args:
         candidates: all of them; those that tie with the best come first, in the given order.
-        rounds: whether to show the rounds that they survived.
-        refused: the word for what was not accepted.
+        rounds: whether to show their runs, and the rounds that they survived.
     """
     best = leaders(candidates)
-    ranked = sorted((c for c in candidates if c not in best), key=lambda c: c.rank)
-    last = [c for c in ranked if c.refused]
-    heads = ["estimators", "gradient variance", "time", "FLOPs", "product", "to the best"]
-    heads += ["runs", "rounds"] if rounds else []
-    rows = []
-    for c in [*best, *(c for c in ranked if not c.refused)]:
-        ratio = f"{_ratio(c, best[0]):.3g} x" + (" tie" if c in best and len(best) > 1 else "")
-        rows.append(
-            [
-                c.label,
-                f"{c.variance:.3g} ± {c.error:.1g}",
-                f"{1e3 * c.seconds:.3g} ± {1e3 * c.seconds_error:.1g} ms",
-                f"{c.flops:.3g}",
-                f"{c.product:.3g}",
-                ratio,
-                *([str(c.samples), str(c.rounds)] if rounds else []),
-            ]
-        )
-    rows += [[c.label, refused, *[""] * (len(heads) - 2)] for c in last]
-    lines = table(heads, rows, what="candidates", right=range(1, len(heads)))
-    if len(best) > 1:
+    others = sorted((c for c in candidates if c not in best), key=lambda c: c.rank)
+    shown = [*best, *(c for c in others if not c.refused)]
+    tie = " tie" if len(best) > 1 else ""
+    columns = {
+        "gradient variance": [f"{c.variance:.3g} ± {c.error:.1g}" for c in shown],
+        "time": [f"{1e3 * c.seconds:.3g} ± {1e3 * c.seconds_error:.1g} ms" for c in shown],
+        "FLOPs": [f"{c.flops:.3g}" for c in shown],
+        "product": [f"{c.product:.3g}" for c in shown],
+        "to the best": [f"{_ratio(c, best[0]):.3g} x{tie if c in best else ''}" for c in shown],
+    }
+    names = {"estimators": [c.label for c in shown]}
+    if rounds:
+        # Combinations have long names, and the last column is the one that is wrapped.
+        del columns["FLOPs"]
+        columns |= {"runs": [str(c.samples) for c in shown]}
+        columns |= {"rounds": [str(c.rounds) for c in shown]} | names
+        right = range(len(columns) - 1)
+    else:
+        columns = names | columns
+        right = range(1, len(columns))
+    rows = list(zip(*columns.values(), strict=True))
+    lines = table([*columns], rows, what="candidates", right=right)
+    if tie:
         lines += wrapped(
             f"tie: within {TIE:.0f} standard errors of the smallest product", first="  ", rest="  "
         )
-    indent = " " * (len(refused) + 4)
-    for c in last:
-        text = f"{c.label}: {c.refused.splitlines()[0]}"
-        lines += wrapped(text, first=f"  {refused}  ", rest=indent)
+    for c in others:
+        if c.refused:
+            text = f"{c.label}: {c.refused.splitlines()[0]}"
+            lines += wrapped(text, first="  refused  ", rest="           ")
     return lines
 
 
