@@ -18,8 +18,11 @@ from jax import Array
 from ppgen._expectation import expectation
 from ppgen.errors import DerivativeError
 
-clock = time.perf_counter
+Clock = Callable[[], float]
 """Seconds, from any beginning."""
+
+clock: Clock = time.perf_counter
+"""What a budget of time is measured with."""
 
 _ROUNDING = 30
 """Gradients that differ by so many units of rounding, relative to their size, are equal."""
@@ -103,12 +106,12 @@ class Lowered:
         """The floating-point operations of a run, before the compiler saves any."""
         return float((self.lowered.cost_analysis() or {}).get("flops", math.nan))
 
-    def compile(self, key: Array) -> Contender:
+    def compile(self, key: Array, stopwatch: Clock) -> Contender:
         """Compile it, and run it once, so that no later run is a first one."""
         compiled = self.lowered.compile()
         jax.block_until_ready(compiled(key, self.moving))
         flops = float((compiled.cost_analysis() or {}).get("flops", math.nan))
-        return Contender(lambda key: compiled(key, self.moving), flops, self.precision)
+        return Contender(lambda key: compiled(key, self.moving), flops, self.precision, stopwatch)
 
 
 def lower(
@@ -139,17 +142,24 @@ class Contender:
     Each run gives a sample of the gradient and a sample of its time.
     """
 
-    def __init__(self, run: Callable[[Array], Any], flops: float, precision: float) -> None:
+    def __init__(
+        self,
+        run: Callable[[Array], Any],
+        flops: float,
+        precision: float,
+        stopwatch: Clock = time.perf_counter,
+    ) -> None:
         self._run, self.flops, self._precision = run, flops, precision
+        self._stopwatch = stopwatch
         self.moments = Moments()
         self.times: list[float] = []
 
     def take(self, keys: Sequence[Array]) -> None:
         """Run it once with each key."""
         for key in keys:
-            start = clock()
+            start = self._stopwatch()
             out = jax.block_until_ready(self._run(key))
-            self.times.append(clock() - start)
+            self.times.append(self._stopwatch() - start)
             leaves = [np.asarray(x).astype(np.float64).ravel() for x in jax.tree.leaves(out)]
             self.moments.add(np.concatenate(leaves))
 

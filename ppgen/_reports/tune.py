@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ def tune(
     also: Sequence[AbstractEstimator] = (),
     allow_biased: bool = False,
     progress: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Callable[..., Tuned]:
     """Look for the estimators of an objective that have the least variance times time.
 
@@ -55,6 +57,8 @@ def tune(
         allow_biased: as `ppgen.expectation` takes it: try biased estimators too. The variance does
             not show a bias, and means are not compared then.
         progress: show a progress bar.
+        clock: times a gradient. `time.process_time` counts the time of all threads of this process,
+            and so hardly notices what else the machine is doing.
 
     Returns:
         `(key, *args) -> Tuned`. Its `estimators` are for `with_estimators`, its `draws` for
@@ -107,7 +111,7 @@ def tune(
 
             report("looking for sites")
             sites = survey(f, args, tried)
-            arms = Arms(f, args, key, tried, sites, numbers, allow_biased)
+            arms = Arms(f, args, key, tried, sites, numbers, allow_biased, clock)
             course = Search(arms, seconds, began, report)
             best = course()
         return Tuned(

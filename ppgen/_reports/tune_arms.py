@@ -13,7 +13,7 @@ from jax import Array
 
 from ppgen._programs.with_estimators import with_estimators
 from ppgen._reports.labels import written
-from ppgen._reports.measure import Contender, lower
+from ppgen._reports.measure import Clock, Contender, lower
 from ppgen._reports.table import joined
 from ppgen._reports.tune_sites import Site
 from ppgen._reports.variance_report import Candidate, candidate
@@ -81,6 +81,7 @@ class Arms:
         sites: those of the objective.
         draws: from which is chosen.
         allow_biased: as `expectation` takes it.
+        clock: times their runs.
     """
 
     f: Callable[..., Any]
@@ -90,6 +91,7 @@ class Arms:
     sites: tuple[Site, ...]
     draws: tuple[int, ...]
     allow_biased: bool
+    clock: Clock
 
     def __post_init__(self) -> None:
         self.made: dict[tuple[Choice, int], Arm] = {}
@@ -137,14 +139,15 @@ class Arms:
                 f"{self._operations:.2g}"
             )
         else:
-            arm.contender = lowered.compile(self.key)
+            arm.contender = lowered.compile(self.key, self.clock)
         return arm
 
     def fits(self, group: tuple[int, ...], draws: int) -> tuple[int, ...]:
         """The estimators that fit all sites of a group; they are alike."""
-        # With a single draw there is nothing to be coupled.
         fits = self.sites[group[0]].fits
-        return tuple(i for i in fits if draws > 1 or not self.estimators[i].coupled)
+        alone = tuple(i for i in fits if not self.estimators[i].coupled)
+        # With a single draw there is nothing to be coupled.
+        return alone if draws == 1 else (*alone, *(i for i in fits if i not in alone))
 
     def everywhere(self, estimator: AbstractEstimator) -> Choice:
         """One estimator at all sites that it fits."""
@@ -188,4 +191,4 @@ class Arms:
                 for i, names in by_estimator.items()
             ]
         label = ", ".join(parts) or written(None)
-        return label + (f", {draws} draws" if len(self.draws) > 1 else "")
+        return label + (f", {draws} draw{'s' * (draws > 1)}" if len(self.draws) > 1 else "")

@@ -64,6 +64,11 @@ class Search:
         """What was measured of all combinations."""
         return tuple(arm.row for arm in self.arms.all())
 
+    @property
+    def _own(self) -> tuple[Choice, int]:
+        """The program as it is."""
+        return (None,) * len(self.arms.sites), self.arms.draws[0]
+
     # --- the course of the search ---
 
     def __call__(self) -> Arm:
@@ -74,8 +79,8 @@ class Search:
         """
         best = self._halve(self._tried(self._starts())) or self._halve(self._tried(self._simple()))
         if best is None:
-            first = self.arms.all()[0]
-            raise first.error or EstimatorError(f"no candidate was accepted: {first.refused}")
+            own = self.arms.made.get(self._own) or self.arms.all()[0]
+            raise own.error or EstimatorError(f"no candidate was accepted: {own.refused}")
         coordinates: list[Coordinate] = [*alike(self.arms.sites)]
         number = len(coordinates)
         joint = self._jointly(coordinates)
@@ -88,10 +93,12 @@ class Search:
         return self._run_off()
 
     def _starts(self) -> Iterable[tuple[Choice, int]]:
-        """The program as it is, and what "auto" picks, for each number of draws."""
+        """What "auto" picks for each number of draws, and the program as it is."""
         arms = self.arms
         for draws in arms.draws:
-            yield (None,) * len(arms.sites), draws
+            if not self._time_for_another():
+                break
+            self.report("asking for automatic picks")
             try:
                 picks = automatic_picks(
                     arms.f, arms.args, draws=draws, allow_biased=arms.allow_biased
@@ -99,6 +106,7 @@ class Search:
             except PpgenError:
                 continue  # It has no picks here; the other candidates do not need them.
             yield tuple(arms.position(picks.get(s.name)) for s in arms.sites), draws
+        yield self._own
 
     def _simple(self) -> Iterable[tuple[Choice, int]]:
         """One estimator everywhere, where neither the program's own nor "auto" is accepted."""
@@ -226,15 +234,19 @@ class Search:
         found = (self._arm(choice, draws) for choice, draws in combinations)
         return [arm for arm in found if arm is not None]
 
+    def _time_for_another(self) -> bool:
+        """Whether there is time to compile one more, if it takes as long as most; or none yet."""
+        expected = statistics.median(self._compiling) if self._compiling else 0.0
+        ends = measure.clock() + expected
+        return not self._compiling or ends <= self.began + _SEARCH * self.seconds
+
     def _arm(self, choice: Choice, draws: int) -> Arm | None:
         if (choice, draws) in self.arms.made:
             return self.arms.made[choice, draws]
+        if not self._time_for_another():
+            self.left_out.add((choice, draws))
+            return None
         now = measure.clock()
-        if self._compiling:
-            expected = now + statistics.median(self._compiling)
-            if expected > self.began + _SEARCH * self.seconds:
-                self.left_out.add((choice, draws))
-                return None
         self.report(f"compiling {self.arms.label(choice, draws)}")
         arm = self.arms.make(choice, draws)
         if self._compiling and arm.contender is not None and not arm.contender.times:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ def variance(
     repetitions: int = 30,
     allow_biased: bool = False,
     progress: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Callable[..., VarianceReport]:
     """Measure the variance and the time of candidate estimators on an objective.
 
@@ -45,6 +47,8 @@ def variance(
             meets all candidates alike.
         allow_biased: as `ppgen.expectation` takes it. The variance does not show a bias.
         progress: show a progress bar.
+        clock: times a gradient. `time.process_time` counts the time of all threads of this process,
+            and so hardly notices what else the machine is doing.
 
     Raises:
         SiteError: a name or glob of a candidate that matches no site of the objective.
@@ -86,7 +90,7 @@ def variance(
                             raise  # A misspelt name is a mistake of the caller.
                     refused[label] = str(error)
                     continue
-                contenders[label] = lowered.compile(key)
+                contenders[label] = lowered.compile(key, clock)
             bar.total = len(contenders) * samples
             bar.set_description_str("measuring")
             keys = list(jax.random.split(key, samples))

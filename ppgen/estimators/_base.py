@@ -65,7 +65,8 @@ class AbstractEstimator(eqx.Module):
           and the estimator's fields alone, so that choices that are alike are traced once.
         - `controlled` (default false): `control` or `baseline` comes with the points.
         - `configurations` (default: one, without arguments): the arguments with which `ppgen.tune`
-          tries it; none where it needs what only a user can give, such as a control function.
+          tries it; none where it needs what only a user can give, such as a control function, or
+          where another one is always better.
         - `misfit(dist)`: `None`, or the reason why the estimator cannot serve this distribution.
         - `__call__(key, dist)`: the points. `dist` has neither masks nor reinterpreted event
           dimensions; every batch element is an independent choice. In a plate it is an expanded
