@@ -235,6 +235,28 @@ def test_a_candidate_that_fails_is_refused_with_the_reason():
     assert "KeyError: 'nothing works'" in str(tuned)
 
 
+class Infinite(ppgen.AbstractEstimator):
+    """One whose value is finite, and its derivative sometimes is not."""
+
+    differentiable: ClassVar[bool] = True
+    weighted: ClassVar[bool] = False
+    biased: ClassVar[bool] = False
+    first_order: ClassVar[bool] = False
+
+    def misfit(self, dist):
+        return ppgen.Reparameterize().misfit(dist)
+
+    def __call__(self, key, dist):
+        x = ppgen.Reparameterize()(key, dist).value
+        return ppgen.Points(x + jnp.where(x > 0.5, jnp.sqrt(0.0 * x), 0.0))
+
+
+def test_a_gradient_that_is_not_finite_is_no_candidate():
+    tuned = tune(nearly_linear, also=[Infinite()])(KEY, 0.5)
+    assert "not always finite" in row(tuned, "Infinite()").refused
+    assert tuned.chosen == "as the program says"
+
+
 def test_an_objective_that_nothing_mends_raises_its_own_error():
     with pytest.raises(CostError, match="must be a real scalar"):
         tune(lambda p: jnp.ones(2) * flip(p))(KEY, P)

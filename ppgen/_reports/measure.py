@@ -65,9 +65,10 @@ class Moments:
         if self.count == 1:
             self.mean = vector.copy()
             return
-        off = vector - self.mean
-        self._terms.append((self.count - 1) / self.count * float(off @ off))
-        self.mean += off / self.count
+        with np.errstate(invalid="ignore", over="ignore"):  # It is seen in the results.
+            off = vector - self.mean
+            self._terms.append((self.count - 1) / self.count * float(off @ off))
+            self.mean += off / self.count
 
     @property
     def variance(self) -> float:
@@ -167,8 +168,10 @@ class Contender:
     def variance(self) -> tuple[float, float]:
         """The variance of the gradient and its standard error; zero for rounding alone."""
         moments = self.moments
-        rounding = (_ROUNDING * self._precision) ** 2 * float(moments.mean @ moments.mean)
-        if moments.variance <= rounding:
+        with np.errstate(invalid="ignore", over="ignore"):
+            size = float(moments.mean @ moments.mean)
+        rounding = (_ROUNDING * self._precision) ** 2 * size
+        if moments.variance <= rounding < math.inf:
             return 0.0, 0.0
         return moments.variance, moments.error
 

@@ -156,7 +156,7 @@ class Search:
         while len(finalists := self._finalists()) > 1 and runs < _FINAL and measure.clock() < end:
             runs *= 2
             self._sample(finalists, runs, end, share=math.inf)
-            self._drop_biased([*finalists, *self.arms.all()[:_VOTERS]])
+            self._drop_wrong([*finalists, *self.arms.all()[:_VOTERS]])
         for arm in finalists:
             arm.rounds += 1
         return _simplest(finalists)
@@ -175,7 +175,7 @@ class Search:
         end = self.began + _SEARCH * self.seconds
         for runs in ROUNDS if len(arms) > 1 else ROUNDS[:1]:
             self._sample(arms, runs, end, share=_SHARE)
-            self._drop_biased(everyone)
+            self._drop_wrong(everyone)
             ranked = sorted((a for a in arms if a.accepted), key=lambda a: a.row.rank)
             kept = {*ranked[: (len(ranked) + 1) // 2], *_leaders(ranked)}
             arms = [a for a in arms if a in kept]
@@ -201,13 +201,17 @@ class Search:
             stop=lambda: measure.clock() >= end and all(c.moments.count > 1 for c, _ in todo),
         )
 
-    def _drop_biased(self, arms: Sequence[Arm]) -> None:
-        """Refuse those whose mean gradient is not that of the others.
+    def _drop_wrong(self, arms: Sequence[Arm]) -> None:
+        """Refuse those that are not finite, or whose mean gradient is not that of the others.
 
         All estimators have the same mean. One that has not is biased; or its runs have not yet met
         what happens rarely, so that its variance is not to be trusted either. Of those that differ
         from others, the one that all of them together make most likely is taken to be right.
         """
+        for arm in arms:
+            if arm.contender is not None and arm.contender.moments.count > 1:
+                if not math.isfinite(arm.contender.variance[0]):
+                    arm.refused = "its gradient is not always finite: see ppgen.first_nonfinite"
         arms = [a for a in dict.fromkeys(arms) if a.accepted]
         if self.arms.allow_biased:
             return
