@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import jax
@@ -99,7 +100,8 @@ def test_plot_has_a_point_for_each_accepted_candidate():
     plt.close(ax.figure)
 
 
-def test_legend_lies_beside_the_points_and_lines_of_equal_product_say_so():
+@pytest.mark.parametrize("far", [False, True])
+def test_legend_lies_beside_the_points_and_lines_of_equal_product_say_so(far):
     import matplotlib.pyplot as plt
 
     def f(x):
@@ -107,6 +109,9 @@ def test_legend_lies_beside_the_points_and_lines_of_equal_product_say_so():
 
     candidates = [ppgen.Reparameterize(), ppgen.ScoreFunction()]
     report = ppgen.variance(f, candidates, samples=200, repetitions=4)(KEY, P)
+    if far:
+        slow = dataclasses.replace(report.candidates[1], seconds=4.0)
+        report = VarianceReport((report.candidates[0], slow))
     ax = report.plot()
     ax.figure.canvas.draw()
     legend = ax.get_legend().get_window_extent()

@@ -200,9 +200,16 @@ def plot(candidates: Sequence[Candidate], ax: Any = None) -> Any:
             if x < high and bottom < y:
                 text = "best product" if factor == 1 else f"× {factor:,}"
                 ax.annotate(
-                    text, (x, y), (3, -3), textcoords="offset points", va="top", fontsize="x-small",
-                    color="0.5", annotation_clip=True,
-                )  # fmt: skip
+                    text,
+                    (x, y),
+                    (3, -3),
+                    textcoords="offset points",
+                    va="top",
+                    fontsize="x-small",
+                    color="0.4",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+                    zorder=1,
+                )
         ax.set(xlim=(low, high), ylim=(bottom, top))
     # Beside the picture: points lie anywhere in it.
     ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
@@ -216,7 +223,8 @@ def _few_ticks(ax: Any) -> None:
     low, high = ax.get_xlim()
     widen = max(1.0, (4.0 * low / high) ** 0.5)
     ax.set_xlim(low / widen, high * widen)
-    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    between = (1.0, 2.0, 5.0) if high / low * widen**2 < 50 else (1.0,)
+    ax.xaxis.set_major_locator(LogLocator(subs=between))
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     ax.xaxis.set_minor_formatter(NullFormatter())
 
