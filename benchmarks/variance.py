@@ -537,11 +537,12 @@ def main(arguments: list[str]) -> None:
             print(sections[-1] + "\n", flush=True)
         found.append(tuned_row(task, samples, options))
         print(found[-1] + "\n", flush=True)
-    if options.only_tune:
-        head = options.out.read_text().split(TUNED_TITLE)[0].rstrip() + "\n"
-    else:
-        head = report(sections, options)
-    options.out.write_text(head + "\n" + tuned_section(found, options))
+        if options.only_tune:
+            head = options.out.read_text().split(TUNED_TITLE)[0].rstrip() + "\n"
+        else:
+            head = report(sections, options)
+        # After each task, so that what an interrupted run has measured is there.
+        options.out.write_text(head + "\n" + tuned_section(found, options))
 
 
 def where(options: Any) -> str:
