@@ -296,6 +296,11 @@ def test_time_is_kept(ticking, seconds):
     assert tuned.best.samples > 1
 
 
+def test_with_time_for_one_candidate_it_is_the_one_with_most_draws(ticking):
+    tuned = tune(flip, seconds=0.1, draws=(1, 4, 2), clock=ticking)(KEY, P)
+    assert len(tuned.candidates) == 1 and tuned.draws == 4
+
+
 def test_more_time_is_more_measurements(ticking):
     few, many = (tune(flip, seconds=s, clock=ticking)(KEY, P) for s in (10.0, 300.0))
     assert len(few.candidates) < len(many.candidates)
