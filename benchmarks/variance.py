@@ -7,12 +7,16 @@ time that one gradient takes: the time that a given accuracy takes, up to a cons
     pip install funsor                       # for NumPyro's TraceEnum_ELBO
     python benchmarks/variance.py            # prints, and writes benchmarks/variance.md
     python benchmarks/variance.py --effort 0.1 --repetitions 5 --out /dev/null
+    python benchmarks/variance.py --only-tune --tasks toy   # makes the section on `ppgen.tune` anew
 
 The time is that of the processor, over all threads of the process: unlike the clock on the wall,
 which is printed too, it does not count what else the machine is doing.
 
 Plain REINFORCE is the estimator of GenJAX's `vi` without baselines: the whole cost times the score
 of all choices, written out here in a few lines. Rows say what was refused by whom, and why.
+
+A last section compares what `ppgen.tune` finds by itself with the rows of ppgen above, which were
+chosen by hand.
 """
 
 from __future__ import annotations
@@ -313,8 +317,12 @@ def reinforce(task: Task) -> Callable:
     return lambda key, p: jax.grad(surrogate)(p, key)
 
 
+def of_ppgen(task: Task) -> dict[str, Callable]:
+    return {f"ppgen, {k}": ours(task, *v) for k, v in task.candidates.items()}
+
+
 def contenders(task: Task) -> dict[str, Callable]:
-    found = {f"ppgen, {k}": ours(task, *v) for k, v in task.candidates.items()}
+    found = of_ppgen(task)
     found["NumPyro, TraceGraph_ELBO"] = numpyros(task, TraceGraph_ELBO(), task.guide)
     found["NumPyro, TraceEnum_ELBO"] = numpyros(task, TraceEnum_ELBO(), enumerated(task.guide))
     found["plain REINFORCE"] = reinforce(task)
@@ -351,11 +359,12 @@ class Result(NamedTuple):
         return self.variance * self.cpu
 
 
-def measure(task: Task, samples: int, options: Any) -> dict[str, Result]:
+def measure(
+    gradients: dict[str, Callable], params: Any, samples: int, options: Any
+) -> dict[str, Result]:
     key = jax.random.key(options.seed)
-    params = task.params
     runs, spreads, refused = {}, {}, {}
-    for name, gradient in contenders(task).items():
+    for name, gradient in gradients.items():
         try:
             run = timed(jax.jit(gradient), key, params)
             spreads[name] = spread(gradient, key, params, samples)
@@ -437,6 +446,54 @@ def table(task: Task, results: dict[str, Result], samples: int) -> str:
     return "\n".join(lines)
 
 
+TUNED = "ppgen, tuned"
+
+
+def tuned_row(task: Task, samples: int, options: Any) -> str:
+    """What `tune` finds among all estimators, and the numbers of draws of the rows by hand."""
+    draws = tuple(sorted({d for _, d in task.candidates.values()}))
+    f = elbo(task.model, task.guide)
+    found = ppgen.tune(
+        f, seconds=options.tune, draws=draws, clock=time.process_time, progress=False
+    )(jax.random.key(options.seed), task.params)
+    g = ppgen.expectation(ppgen.with_estimators(f, found.estimators), draws=found.draws)
+    gradients = of_ppgen(task) | {TUNED: jax.grad(g, 1)}
+    # With another key than the search had.
+    results = measure(gradients, task.params, samples, options)
+    mine = results.pop(TUNED)
+    best = min((n for n, r in results.items() if not r.refused), key=lambda n: rank(results[n]))
+    tried = sum(not c.refused for c in found.candidates)
+    return (
+        f"| {task.name} | {found.chosen} | {found.seconds:.0f} s | {tried}, {found.left_out} "
+        f"| {best.removeprefix('ppgen, ')} | {mine.variance:.3g} ± {mine.error:.1g} "
+        f"| {ratio(mine, results[best]):.3g} |"
+    )
+
+
+def tuned_section(rows: list[str], options: Any) -> str:
+    return "\n".join(
+        [
+            TUNED_TITLE,
+            "",
+            where(options),
+            "",
+            f"Each search had {options.tune:.0f} seconds, compilation included. The best row by",
+            "hand is the best of ppgen's rows, measured again beside what was found; the last",
+            "column is the ratio of the products (of the processor times, among those without",
+            "variance).",
+            "",
+            "| task | found | took | candidates tried, left out | best row by hand "
+            "| gradient variance | to the best row |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+        ]
+    )
+
+
+TUNED_TITLE = "## What `ppgen.tune` finds"
+
+
 def noise(r: Result, reference: Result, samples: int) -> float:
     """What the means of unbiased estimates hardly ever differ by."""
     error = math.sqrt((r.variance + reference.variance) / samples)
@@ -464,25 +521,43 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--effort", type=float, default=1.0, help="a factor of the sample sizes")
     parser.add_argument("--repetitions", type=int, default=31)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tune", type=float, default=60.0, help="seconds of each search")
+    parser.add_argument(
+        "--only-tune", action="store_true", help="keep all of the page but its last section"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     options = parser.parse_args(arguments)
-    sections = []
+    sections, found = [], []
     for name in options.tasks:
         task = TASKS[name]()
         samples = max(20, round(task.samples * options.effort))
-        sections.append(table(task, measure(task, samples, options), samples))
-        print(sections[-1] + "\n", flush=True)
-    options.out.write_text(report(sections, options))
+        if not options.only_tune:
+            results = measure(contenders(task), task.params, samples, options)
+            sections.append(table(task, results, samples))
+            print(sections[-1] + "\n", flush=True)
+        found.append(tuned_row(task, samples, options))
+        print(found[-1] + "\n", flush=True)
+        if options.only_tune:
+            head = options.out.read_text().split(TUNED_TITLE)[0].rstrip() + "\n"
+        else:
+            head = report(sections, options)
+        # After each task, so that what an interrupted run has measured is there.
+        options.out.write_text(head + "\n" + tuned_section(found, options))
+
+
+def where(options: Any) -> str:
+    """The machine, the versions and the command."""
+    versions = ", ".join(f"{m.__name__} {m.__version__}" for m in (ppgen, jax, numpyro))
+    command = " ".join(["python benchmarks/variance.py", *sys.argv[1:]])
+    return f"""{datetime.date.today()}; {platform.machine()}, {os.cpu_count()} cores, \
+{platform.system()}; {jax.default_backend()} (load {os.getloadavg()[0]:.1f} at the end); Python \
+{platform.python_version()}, {versions}; seed {options.seed}. Command: `{command}`."""
 
 
 def report(sections: list[str], options: Any) -> str:
-    versions = ", ".join(f"{m.__name__} {m.__version__}" for m in (ppgen, jax, numpyro))
-    command = " ".join(["python benchmarks/variance.py", *sys.argv[1:]])
     head = f"""# Variance times time
 
-{datetime.date.today()}; {platform.machine()}, {os.cpu_count()} cores, {platform.system()}; \
-{jax.default_backend()} (load {os.getloadavg()[0]:.1f} at the end); Python \
-{platform.python_version()}, {versions}; seed {options.seed}. Command: `{command}`.
+{where(options)}
 
 Variances are summed over the entries, ± a standard error; zero where gradients differ by rounding
 only. Times are medians of {options.repetitions}, contenders interleaved in random order. Processor

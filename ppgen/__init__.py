@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from ppgen._reports.decay import decay as decay
     from ppgen._reports.first_nonfinite import NonFinite as NonFinite
     from ppgen._reports.first_nonfinite import first_nonfinite as first_nonfinite
+    from ppgen._reports.tune import tune as tune
+    from ppgen._reports.tune_report import Tuned as Tuned
     from ppgen._reports.variance import variance as variance
     from ppgen._sampling.implicit import implicit as implicit
     from ppgen._staging.assume_continuous import assume_continuous as assume_continuous

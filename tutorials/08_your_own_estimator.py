@@ -291,9 +291,8 @@ assert np.all(means["sum and sample, no baseline"] > 6.5 * means["sum and sample
 assert means["sum and sample"][0] > means["score function, leave one out"][0]
 assert means["sum and sample"][-1] < 0.5 * means["score function, leave one out"][-1]
 assert np.all(means["unordered set"] < means["sum and sample"])
-report = ppgen.variance(cost, [Enumerate(), UnorderedSet(2), SumAndSample(), ScoreFunction()])(
-    jax.random.key(3), jnp.asarray(3.0 * base)
-)
+several = [Enumerate(), UnorderedSet(2), SumAndSample(), ScoreFunction()]
+report = ppgen.variance(cost, several, progress=False)(jax.random.key(3), jnp.asarray(3.0 * base))
 print(report)
 
 # %% [markdown]

@@ -1,7 +1,8 @@
 """The interface that every gradient estimator implements."""
 
 from abc import abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import equinox as eqx
 from jax import Array
@@ -63,6 +64,9 @@ class AbstractEstimator(eqx.Module):
         - `self_contained` (default false): the points are a function of the key, the distribution
           and the estimator's fields alone, so that choices that are alike are traced once.
         - `controlled` (default false): `control` or `baseline` comes with the points.
+        - `configurations` (default: one, without arguments): the arguments with which `ppgen.tune`
+          tries it; none where it needs what only a user can give, such as a control function, or
+          where another one is always better.
         - `misfit(dist)`: `None`, or the reason why the estimator cannot serve this distribution.
         - `__call__(key, dist)`: the points. `dist` has neither masks nor reinterpreted event
           dimensions; every batch element is an independent choice. In a plate it is an expanded
@@ -82,6 +86,7 @@ class AbstractEstimator(eqx.Module):
     enumerates: ClassVar[bool] = False
     relaxed: ClassVar[bool] = False
     self_contained: ClassVar[bool] = False
+    configurations: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
 
     @property
     def pruned(self) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -54,6 +54,8 @@ class ControlVariate(AbstractEstimator):
         Miller, Foti, D'Amour and Adams, *Reducing Reparameterization Gradient Variance*,
         NeurIPS 2017.
     """
+
+    configurations: ClassVar[tuple[Mapping[str, Any], ...]] = ()
 
     estimator: AbstractEstimator
     control: Callable[[Array, Distribution], Array] = eqx.field(converter=with_arrays)

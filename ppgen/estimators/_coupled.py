@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,10 @@ class Antithetic(AbstractEstimator):
     in_place: ClassVar[bool] = False
     coupled: ClassVar[bool] = True
     leave_one_out: ClassVar[bool] = False
+    configurations: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {},
+        {"estimator": ScoreFunction()},
+    )
 
     estimator: AbstractEstimator = Reparameterize()
 
@@ -111,6 +115,10 @@ class QuasiMonteCarlo(AbstractEstimator):
     in_place: ClassVar[bool] = False
     coupled: ClassVar[bool] = True
     leave_one_out: ClassVar[bool] = False
+    configurations: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {},
+        {"estimator": ScoreFunction()},
+    )
 
     estimator: AbstractEstimator = Reparameterize()
 

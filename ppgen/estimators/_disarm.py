@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -47,6 +48,8 @@ class ARM(AbstractEstimator):
     biased: ClassVar[bool] = False
     first_order: ClassVar[bool] = True
     together: ClassVar[bool] = True
+    # None: `DisARM` is better.
+    configurations: ClassVar[tuple[Mapping[str, Any], ...]] = ()
 
     def misfit(self, dist: Distribution) -> str | None:
         """Only coin flips."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -52,6 +53,7 @@ class Enumerate(AbstractEstimator):
     first_order: ClassVar[bool] = False
     enumerates: ClassVar[bool] = True
     fixed_points: ClassVar[bool] = True  # the support is the same for all parameters
+    configurations: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"parallel": True})
 
     def __repr__(self) -> str:
         """The call that makes it."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import equinox as eqx
 from jax import Array
@@ -56,6 +57,7 @@ class MeasureValued(AbstractEstimator):
     weighted: ClassVar[bool] = True
     biased: ClassVar[bool] = False
     first_order: ClassVar[bool] = True
+    configurations: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"prune": True})
 
     prune: bool = eqx.field(default=False, static=True)
 

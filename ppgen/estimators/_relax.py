@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -55,6 +55,7 @@ class RELAX(AbstractEstimator):
     weighted: ClassVar[bool] = False
     biased: ClassVar[bool] = False
     first_order: ClassVar[bool] = False
+    configurations: ClassVar[tuple[Mapping[str, Any], ...]] = ()
 
     control: Callable[[Array], Array] = eqx.field(converter=with_arrays)
     temperature: ArrayLike = 0.5

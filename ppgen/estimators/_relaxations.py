@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -86,6 +87,7 @@ class GumbelSoftmax(AbstractEstimator):
     biased: ClassVar[bool] = True
     first_order: ClassVar[bool] = False
     relaxed: ClassVar[bool] = True
+    configurations: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"hard": True})
 
     temperature: ArrayLike = 0.5
     hard: bool = eqx.field(default=False, static=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -49,6 +50,7 @@ class UnorderedSet(AbstractEstimator):
     biased: ClassVar[bool] = False
     first_order: ClassVar[bool] = False
     enumerates: ClassVar[bool] = True
+    configurations: ClassVar[tuple[Mapping[str, Any], ...]] = ({"size": 2}, {"size": 4})
 
     size: int = eqx.field(static=True)
 
