@@ -250,6 +250,28 @@ DEPENDENT = {
         lambda n, t: ppgen.draw(dist.Gamma(jnp.cumsum(jnp.ones(n)), 3.0 / t), name="x"),
         "law",
     ),
+    "a sum over them": (
+        lambda n, t: ppgen.draw(dist.Gamma(jnp.sum(jnp.ones(n)), 3.0 / t).expand([n]), name="x"),
+        "law",
+    ),
+    "a power of their number": (
+        lambda n, t: ppgen.draw(dist.Gamma(3.0, 3.0 / t**n).expand([n]), name="x"),
+        "law",
+    ),
+    "an edge": (
+        lambda n, t: ppgen.draw(
+            dist.Gamma(jnp.convolve(t * jnp.ones(n), jnp.ones(3), mode="same"), 1.0), name="x"
+        ),
+        "law",
+    ),
+    "as many steps": (
+        lambda n, t: ppgen.draw(
+            dist.Gamma(jax.lax.scan(lambda c, _: (c + 1.0, None), t, None, length=n)[0], 1.0)
+            .expand([n]),
+            name="x",
+        ),
+        "law",
+    ),
     "another number": (
         lambda n, t: ppgen.draw(dist.Gamma(3.0, 3.0 / t).expand([n + 1]), name="x"),
         "shape",

@@ -257,6 +257,11 @@ RULES: dict[str, Any] = {
 }
 
 
+def is_elementwise(eqn: _jax.Eqn) -> bool:
+    """Whether every element of the results depends on one element of each operand."""
+    return RULES.get(rule_name(eqn)) is _elementwise
+
+
 def propagate(eqn: _jax.Eqn, ins: Sequence[Influence]) -> list[Influence]:
     """The influence on each result of an equation that calls no jaxpr."""
     if all(i is NONE for i in ins):

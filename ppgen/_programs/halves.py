@@ -11,8 +11,9 @@ from jax import Array
 
 from ppgen import _jax
 from ppgen._analysis.analyse import Analysis, analyse
+from ppgen._analysis.propagation import is_elementwise
 from ppgen._expectation import checked_cost
-from ppgen._interpret import needed
+from ppgen._interpret import dependent, needed
 from ppgen._lowering.lower import lower
 from ppgen._settings import settings
 from ppgen._staging.primitives import equations, is_random
@@ -27,11 +28,13 @@ _INSTEAD = (
 )
 
 
-# What makes of constants one that is not the same for every particle, or a random one.
+# What makes of what is the same for every particle something that is not, or a random number.
 _UNEVEN = frozenset(
     "iota pad concatenate stack dynamic_update_slice scatter scatter-add scatter-mul scatter-min "
     "scatter-max cumsum cumprod cummax cummin cumlogsumexp random_bits random_split".split()
 )
+# What does not, besides what works element by element.
+_EVEN = frozenset("broadcast_in_dim reshape squeeze transpose".split())
 
 
 class Member:
@@ -131,9 +134,12 @@ def _check_same_law(whole: Member, half: Member) -> None:
     """Refuse draws whose distribution differs between particles, or with their number."""
     (eqns, consts), (others, other_consts) = (_law(m.jaxpr) for m in (whole, half))
     same = len(eqns) == len(others) and len(consts) == len(other_consts)
-    for a, b in zip(eqns, others, strict=False):
+    for (a, fixed), (b, _) in zip(eqns, others, strict=False):
         same = same and a.primitive is b.primitive and _numbers(a) == _numbers(b)
-        same = same and not (a.primitive.name in _UNEVEN and _shapes(a) != _shapes(b))
+        if _shapes(a) != _shapes(b):
+            # Of what draws influence, the influences tell.
+            known = a.primitive.name in _EVEN or is_elementwise(a)
+            same = same and (known if fixed else a.primitive.name not in _UNEVEN)
     if not same or not all(map(_same_constant, consts, other_consts)):
         raise EstimatorError(
             f"what each of {whole.particles} particles draws does not have the law of each of "
@@ -142,17 +148,27 @@ def _check_same_law(whole: Member, half: Member) -> None:
         )
 
 
-def _law(jaxpr: Any) -> tuple[list[_jax.Eqn], list[Any]]:
-    """The equations and constants behind the densities of draws, and all of loops around draws."""
+def _law(jaxpr: Any) -> tuple[list[tuple[_jax.Eqn, bool]], list[Any]]:
+    """What parameters of draws are computed by: equations and constants, those of densities too.
+
+    With each equation comes whether it is known that no draw influences it.
+    """
     opened, consts = _jax.open_jaxpr(jaxpr)
     random = [e for e in opened.eqns if is_random(e)]
     upstream = needed(opened, [v for e in random for v in e.invars])
-    behind = upstream.equations | {id(e) for e in random}
-    eqns = [e for eqn in opened.eqns if id(eqn) in behind for e in (eqn, *_inside(eqn))]
+    influenced = dependent(opened, [v for e in random for v in e.outvars]).equations
+    eqns: list[tuple[_jax.Eqn, bool]] = []
+    for eqn in opened.eqns:
+        if is_random(eqn):
+            eqns += [(e, False) for e in (eqn, *_inside(eqn))]
+        elif id(eqn) in upstream.equations:
+            fixed = id(eqn) not in influenced
+            inside = [(e, fixed) for e in _inside(eqn)]
+            eqns += [(eqn, fixed and not inside), *inside]
     used = [c for v, c in zip(opened.constvars, consts, strict=True) if v in upstream.variables]
-    for eqn in [e for e in eqns if e.primitive.name == "random_choice"]:
+    for eqn in [e for e, _ in eqns if e.primitive.name == "random_choice"]:
         opened, consts = _jax.open_jaxpr(_density(eqn))
-        eqns += [e for own in opened.eqns for e in (own, *_inside(own))]
+        eqns += [(e, False) for own in opened.eqns for e in (own, *_inside(own))]
         used += consts
     return eqns, used
 
@@ -174,13 +190,14 @@ def _density(eqn: _jax.Eqn) -> Any:
     return jax.make_jaxpr(lambda x, *leaves: log_prob(spec.dist.build(leaves), x))(values, *leaves)
 
 
-def _numbers(eqn: _jax.Eqn) -> list[float | None]:
-    """The literals among the operands of an equation."""
-    return [float(v.val) if isinstance(v, _jax.Literal) else None for v in eqn.invars]
+def _numbers(eqn: _jax.Eqn) -> list[Any]:
+    """The literals among the operands of an equation, and the numbers among its parameters."""
+    literals = [float(v.val) if isinstance(v, _jax.Literal) else None for v in eqn.invars]
+    return literals + [p for p in eqn.params.values() if isinstance(p, int | float | str)]
 
 
 def _shapes(eqn: _jax.Eqn) -> list[tuple[int, ...]]:
-    return [v.aval.shape for v in eqn.outvars]
+    return [v.aval.shape for v in (*eqn.invars, *eqn.outvars)]
 
 
 def _same_constant(a: Any, b: Any) -> bool:
