@@ -86,6 +86,32 @@ def test_under_jit_a_program_is_run_once_for_all_transformations():
     np.testing.assert_allclose(value, same, rtol=1e-6)
 
 
+TRANSFORMATIONS = {
+    "none": lambda g: g(KEY, THETA),
+    "jit": lambda g: jax.jit(g)(KEY, THETA),
+    "eval_shape": lambda g: jax.eval_shape(g, KEY, THETA),
+    "value_and_grad": lambda g: jax.value_and_grad(g, 1)(KEY, THETA),
+    "jvp": lambda g: jax.jvp(lambda t: g(KEY, t), (THETA,), (THETA,)),
+    "hessian": lambda g: jax.hessian(g, 1)(KEY, THETA),
+    "vmap": lambda g: jax.vmap(g, (0, None))(jax.random.split(KEY, 3), THETA),
+    "all": lambda g: jax.jit(jax.vmap(jax.value_and_grad(g, 1), (0, None)))(
+        jax.random.split(KEY, 3), THETA
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+def test_every_transformation_runs_a_program_once(name):
+    runs = []
+
+    def counted(t):
+        runs.append(t)
+        return cost(t)
+
+    TRANSFORMATIONS[name](ppgen.expectation(counted))
+    assert len(runs) == 1
+
+
 def test_without_jit_a_program_is_run_at_every_call():
     """Nothing is kept from call to call, so what a program reads from outside may change."""
     scale = {"x": 1.0}

@@ -54,8 +54,11 @@ def choice_specs(jaxpr: Any) -> list[ChoiceSpec]:
 
 
 def needs_lowering(jaxpr: Any) -> bool:
-    """Whether there is anything to lower: sites, or choices that are not in place."""
-    return not _jax.primitives_in(jaxpr).isdisjoint(_CHOICES)
+    """Whether there is anything to lower: sites, or choices beside calls or inside of them."""
+    found = _jax.primitives_in(jaxpr)
+    return not found.isdisjoint(_CHOICES) and (
+        "sample_site" in found or any(map(_jax.subjaxprs, _jax.open_jaxpr(jaxpr)[0].eqns))
+    )
 
 
 def lower(jaxpr: Any, *, unroll: bool = False, sampling: bool = False) -> Any:
