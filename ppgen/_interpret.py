@@ -130,6 +130,23 @@ def needed(jaxpr: _jax.Jaxpr, wanted: Iterable[Any], *, stop: Collection[str] = 
     return Reached(found, frozenset(eqns))
 
 
+def without_unused(jaxpr: _jax.Jaxpr, kept: Callable[[_jax.Eqn], bool]) -> _jax.Jaxpr:
+    """A jaxpr without the top-level equations that nothing needs.
+
+    Args:
+        jaxpr: the jaxpr, closed or open.
+        kept: which equations to keep in any case, as are those with effects, and what they need.
+    """
+    opened, _ = _jax.open_jaxpr(jaxpr)
+    found, eqns = set(variables_of(opened.outvars)), []
+    for eqn in reversed(opened.eqns):
+        if not found.isdisjoint(eqn.outvars) or eqn.effects or kept(eqn):
+            eqns.append(eqn)
+            found.update(variables_of(eqn.invars))
+    eqns.reverse()
+    return jaxpr if len(eqns) == len(opened.eqns) else _jax.with_equations(jaxpr, eqns)
+
+
 def dependent(jaxpr: _jax.Jaxpr, sources: Iterable[_jax.Var]) -> Reached:
     """Everything that depends on the variables `sources`, themselves included."""
     found, eqns = set(sources), set()

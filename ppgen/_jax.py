@@ -7,9 +7,11 @@ its constants and carries; from 0.12 on they are one class and a scan holds argu
 from __future__ import annotations
 
 import contextlib
+import functools
 import linecache
 import os
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -43,13 +45,43 @@ def open_jaxpr(jaxpr: Jaxpr) -> tuple[Jaxpr, Sequence[Any]]:
 
 def subjaxprs(eqn: Eqn) -> list[Jaxpr]:
     """The jaxprs that an equation calls, closed over their constants where it holds them."""
-    found = []
+    found: list[Jaxpr] = []
     for value in eqn.params.values():  # asked for every equation, several times
+        kind = type(value)
+        if kind in _PLAIN:
+            continue
         if isinstance(value, _JAXPRS):
             found.append(value)
         elif isinstance(value, (tuple, list)):
             found += [item for item in value if isinstance(item, _JAXPRS)]
     return found
+
+
+_PLAIN = frozenset({bool, int, float, str, type(None)})
+
+
+def primitives_in(jaxpr: Jaxpr) -> frozenset[str]:
+    """The names of the primitives of a jaxpr, and of the jaxprs that it calls.
+
+    They are kept as long as the jaxpr is, which never changes: all calls of one of JAX's own
+    functions share one jaxpr.
+    """
+    opened, _ = open_jaxpr(jaxpr)
+    found = _PRIMITIVES.get(opened)
+    if found is None:
+        own = {eqn.primitive.name for eqn in opened.eqns}
+        inner = [primitives_in(inner) for eqn in opened.eqns for inner in subjaxprs(eqn)]
+        found = _PRIMITIVES[opened] = frozenset(own.union(*inner))
+    return found
+
+
+_PRIMITIVES: weakref.WeakKeyDictionary[Jaxpr, frozenset[str]] = weakref.WeakKeyDictionary()
+
+
+@functools.cache
+def is_subdtype(dtype: Any, kind: Any) -> bool:
+    """Whether a type is one of a kind, as `jax.numpy.issubdtype`, which is asked very often."""
+    return bool(jax.numpy.issubdtype(dtype, kind))
 
 
 def is_jaxpr(value: Any) -> bool:
@@ -58,6 +90,13 @@ def is_jaxpr(value: Any) -> bool:
 
 
 _JAXPRS = (core.ClosedJaxpr, core.Jaxpr)
+
+
+def with_equations(jaxpr: Jaxpr, eqns: Sequence[Eqn]) -> Jaxpr:
+    """A jaxpr, closed or open, with other equations between the same inputs and results."""
+    opened, _ = open_jaxpr(jaxpr)
+    new = opened.replace(eqns=list(eqns))
+    return new if opened is jaxpr else jaxpr.replace(jaxpr=new)
 
 
 def map_jaxpr(run: Callable[[Jaxpr, Sequence[Any]], Sequence[Any]], jaxpr: Jaxpr) -> Jaxpr:
@@ -366,7 +405,9 @@ def define_product(
 
     def bind(x, y):
         dtype = jax.numpy.result_type(x, y)
-        x, y = jax.numpy.broadcast_arrays(jax.numpy.asarray(x, dtype), jax.numpy.asarray(y, dtype))
+        x, y = jax.numpy.asarray(x, dtype), jax.numpy.asarray(y, dtype)
+        if x.shape != y.shape:
+            x, y = jax.numpy.broadcast_arrays(x, y)
         return primitive.bind(*core_src.auto_insert_reshard(x, y))
 
     def batch(values, dims):

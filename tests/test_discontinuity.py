@@ -435,3 +435,37 @@ def test_what_adds_up_in_a_loop_has_no_bound(grad):
 
     for f in (scanned, looped):
         assert jnp.isfinite(jax.jit(ppgen.expectation(f))(KEY, 0.3))
+
+
+@pytest.mark.parametrize("first", ["known", "random"])
+def test_a_function_that_is_called_twice(first):
+    """All calls of a compiled function share what it computes, not what reaches it."""
+    steps = jax.jit(lambda x: jnp.floor(x) + jnp.sum(jnp.zeros(2)))
+
+    def f(theta):
+        x = ppgen.draw(dist.Normal(theta, 1.0), name="x")
+        values = {"known": jnp.arange(3.0)[1], "random": x}
+        order = sorted(values, key=lambda name: name != first)
+        return sum(steps(values[name]) for name in order)
+
+    with pytest.raises(ppgen.errors.DiscontinuityError, match="floor"):
+        ppgen.expectation(f)(jax.random.key(0), 0.3)
+
+
+def test_functions_that_nothing_reaches_may_have_choices_of_their_own():
+    """Each call of a compiled function draws anew, and each draw is followed."""
+    draw = jax.jit(lambda: ppgen.draw(dist.Normal(0.0, 1.0), name="x"))
+
+    def f(theta):
+        return jnp.floor(theta * draw()) + theta * draw()
+
+    with pytest.raises(ppgen.errors.DiscontinuityError, match="floor"):
+        ppgen.expectation(f)(jax.random.key(0), 0.3)
+
+    def g(theta):
+        return theta * (draw() - draw()) ** 2
+
+    slopes = jax.vmap(jax.grad(ppgen.expectation(g), 1), (0, None))(
+        jax.random.split(jax.random.key(0), 4000), 0.3
+    )
+    assert abs(jnp.mean(slopes) - 2.0) < 0.3

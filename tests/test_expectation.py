@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -65,6 +66,82 @@ def test_value_gradient_and_hessian_are_unbiased():
 def test_jit_changes_nothing():
     for run in (g, jax.grad(g, argnums=1), jax.value_and_grad(g, argnums=1)):
         assert close(run(KEY, THETA), jax.jit(run)(KEY, THETA))
+
+
+def test_under_jit_a_program_is_run_once_for_all_transformations():
+    """As for any function: what `jax.jit` traced serves values, gradients, shapes and lanes."""
+    runs = []
+
+    def counted(t):
+        runs.append(t)
+        return cost(t)
+
+    g = jax.jit(ppgen.expectation(counted))
+    value = g(KEY, THETA)
+    same, _ = jax.value_and_grad(g, argnums=1)(KEY, THETA)
+    jax.grad(g, argnums=1)(KEY, THETA)
+    jax.eval_shape(g, KEY, THETA)
+    jax.vmap(g, (0, None))(jax.random.split(KEY, 3), THETA)
+    assert len(runs) == 1
+    np.testing.assert_allclose(value, same, rtol=1e-6)
+
+
+TRANSFORMATIONS = {
+    "none": lambda g: g(KEY, THETA),
+    "jit": lambda g: jax.jit(g)(KEY, THETA),
+    "eval_shape": lambda g: jax.eval_shape(g, KEY, THETA),
+    "value_and_grad": lambda g: jax.value_and_grad(g, 1)(KEY, THETA),
+    "jvp": lambda g: jax.jvp(lambda t: g(KEY, t), (THETA,), (THETA,)),
+    "hessian": lambda g: jax.hessian(g, 1)(KEY, THETA),
+    "vmap": lambda g: jax.vmap(g, (0, None))(jax.random.split(KEY, 3), THETA),
+    "all": lambda g: jax.jit(jax.vmap(jax.value_and_grad(g, 1), (0, None)))(
+        jax.random.split(KEY, 3), THETA
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+def test_every_transformation_runs_a_program_once(name):
+    runs = []
+
+    def counted(t):
+        runs.append(t)
+        return cost(t)
+
+    TRANSFORMATIONS[name](ppgen.expectation(counted))
+    assert len(runs) == 1
+
+
+def test_without_jit_a_program_is_run_at_every_call():
+    """Nothing is kept from call to call, so what a program reads from outside may change."""
+    scale = {"x": 1.0}
+
+    def f(t):
+        return scale["x"] * ppgen.draw(dist.Normal(t, 1.0))
+
+    g = ppgen.expectation(f)
+    value, slope = jax.value_and_grad(g, argnums=1)(KEY, 0.3)
+    scale["x"] = 2.0
+    twice, steeper = jax.value_and_grad(g, argnums=1)(KEY, 0.3)
+    np.testing.assert_allclose([twice, steeper], [2 * value, 2 * slope], rtol=1e-6)
+
+
+def test_what_a_program_does_not_use_changes_neither_draws_nor_values():
+    def f(t, more):
+        x = numpyro.sample("x", dist.Normal(t, 1.0))
+        y = numpyro.sample("y", dist.Normal(x, 1.0))  # unused, but it has its key
+        if more:
+            jnp.log(x) + jnp.sin(t)
+        z = numpyro.sample("z", dist.Bernoulli(0.4))
+        return x**2 + z * t, y
+
+    plain, with_more = (
+        jax.value_and_grad(
+            ppgen.expectation(functools.partial(f, more=more), has_aux=True), 1, has_aux=True
+        )(KEY, 0.3)
+        for more in (False, True)
+    )
+    assert plain == with_more
 
 
 def test_vmap_over_keys_and_arguments_is_a_loop():

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from ppgen import _jax
-from ppgen._interpret import Environment, dependent, follow, interpret, needed, variables_of
+from ppgen._interpret import (
+    Environment,
+    dependent,
+    follow,
+    interpret,
+    needed,
+    variables_of,
+    without_unused,
+)
+from ppgen._staging.primitives import equations, equations_of, has_any
 
 TABLE = np.arange(3.0)
 
@@ -83,6 +92,55 @@ def test_what_is_needed_is_enough_and_nothing_else_is_needed():
     env.run([e for e in OPEN.eqns if id(e) in used.equations], _jax.bind)
     np.testing.assert_array_equal(env[OPEN.outvars[0]], program(0.3, 0.7)[0])
     assert used.variables >= set(variables_of(OPEN.outvars)) | set(OPEN.invars)
+
+
+def test_without_what_is_unused_a_jaxpr_gives_the_same():
+    def f(x):
+        jnp.sin(x)
+        y = jnp.cos(x)
+        jnp.tan(y)
+        return x * 2.0 + x
+
+    jaxpr = jax.make_jaxpr(f)(1.0)
+    for given in (jaxpr, _jax.open_jaxpr(jaxpr)[0]):
+        names = [e.primitive.name for e in _jax.open_jaxpr(without_unused(given, never))[0].eqns]
+        assert names == ["mul", "add"]
+    kept = without_unused(jaxpr, lambda e: e.primitive.name == "tan")
+    assert [e.primitive.name for e in _jax.open_jaxpr(kept)[0].eqns] == ["cos", "tan", "mul", "add"]
+    assert interpret(kept, [0.3], _jax.bind) == interpret(jaxpr, [0.3], _jax.bind)
+    assert without_unused(kept, lambda e: True) is kept
+
+
+def test_effects_are_never_unused():
+    def f(x):
+        jax.debug.print("{}", jnp.sin(x))
+        return x * 2.0
+
+    jaxpr = without_unused(jax.make_jaxpr(f)(1.0), never)
+    assert {"sin", "mul"} <= {e.primitive.name for e in _jax.open_jaxpr(jaxpr)[0].eqns}
+
+
+def never(eqn):
+    return False
+
+
+def test_the_primitives_in_a_jaxpr_are_those_of_all_its_equations():
+    def f(x):
+        y = jax.lax.cond(x > 0, jnp.sin, lambda x: jax.jit(jnp.cos)(x), x)
+        return jax.lax.scan(lambda c, _: (jnp.tanh(c), c), y, None, length=3)[0]
+
+    jaxpr = jax.make_jaxpr(f)(1.0)
+    names = {e.primitive.name for e in equations(jaxpr)}
+    assert {"sin", "cos", "tanh", "cond", "scan"} <= names
+    for given in (jaxpr, _jax.open_jaxpr(jaxpr)[0]):
+        assert _jax.primitives_in(given) == names
+    for wanted in ({"sin"}, {"tanh", "scan"}, {"exp"}):
+        expected = [e for e in equations(jaxpr) if e.primitive.name in wanted]
+        assert list(equations_of(jaxpr, wanted)) == expected
+        for eqn in _jax.open_jaxpr(jaxpr)[0].eqns:
+            below = [e for j in _jax.subjaxprs(eqn) for e in equations(j)]
+            found = any(e.primitive.name in wanted for e in [eqn, *below])
+            assert has_any(eqn, wanted) == found
 
 
 def test_forwards_and_backwards_agree():

@@ -81,6 +81,17 @@ def test_what_is_said_is_what_was_computed():
     np.testing.assert_array_equal(fitted.history, alone.history)
 
 
+def test_a_watched_fit_traces_its_objective_once():
+    runs = []
+
+    def counted(params):
+        runs.append(params)
+        return ppgen.draw(dist.Normal(params, 1.0)) ** 2
+
+    fit(counted, 1.0, optax.sgd(0.1), key=KEY, steps=4, chunk=2, loggers=[Notes()])
+    assert len(runs) == 1
+
+
 def test_metrics_are_means_over_draws_and_rows_and_may_come_with_state():
     notes = Notes()
 

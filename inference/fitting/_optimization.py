@@ -198,6 +198,8 @@ class Optimization:
             The carry, the objective at the steps, whether the loop ended before a step that was not
             finite, and what else is said of the steps, by name.
         """
+        # Traced once, for what it says and in the loop.
+        step = jax.jit(self.step, inline=True) if self.watched else self.step
 
         # How many steps is an operand, so that a shorter last run compiles nothing new.
         def unfinished(loop: tuple) -> Bool[Array, ""]:
@@ -206,12 +208,12 @@ class Optimization:
 
         def body(loop: tuple) -> tuple:
             i, carry, values, _, said = loop
-            carry, value, good, new = self.step(carry, given)
+            carry, value, good, new = step(carry, given)
             failed = jnp.asarray(False) if self.skip else ~good
             said = {name: said[name].at[i].set(x) for name, x in new.items()}
             return i + 1, carry, values.at[i].set(value), failed, said
 
-        said = jax.eval_shape(self.step, carry, given)[3] if self.watched else {}
+        said = jax.eval_shape(step, carry, given)[3] if self.watched else {}
         said = {name: jnp.zeros(room, x.dtype) for name, x in said.items()}
         start = (jnp.int32(0), carry, jnp.zeros(room), jnp.asarray(False), said)
         _, carry, values, failed, said = jax.lax.while_loop(unfinished, body, start)

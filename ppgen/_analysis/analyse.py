@@ -30,6 +30,7 @@ from ppgen._lowering.scan_structure import sums_over_points
 from ppgen._staging.primitives import (
     CALLS,
     DENSITY_SCOPE,
+    RANDOM,
     SAMPLER_SCOPE,
     ChoiceSpec,
     is_random,
@@ -102,6 +103,9 @@ class Analysis:
 # What is looked for: nothing; where suspect integers go; and where they come from.
 OFF, SUSPECTS, ALL = range(3)
 
+# What an analysis counts or reports, whatever reaches it.
+_TOLD = RANDOM | {"marker", "transformed"}
+
 # Densities in NumPyro's potential energy, which maps its argument into the supports.
 _POTENTIAL = (
     ("numpyro/infer/util.py", "potential_energy"),
@@ -168,6 +172,8 @@ class _Walk:
         self.counter = _Counter
         self.marks: dict[int, int] = {}
         self.reported: set[int] = set()
+        # The results of calls that nothing reaches and in which there is nothing to be told of.
+        self.unreached: dict[Any, list[Influence]] = {}
         self.moved = 0  # the frozen choices that bounds of their supports may move
         self.line = ""  # of the call of one of JAX's own functions that is being walked through
 
@@ -231,11 +237,7 @@ class _Walk:
         if name == "scan":
             return self.scan(eqn, ins, counter, depth, checked)
         if name in CALLS:
-            outer = self.line
-            self.line = outer or (where(eqn) if _jax.calls_jax(eqn) else "")
-            outs = self.inner(_jax.subjaxprs(eqn)[0], ins, counter, depth=depth, checked=checked)
-            self.line = outer
-            return outs
+            return self.call(eqn, _jax.subjaxprs(eqn)[0], ins, counter, depth, checked)
         if name in CUSTOM and not is_random(eqn):
             # A custom derivative is taken to be right. JAX gives some to functions with
             # discontinuities, such as `frexp`: those are checked.
@@ -245,6 +247,20 @@ class _Walk:
         if jaxprs := _jax.subjaxprs(eqn):
             return self.region(eqn, jaxprs, ins, counter, depth, checked)
         return propagate(eqn, ins)
+
+    def call(self, eqn, jaxpr, ins, counter, depth: int, checked: int) -> list[Influence]:
+        """A call of a jaxpr: of one of JAX's own functions, say, which all its calls share."""
+        if plain := all(i is NONE for i in ins):
+            if jaxpr in self.unreached:
+                return list(self.unreached[jaxpr])
+            plain = _jax.primitives_in(jaxpr).isdisjoint(_TOLD)
+        outer = self.line
+        self.line = outer or (where(eqn) if _jax.calls_jax(eqn) else "")
+        outs = self.inner(jaxpr, ins, counter, depth=depth, checked=checked)
+        self.line = outer
+        if plain:
+            self.unreached[jaxpr] = outs
+        return outs
 
     def trusted(self, eqn) -> bool:
         """Whether an equation's own jumps do not count.

@@ -50,6 +50,8 @@ class Choice:
 def choices_of(jaxpr: Any) -> list[Choice]:
     """The choices that a lowered jaxpr makes, in the order in which evaluation makes them."""
     found = []
+    if _jax.primitives_in(jaxpr).isdisjoint({"random_choice", "sample_site"}):
+        return found
     for eqn in _jax.open_jaxpr(jaxpr)[0].eqns:
         found += choices_of_equation(eqn)
     return found

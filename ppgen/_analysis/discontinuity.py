@@ -286,8 +286,11 @@ def settled(
     eqn: _jax.Eqn, ins: Sequence[Influence], outs: Sequence[Influence], *, jumps: bool
 ) -> list[Influence]:
     """The influences on the results: integers and booleans have suspicions, and no derivatives."""
-    vectors = signed(eqn)
-    if all(map(is_inexact, eqn.outvars)) and not vectors:
+    vectors, real = signed(eqn), all(map(is_inexact, eqn.outvars))
+    if real and not vectors and not any(o.suspect for o in outs):
+        if rule_name(eqn) != "select_n":
+            return list(outs)  # as for most
+    if real and not vectors:
         own = 0
     else:
         found = join(*ins)
@@ -325,20 +328,20 @@ def ranged(eqn: _jax.Eqn, ins: Sequence[Influence], outs: Sequence[Influence]) -
         return list(outs)
     found = ranges.after(eqn, _within(eqn, ins))
     atoms = name not in _ATOMLESS or rounds(eqn)
-    return [
-        o._replace(
-            within=found if is_inexact(v) or name == "ne" else ranges.ANYWHERE,
-            atoms=o.atoms or (atoms and bool(o.pathwise or o.frozen)),
-        )
-        for v, o in zip(eqn.outvars, outs, strict=True)
-    ]
+    new = []
+    for v, o in zip(eqn.outvars, outs, strict=True):
+        within = found if is_inexact(v) or name == "ne" else ranges.ANYWHERE
+        atom = o.atoms or (atoms and bool(o.pathwise or o.frozen))
+        same = atom == o.atoms and within == o.within
+        new.append(o if same else o._replace(within=within, atoms=atom))
+    return new
 
 
 def known(v: Any) -> Influence:
     """The facts about an operand without influences: a number has itself as its range."""
     if not isinstance(v, _jax.Literal) or jnp.ndim(v.val):
         return NONE
-    if not any(jnp.issubdtype(v.aval.dtype, kind) for kind in (jnp.floating, jnp.integer)):
+    if not any(_jax.is_subdtype(v.aval.dtype, kind) for kind in (jnp.floating, jnp.integer)):
         return NONE
     value = float(v.val)
     return Influence(within=ranges.NOWHERE if math.isnan(value) else (value, value))
@@ -346,12 +349,12 @@ def known(v: Any) -> Influence:
 
 def is_inexact(v: Any) -> bool:
     """Whether a variable holds floating-point (or complex) numbers, which have derivatives."""
-    return jnp.issubdtype(v.aval.dtype, jnp.inexact)
+    return _jax.is_subdtype(v.aval.dtype, jnp.inexact)
 
 
 def _calls(eqn: _jax.Eqn) -> bool:
     """Whether an equation is looked into."""
-    return bool(_jax.subjaxprs(eqn)) and eqn.primitive.name in FOLLOWED
+    return eqn.primitive.name in FOLLOWED and bool(_jax.subjaxprs(eqn))
 
 
 def _follows(eqn: _jax.Eqn) -> bool:

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from ppgen import _jax
 from ppgen._analysis.discontinuity import (
@@ -30,7 +29,7 @@ from ppgen._analysis.parameters import rule_name
 from ppgen._analysis.ranges import tests_for_nan
 from ppgen._interpret import Environment, needed
 from ppgen._lowering.lower import CUSTOM
-from ppgen._staging.primitives import CALLS, DENSITY_SCOPE, SAMPLER_SCOPE, equations
+from ppgen._staging.primitives import CALLS, DENSITY_SCOPE, SAMPLER_SCOPE, equations_of
 from ppgen._user_lines import where
 from ppgen.errors import DerivativeError, DiscontinuityError
 
@@ -102,8 +101,10 @@ def check_hidden_randomness(jaxpr: Any) -> None:
 
 def _has_keys(jaxpr: Any) -> bool:
     """Whether a program has keys other than those of its choices."""
-    return any(map(_is_key, _jax.open_jaxpr(jaxpr)[0].constvars)) or any(
-        eqn.primitive.name in _KEYS or _makes_key(eqn) for eqn in equations(jaxpr)
+    return (
+        any(map(_is_key, _jax.open_jaxpr(jaxpr)[0].constvars))
+        or not _jax.primitives_in(jaxpr).isdisjoint(_KEYS)
+        or any(map(_makes_key, equations_of(jaxpr, {"fresh_key"})))
     )
 
 
@@ -337,4 +338,4 @@ class _Walk:
 
 
 def _is_key(v: Any) -> bool:
-    return jnp.issubdtype(v.aval.dtype, jax.dtypes.prng_key)
+    return _jax.is_subdtype(v.aval.dtype, jax.dtypes.prng_key)

@@ -89,6 +89,11 @@ def rule_name(eqn: _jax.Eqn) -> str:
 
     That of its primitive if all of its parameters are known, and else one that is in no table.
     """
-    name = eqn.primitive.name
-    unknown = eqn.params.keys() - PARAMETERS.get(name, frozenset())
-    return f"{name} with the parameter {sorted(unknown)[0]!r}" if unknown else name
+    name, given = eqn.primitive.name, eqn.params
+    known = PARAMETERS.get(name, _NONE)
+    if not given or known.issuperset(given):  # asked for every equation, several times
+        return name
+    return f"{name} with the parameter {min(given.keys() - known)!r}"
+
+
+_NONE: frozenset[str] = frozenset()

@@ -92,7 +92,7 @@ def after(eqn: _jax.Eqn, ins: Sequence[Range]) -> Range:
     """The range of the real results of an equation that calls nothing."""
     name = rule_name(eqn)
     types = [v.aval.dtype for v in (*eqn.invars, *eqn.outvars)]
-    if any(jnp.issubdtype(t, jnp.complexfloating) for t in types):
+    if any(_jax.is_subdtype(t, jnp.complexfloating) for t in types):
         return ANYWHERE
     if any(0 in v.aval.shape for v in eqn.invars):
         return ANYWHERE  # the maximum of nothing is infinite

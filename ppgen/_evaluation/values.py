@@ -75,6 +75,8 @@ def over_points(
 
 def lift(fn: Callable[..., Sequence[Array]], values: Sequence[Value]) -> list[Value]:
     """Apply a function of arrays to values, at every point and in every slot."""
+    if not any(v.axes or v.slots for v in values):  # as for most
+        return [Value(out) for out in fn(*(v.array for v in values))]
     fn, arrays, axes, slots = over_points(fn, values)
     return [Value(out, axes, slots) for out in fn(*arrays)]
 

@@ -19,7 +19,15 @@ from ppgen._interpret import interpret, variables_of
 from ppgen._lowering.scan_structure import markov, one_at_a_time
 from ppgen._settings import current, settings
 from ppgen._staging.choice import bind_choice
-from ppgen._staging.primitives import CALLS, ChoiceSpec, equations, is_random, over_lanes
+from ppgen._staging.primitives import (
+    CALLS,
+    RANDOM,
+    ChoiceSpec,
+    equations,
+    equations_of,
+    is_random,
+    over_lanes,
+)
 from ppgen._staging.transformed import bind_transformed
 from ppgen._user_lines import where
 from ppgen.errors import ControlFlowError
@@ -28,16 +36,17 @@ UNROLL_LIMIT = 200_000
 """Equations that unrolling one scan may produce."""
 
 REMATS = frozenset({"remat2", "checkpoint"})
+_CHOICES = frozenset({"random_choice", "sample_site"})
 CUSTOM = frozenset({"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"})
 
 
 def choice_specs(jaxpr: Any) -> list[ChoiceSpec]:
     """The random choices of a jaxpr that are not in place, sites included."""
     found = []
-    for eqn in equations(jaxpr):
+    for eqn in equations_of(jaxpr, _CHOICES):
         if eqn.primitive.name == "random_choice":
             found.append(eqn.params["spec"])
-        elif eqn.primitive.name == "sample_site" and not eqn.params["spec"].observed:
+        elif not eqn.params["spec"].observed:
             choice = eqn.params["spec"].choice
             if not choice.template.in_place:
                 found.append(choice)
@@ -45,8 +54,11 @@ def choice_specs(jaxpr: Any) -> list[ChoiceSpec]:
 
 
 def needs_lowering(jaxpr: Any) -> bool:
-    """Whether there is anything to lower: sites, or choices that are not in place."""
-    return any(e.primitive.name in ("sample_site", "random_choice") for e in equations(jaxpr))
+    """Whether there is anything to lower: sites, or choices beside calls or inside of them."""
+    found = _jax.primitives_in(jaxpr)
+    return not found.isdisjoint(_CHOICES) and (
+        "sample_site" in found or any(map(_jax.subjaxprs, _jax.open_jaxpr(jaxpr)[0].eqns))
+    )
 
 
 def lower(jaxpr: Any, *, unroll: bool = False, sampling: bool = False) -> Any:
@@ -129,7 +141,7 @@ def _while(eqn: _jax.Eqn, values: list[Any]) -> list[Any]:
             instead="ScoreFunction() at this site, or jax.lax.scan over the largest number of "
             "steps with a mask",
         )
-    if any(is_random(e) for e in equations(cond)):
+    if not _jax.primitives_in(cond).isdisjoint(RANDOM):
         raise ControlFlowError(
             "a random choice in the condition of a while_loop",
             where=where(eqn),

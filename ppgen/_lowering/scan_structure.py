@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ppgen import _jax
 from ppgen._interpret import follow, variables_of
-from ppgen._staging.primitives import equations
+from ppgen._staging.primitives import equations_of
 
 
 class Markov(NamedTuple):
@@ -35,7 +35,7 @@ def sums_over_points(eqn: _jax.Eqn) -> bool:
 
 def one_at_a_time(jaxpr: Any) -> bool:
     """Whether all choices of a body with weights are its own, and of first order."""
-    everywhere = [e.params["spec"] for e in equations(jaxpr) if e.primitive.name == "random_choice"]
+    everywhere = [e.params["spec"] for e in equations_of(jaxpr, {"random_choice"})]
     weighted = [s for s in everywhere if s.template.weighted]
     own = [s for s in own_choices(jaxpr) if s.template.weighted]
     return len(own) == len(weighted) > 0 and all(s.template.first_order for s in weighted)
@@ -54,7 +54,7 @@ def markov(jaxpr: Any, num_consts: int, num_carry: int) -> Markov | None:
     """The structure of a lowered body, or `None` where it has none."""
     jaxpr, _ = _jax.open_jaxpr(jaxpr)
     made = [e for e in jaxpr.eqns if e.primitive.name == "random_choice"]
-    everywhere = [e for e in equations(jaxpr) if e.primitive.name == "random_choice"]
+    everywhere = list(equations_of(jaxpr, {"random_choice"}))
     batches = {e.params["lanes"] + e.params["spec"].batch for e in made}
     if len(made) != len(everywhere) or len(batches) != 1:
         return None

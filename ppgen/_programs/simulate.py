@@ -199,7 +199,7 @@ def traced(staged: Staged, given: Given) -> Trace:
     )
     where = {name: specs[name].choice.where for name in specs}
     log_probs = {n: mark(lp, "log_prob", n, where.get(n, "")) for n, lp in sites.log_probs.items()}
-    terms = [jnp.sum(lp) for lp in log_probs.values()]
+    terms = [jnp.sum(lp) if jnp.ndim(lp) else lp for lp in log_probs.values()]
     value, state = staged.both(outs)
     return Trace(
         choices=sites.choices,

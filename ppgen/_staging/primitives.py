@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -305,11 +305,14 @@ def mark(value: Any, kind: str, name: str, where: str, **details: Any) -> Array:
 CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
 """Names of the primitives that call a jaxpr as it is."""
 
-RANDOM = frozenset({"fresh_key", "random_choice", "sample_site", "estimated_program"})
+SITES = frozenset({"sample_site", "estimated_program"})
+"""Names of the primitives that are sites of a program."""
+
+RANDOM = frozenset({"fresh_key", "random_choice"}) | SITES
 """Names of the primitives that need a key."""
 
 
-def equations(jaxpr: Any):
+def equations(jaxpr: Any) -> Iterator[_jax.Eqn]:
     """All equations of a jaxpr and of the jaxprs that it calls."""
     for eqn in _jax.open_jaxpr(jaxpr)[0].eqns:
         yield eqn
@@ -317,8 +320,24 @@ def equations(jaxpr: Any):
             yield from equations(inner)
 
 
+def equations_of(jaxpr: Any, names: Collection[str]) -> Iterator[_jax.Eqn]:
+    """The equations of primitives of these names, here and in the jaxprs that it calls."""
+    if _jax.primitives_in(jaxpr).isdisjoint(names):
+        return
+    for eqn in _jax.open_jaxpr(jaxpr)[0].eqns:
+        if eqn.primitive.name in names:
+            yield eqn
+        for inner in _jax.subjaxprs(eqn):
+            yield from equations_of(inner, names)
+
+
+def has_any(eqn: _jax.Eqn, names: Collection[str]) -> bool:
+    """Whether an equation is of one of these primitives, or calls a jaxpr that has such."""
+    return eqn.primitive.name in names or any(
+        not _jax.primitives_in(inner).isdisjoint(names) for inner in _jax.subjaxprs(eqn)
+    )
+
+
 def is_random(eqn: Any) -> bool:
     """Whether evaluating the equation needs a key, here or in a jaxpr that it calls."""
-    return eqn.primitive.name in RANDOM or any(
-        e.primitive.name in RANDOM for inner in _jax.subjaxprs(eqn) for e in equations(inner)
-    )
+    return has_any(eqn, RANDOM)

@@ -21,9 +21,12 @@ from ppgen._staging.primitives import (
     DENSITY_SCOPE,
     RANDOM,
     SITE_SCOPE,
+    SITES,
     EstimatedSpec,
     SiteSpec,
     equations,
+    equations_of,
+    has_any,
     mark,
     over_lanes,
 )
@@ -50,12 +53,12 @@ class Sites(NamedTuple):
 def site_specs(jaxpr: Any, *, hidden: bool = False) -> dict[str, SiteSpec]:
     """The sites of a staged program, in order of first appearance; or those that are hidden."""
     found: dict[str, SiteSpec] = {}
-    for eqn in equations(jaxpr):
+    for eqn in equations_of(jaxpr, SITES):
         if eqn.primitive.name == "sample_site":
             if eqn.params["spec"].hidden != hidden:
                 continue
             found.setdefault(eqn.params["spec"].choice.name, eqn.params["spec"])
-        elif eqn.primitive.name == "estimated_program" and not hidden:
+        elif not hidden:
             for name, spec in eqn.params["spec"].sites.items():
                 found.setdefault(name, spec)
     return found
@@ -63,6 +66,8 @@ def site_specs(jaxpr: Any, *, hidden: bool = False) -> dict[str, SiteSpec]:
 
 def has_sites(eqn: _jax.Eqn, *, hidden: bool = True) -> bool:
     """Whether an equation is a site or calls a jaxpr that has one, which may be hidden or not."""
+    if not has_any(eqn, SITES):
+        return False
     name = eqn.primitive.name
     if name == "estimated_program" or (
         name == "sample_site" and (hidden or not eqn.params["spec"].hidden)
@@ -141,9 +146,7 @@ def check_determined(values: Sequence[Any], jaxpr: Any) -> None:
     """Refuse to use a value that was integrated out."""
     if not any(v is None for v in values):
         return
-    spec = next(
-        e.params["spec"] for e in equations(jaxpr) if e.primitive.name == "estimated_program"
-    )
+    spec = next(equations_of(jaxpr, {"estimated_program"})).params["spec"]
     raise SiteError(
         "what this program returns depends on sites that it integrates out, which have no values "
         "where its density is evaluated",

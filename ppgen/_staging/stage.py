@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppgen import _jax
+from ppgen._interpret import without_unused
 from ppgen._settings import current, settings
 from ppgen._staging.choice import staging_frames
 from ppgen._staging.mutable_state import collecting_state
 from ppgen._staging.numpyro_effects import binding
-from ppgen._staging.primitives import CALLS, RANDOM
+from ppgen._staging.primitives import CALLS, RANDOM, SITES, has_any
 from ppgen.errors import ControlFlowError, SiteError
 
 
@@ -73,7 +74,9 @@ def stage(
         return [leaf for leaf, d in zip(leaves, dynamic, strict=True) if d]
 
     staging_frames.add(flat.__code__)
-    jaxpr = jax.make_jaxpr(flat)(*inputs)
+    # NumPyro's checks of parameters, for one, are not used where those are traced. What is random
+    # keeps its place among the keys, and markers tell of what is there, used or not.
+    jaxpr = without_unused(jax.make_jaxpr(flat)(*inputs), lambda eqn: has_any(eqn, _KEPT))
     _check_in_place(jaxpr, loops=0)
     sites_by_name(jaxpr)
     treedef, dynamic, static = returned[-1]
@@ -88,12 +91,17 @@ def stage(
     return Staged(jaxpr, both)
 
 
+_KEPT = RANDOM | {"marker"}
+
+
 def _check_in_place(jaxpr: Any, loops: int) -> None:
     """Refuse randomness that JAX has moved out of the loop in which it was drawn.
 
     Differentiating a scan *inside* of a program moves loop-invariant values out of it; a key is
     one, and every step would get the same key.
     """
+    if _jax.primitives_in(jaxpr).isdisjoint(RANDOM):
+        return
     for eqn in _jax.open_jaxpr(jaxpr)[0].eqns:
         name = eqn.primitive.name
         spec = eqn.params.get("spec")
@@ -120,6 +128,8 @@ def sites_by_name(jaxpr: Any) -> dict[str, str]:
         SiteError: two of them have the same one, and not in two branches of which one is taken.
     """
     found: dict[str, str] = {}
+    if _jax.primitives_in(jaxpr).isdisjoint(SITES):
+        return found
     for eqn in _jax.open_jaxpr(jaxpr)[0].eqns:
         new: dict[str, str] = {}
         spec = eqn.params.get("spec")
