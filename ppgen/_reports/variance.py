@@ -38,6 +38,7 @@ class Candidate:
         flops: compiled floating-point operations of one gradient; XLA counts the body of a loop
             once, however often it runs.
         refused: why the program does not accept these estimators, or "".
+        choice: the estimators, as `with_estimators` takes them; None for the program's own.
     """
 
     label: str
@@ -46,6 +47,7 @@ class Candidate:
     seconds: float
     flops: float
     refused: str = ""
+    choice: Choice = None
 
     @property
     def product(self) -> float:
@@ -168,6 +170,7 @@ def variance(
         >>> report = ppgen.variance(f, candidates)(jax.random.key(0), 0.3)
         >>> report.best.label
         'Enumerate()'
+        >>> quickest = ppgen.with_estimators(f, report.best.choice)
     """
     if not isinstance(estimators, Mapping):
         estimators = {_label(choice): choice for choice in estimators}
@@ -180,7 +183,7 @@ def variance(
         found: dict[str, Any] = {}
         refused: dict[str, str] = {}
         for label, choice in estimators.items():
-            program = f if choice is None else with_estimators(f, _by_site(choice))
+            program = f if choice is None else with_estimators(f, choice)
             g = expectation(program, draws=draws, allow_biased=allow_biased)
             gradient = _gradient(g, still)
             try:
@@ -199,16 +202,15 @@ def variance(
             {label: each[0] for label, each in found.items()}, key, moving, repetitions
         )
         candidates = []
-        for label in estimators:
+        for label, choice in estimators.items():
             if label in refused:
                 nan = float("nan")
-                candidates.append(Candidate(label, nan, nan, nan, nan, refused[label]))
+                candidates.append(Candidate(label, nan, nan, nan, nan, refused[label], choice))
                 continue
             compiled, (total, error) = found[label]
             flops = (compiled.cost_analysis() or {}).get("flops", float("nan"))
-            candidates.append(
-                Candidate(label, float(total), float(error), seconds[label], float(flops))
-            )
+            numbers = (float(total), float(error), seconds[label], float(flops))
+            candidates.append(Candidate(label, *numbers, choice=choice))
         return VarianceReport(tuple(candidates))
 
     return measure
@@ -238,10 +240,6 @@ def _short(estimator: Any) -> str:
 
 def _same(a: Any, b: Any) -> bool:
     return bool(eqx.tree_equal(a, b))
-
-
-def _by_site(choice: Choice) -> Any:
-    return {"*": choice} if isinstance(choice, AbstractEstimator) else choice
 
 
 def _gradient(g: Callable[..., Array], still: Any) -> Callable[[Array, Any], Any]:
