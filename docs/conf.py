@@ -36,6 +36,8 @@ default_role = "code"
 autodoc_member_order = "groupwise"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
+# A signature that is longer has a line for each argument.
+maximum_signature_line_length = 90
 napoleon_numpy_docstring = False
 # Fields of named tuples are documented by the class, not once more each.
 napoleon_use_ivar = True
