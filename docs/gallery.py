@@ -1,8 +1,8 @@
 """The gallery of tutorials: a thumbnail, a run time and a notebook to download for each lesson.
 
 `python docs/gallery.py HTML` takes thumbnails and times from pages that Sphinx has built in the
-folder HTML, tutorials executed, and writes them to `docs/pictures/tutorials/`. `docs/conf.py` makes
-the page and the notebooks.
+folder HTML and writes them to `docs/pictures/tutorials/`; what was not executed there is left.
+`docs/conf.py` makes the page and the notebooks.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def page(folder: Path) -> str:
     found = [_HEAD]
     for path in lessons(folder):
         title, about = title_and_about(path)
-        time = f"{seconds[path.stem]} s"
+        time = f"{seconds.get(path.stem, '?')} s"
         found.append(_LESSON.format(title=title, about=about, name=path.stem, seconds=time))
     return "".join([*found, "`````\n"])
 
@@ -80,12 +80,15 @@ def record(html: Path) -> None:
 
     env = pickle.loads((html / ".doctrees" / "environment.pickle").read_bytes())
     PICTURES.mkdir(exist_ok=True)
-    seconds = {}
+    before, seconds = json.loads(SECONDS.read_text()) if SECONDS.is_file() else {}, {}
     for name in sorted(doc for doc in env.all_docs if doc.startswith("tutorials/")):
         ran = NbMetadataCollector.get_exec_data(env, name)
-        if not ran or not ran["succeeded"]:
-            raise SystemExit(f"{name} was not executed")
         lesson = Path(name).name
+        if not ran or not ran["succeeded"]:
+            if lesson not in before:
+                raise SystemExit(f"{name} was not executed")
+            seconds[lesson] = before[lesson]
+            continue
         seconds[lesson] = round(ran["runtime"])
         built = (html / f"{name}.html").read_text(encoding="utf-8")
         picture = re.findall(r'src="\.\./(_images/[^"]+\.png)"', built)[-1]  # the last says most

@@ -12,6 +12,20 @@ import pytest
 DOCS = Path(__file__).parent.parent / "docs"
 TUTORIALS = sorted((Path(__file__).parent.parent / "tutorials").glob("[0-9]*.py"))
 
+# Lessons from before there was a limit of 200 lines, and how long they are: shorten them.
+LONGER = {
+    "01_your_own_objective": 237,
+    "02_choosing_estimators": 272,
+    "04_discrete_latents": 337,
+    "05_from_numpyro": 357,
+    "06_guidance": 276,
+    "07_curation_and_preference": 227,
+    "08_your_own_estimator": 309,
+    "09_four_models": 221,
+    "10_scaling_out": 233,
+    "13_how_ppgen_works": 623,
+}
+
 
 def test_there_are_tutorials():
     assert len(TUTORIALS) >= 2
@@ -20,8 +34,16 @@ def test_there_are_tutorials():
 def test_lessons_come_in_an_order_and_the_implementers_is_the_last():
     names = [path.stem for path in TUTORIALS]
     assert [int(name.split("_")[0]) for name in names] == list(range(len(names)))
-    assert (names[0], names[-1]) == ("00_your_own_model", "11_how_ppgen_works")
-    assert len(TUTORIALS[0].read_text().splitlines()) <= 200
+    assert (names[0], names[-1]) == ("00_your_own_model", "13_how_ppgen_works")
+    for path in TUTORIALS:
+        if path.stem not in LONGER:
+            assert len(path.read_text().splitlines()) <= 200, path
+
+
+def test_lessons_that_are_longer_do_not_grow():
+    for name, lines in LONGER.items():
+        [path] = [path for path in TUTORIALS if path.stem == name]
+        assert 200 < len(path.read_text().splitlines()) <= lines, name
 
 
 def test_each_has_a_place_in_the_gallery_and_a_notebook(tmp_path):
@@ -39,7 +61,7 @@ def test_each_has_a_place_in_the_gallery_and_a_notebook(tmp_path):
         assert {cell["cell_type"] for cell in cells} == {"code", "markdown"} and len(cells) > 8
 
 
-@pytest.mark.sweep(quick=["11_how_ppgen_works"])
+@pytest.mark.sweep(quick=["13_how_ppgen_works"])
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
 def test_tutorial(path):
     matplotlib.use("Agg")
