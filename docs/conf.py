@@ -11,6 +11,7 @@ import ppgen
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
+import gallery  # noqa: E402
 import unbiased  # noqa: E402
 
 project = "ppgen"
@@ -29,13 +30,17 @@ extensions = [
 ]
 html_theme = "furo"
 html_title = "ppgen"
-exclude_patterns = ["_build", "jupyter_execute", "conf.py", "unbiased.py"]
+html_static_path = ["_static"]
+html_css_files = ["gallery.css"]
+exclude_patterns = ["_build", "jupyter_execute", "notebooks", "*.py"]
 # Single backquotes are code, in docstrings as in Markdown.
 default_role = "code"
 
 autodoc_member_order = "groupwise"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
+# A signature that is longer has a line for each argument.
+maximum_signature_line_length = 90
 napoleon_numpy_docstring = False
 # Fields of named tuples are documented by the class, not once more each.
 napoleon_use_ivar = True
@@ -51,6 +56,9 @@ os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 # The tutorials lie beside this folder, and Sphinx reads only what is inside.
 shutil.rmtree(HERE / "tutorials", ignore_errors=True)
 shutil.copytree(HERE.parent / "tutorials", HERE / "tutorials", ignore=shutil.ignore_patterns("_*"))
+
+(HERE / "gallery.md").write_text(gallery.page(HERE.parent / "tutorials"), encoding="utf-8")
+gallery.write_notebooks(HERE.parent / "tutorials", HERE / "notebooks")
 
 (HERE / "unbiased.md").write_text(unbiased.page(), encoding="utf-8")
 

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 import ppgen
+from ppgen.errors import SiteError
 from ppgen.inference import Checkpoints, EarlyStopping, elbo, fit, iwelbo, per_batch, per_datum
 from ppgen.inference.fitting import CheckpointError
 from ppgen.inference.fitting._arguments import check_arguments
@@ -155,6 +156,78 @@ def test_a_bound_of_each_datum_is_a_bound_of_the_batch():
     assert fit(bound, jnp.zeros(()), optax.sgd(0.1), **options, maximize=True).params != 0
     with pytest.raises(ValueError, match="no rows"):
         bound(0.0, jnp.ones(0))
+
+
+# --- a batch that was not mapped ------------------------------------------------------------------
+
+
+def row_model(net, x, *label):
+    z = numpyro.sample("z", dist.Normal(jnp.zeros(3), 1.0).to_event(1))
+    numpyro.sample("x", dist.Normal(net.T @ z, 1.0).to_event(1), obs=x)
+
+
+def row_guide(net, x, *label):
+    numpyro.sample("z", dist.Normal(net @ x, 1.0).to_event(1))
+
+
+def rows_guide(net, x):  # its product is of rows as well as of one
+    numpyro.sample("z", dist.Normal(x @ net.T, 1.0).to_event(1))
+
+
+def labelled_guide(net, x, label):
+    row_guide(net, x)
+
+
+ROWS = jnp.ones((10, 5))
+PER_BATCH = "per_batch(objective), for an objective of one row"
+PARTS = "lambda params, batch: per_batch(objective)(params, *batch)"
+UNMAPPED = {
+    "in a network": (elbo(row_model, row_guide), ROWS, PER_BATCH),
+    "at a site": (elbo(row_model, rows_guide), ROWS, PER_BATCH),
+    "in a function": (lambda net, x: -elbo(row_model, row_guide)(net, x), ROWS, PER_BATCH),
+    "not one number": (lambda net, x: -jnp.sum((x @ net.T) ** 2, -1), ROWS, PER_BATCH),
+    "with labels": (elbo(row_model, labelled_guide), (ROWS, jnp.ones(10)), PARTS),
+    "mapped, with labels": (
+        per_batch(elbo(row_model, labelled_guide)),
+        (ROWS, jnp.ones(10)),
+        "lambda params, batch: objective(params, *batch)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNMAPPED)
+def test_a_batch_that_was_not_mapped_gets_advice_that_is_right(name):
+    objective, data, advice = UNMAPPED[name]
+    net = jnp.ones((3, 5))
+    options = {"key": KEY, "steps": 1, "data": data, "maximize": True}
+    with pytest.raises(Exception) as caught:  # noqa: B017 (whatever the mistake leads to)
+        fit(objective, net, optax.sgd(1e-3), **options)
+    said = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
+    assert said.count(f"Write instead: {advice}") == 1 == said.count("Write instead"), said
+    written = said.split("Write instead: ")[1].split(", for ")[0]
+    objective = eval(written, {"per_batch": per_batch, "objective": objective})
+    fit(objective, net, optax.sgd(1e-3), **options)
+
+
+def test_early_stopping_advises_as_well():
+    bound = elbo(row_model, row_guide)
+    stopping = EarlyStopping(ROWS, every=1, objective=bound)
+    options = {"key": KEY, "steps": 1, "data": ROWS, "maximize": True, "early_stopping": stopping}
+    with pytest.raises(TypeError) as caught:
+        fit(per_batch(bound), jnp.ones((3, 5)), optax.sgd(1e-3), **options)
+    assert PER_BATCH in "\n".join(caught.value.__notes__)
+
+
+def test_an_error_that_mapping_does_not_help_gets_no_advice():
+    def broken(net, x):
+        raise RuntimeError("not this")
+
+    with pytest.raises(RuntimeError, match="not this") as caught:
+        fit(broken, jnp.ones(3), optax.sgd(1e-3), key=KEY, steps=1, data=ROWS)
+    assert "Write instead" not in "".join(getattr(caught.value, "__notes__", ()))
+    with pytest.raises(SiteError) as caught:  # outside of a fit, where it is the shape that tells
+        ppgen.expectation(elbo(row_model, rows_guide))(KEY, jnp.ones((3, 5)), ROWS)
+    assert "per_batch(objective)" in str(caught.value)
 
 
 @pytest.mark.parametrize(

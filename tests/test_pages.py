@@ -131,7 +131,11 @@ def test_pictures_and_equations_are_there_without_a_network(look):
 
 @pytest.mark.parametrize(
     ("word", "page"),
-    [("iwelbo", "inference.html"), ("catalogue", "errors.html"), ("amplitude", "tutorials/")],
+    [
+        ("iwelbo", "reference/objectives.html"),
+        ("catalogue", "errors.html"),
+        ("amplitude", "tutorials/"),
+    ],
 )
 def test_search_finds(look, word, page):
     found = look(f"search.html?q={word}")["found"]

@@ -37,6 +37,8 @@ def test_variance_is_that_of_the_closed_form():
     assert 0 < score.error < 0.05 * score.variance
     assert exact.variance == 0
     assert report.best is exact
+    best = ppgen.expectation(ppgen.with_estimators(toy, report.best.choice))
+    assert float(jax.grad(best, 1)(KEY, P)) == pytest.approx(0.501**2 - 0.499**2, rel=1e-3)
     assert exact.flops < score.flops and exact.seconds > 0
 
 

@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 import ppgen
 from ppgen.inference.fitting._loop import Loop
+from ppgen.inference.fitting._mapping import advising
 from ppgen.inference.fitting._optimization import Given
 
 
@@ -68,8 +69,9 @@ class Validation:
         optimization = loop.optimization
         self._maximize = optimization.maximize
         self._data = optimization.placement.replicate(settings.data)
+        objective = settings.objective or optimization.objective
         run = ppgen.expectation(
-            settings.objective or optimization.objective,
+            objective,
             draws=settings.draws,
             has_aux=optimization.has_state or (optimization.has_aux and settings.objective is None),
             allow_biased=optimization.allow_biased,
@@ -80,7 +82,9 @@ class Validation:
             data = jax.tree.map(optimization.placement.split_rows, data)
             args = (optimization.parameters(params, given), state, data)
             key = jax.random.fold_in(given.key, 1)
-            value = run(key, *(args if optimization.has_state else (args[0], data)))
+            args = args if optimization.has_state else (args[0], data)
+            with advising(objective, args):
+                value = run(key, *args)
             return value[0] if isinstance(value, tuple) else value
 
         self._evaluate = evaluate

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 import ppgen
 from ppgen.errors import CostError
+from ppgen.inference.fitting._mapping import advising
 from ppgen.inference.fitting._placement import Placement
 from ppgen.inference.fitting._sources import AbstractSource
 
@@ -247,7 +248,8 @@ class Optimization:
             params = eqx.combine(*self._lowered((params, given.fixed)), self.static)
             state, metrics = old, {}
             args = (params, old, *batch) if self.has_state else (params, *batch)
-            value = run(key, *args)
+            with advising(self.objective, args):
+                value = run(key, *args)
             if self.has_state or self.has_aux:
                 value, aux = value
                 new, metrics = aux if self.has_state and self.has_aux else (aux, aux)

@@ -123,7 +123,7 @@ def to_arviz(
 
 def _arviz() -> Any:
     if importlib.util.find_spec("arviz") is None:
-        raise ImportError("ArviZ is not installed. Write instead: pip install arviz")
+        raise ImportError("ArviZ is not installed. Write instead: pip install 'ppgen[arviz]'")
     with warnings.catch_warnings():
         # Version 0.23 announces the next one whenever it is imported.
         warnings.simplefilter("ignore")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ppgen.models.cli._machine import Compiler, Machine
-from ppgen.models.cli._options import arguments_of, differing, options_of, record_of
+from ppgen.models.cli._machine import Compiler, Machine, Workers
+from ppgen.models.cli._options import arguments_of, check_options, differing, options_of
 from ppgen.models.cli._rooms import Room, installed, missing
 from ppgen.models.cli._run_folder import (
     CONFIG,
     FIGURES,
     SEEDS,
+    SWEEP,
     is_locked,
     last_metrics,
     read_config,
@@ -28,14 +30,22 @@ PICTURES, ARRAYS = (".png", ".pdf", ".svg"), ".npz"
 """Suffixes of the files to which samples are written."""
 
 
-def fit(room: Room, options: Any) -> None:
-    """`ppgen fit MODEL`."""
-    for group in (options.recipe, options.training, options.machine, options.repeats):
-        check_bounds(group)
-        group.check()
-    check_bounds(options.logs)
+def fit(room: Room, options: Any, args: Sequence[str]) -> None:
+    """`ppgen fit MODEL`.
+
+    Args:
+        room: the model.
+        options: parsed.
+        args: the arguments that they were parsed from.
+    """
+    check_options(options)
     options.compiler.start()
     workers = options.machine.start()
+    if options.repeats.sweep is not None:
+        from ppgen.models.cli import _sweep
+
+        _sweep.fit_anew(room, options, args, workers)
+        return
     if options.repeats.seeds:
         from ppgen.models.cli import _seeds
 
@@ -43,7 +53,7 @@ def fit(room: Room, options: Any) -> None:
         return
     from ppgen.models.cli import _drive
 
-    _drive.fit_anew(room, options, record_of(options), workers)
+    _drive.fit_anew(room, options, workers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +69,11 @@ class Resume:
         """Fits the remaining steps, evaluates, and writes figures and pictures."""
         check_bounds(self.machine)
         self.machine.check()
+        if (self.run / SWEEP).is_file():
+            from ppgen.models.cli import _sweep
+
+            _sweep.fit_on(self)
+            return
         if (self.run / SEEDS).is_file():
             from ppgen.models.cli import _seeds
 
@@ -71,14 +86,18 @@ class Resume:
                 raise CommandError(f"{self.run / FIGURES} is damaged: it has no 'steps'")
             print(f"{self.run} is finished, after {steps} steps")
             return
-        machine = self.machine
-        if machine.devices is None:
-            machine = dataclasses.replace(machine, devices=options.machine.devices)
-        self.compiler.start()
-        workers = machine.start()
+        workers = self.start(options.machine.devices)
         from ppgen.models.cli import _drive
 
         _drive.fit_on(options, self.run, workers)
+
+    def start(self, devices: int | None) -> Workers:
+        """The devices and processes: as many of the former as the fit had, if nothing is said."""
+        machine = self.machine
+        if machine.devices is None:
+            machine = dataclasses.replace(machine, devices=devices)
+        self.compiler.start()
+        return machine.start()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,8 +206,9 @@ class List:
         for name, room in installed().items():
             print(f"  {name:<15} {room.line}")
         found = [path.parent for path in self.runs.glob(f"*/{CONFIG}")]
-        # Of several seeds, each is a run.
-        found += [path.parent for path in self.runs.glob(f"*/seed-*/{CONFIG}")]
+        # Of several seeds, and in a sweep, each is a run.
+        for inside in ("seed-*", "[0-9]*", "[0-9]*/seed-*"):
+            found += [path.parent for path in self.runs.glob(f"*/{inside}/{CONFIG}")]
         runs = sorted(found)
         print(f"runs in {self.runs}" + ("" if runs else ": none"))
         for run in runs:

@@ -12,7 +12,7 @@ from ppgen.inference import Checkpoints, Fitted, load_fitted
 from ppgen.models.cli._interrupts import Interrupted, deferred
 from ppgen.models.cli._logs import loggers_of, pictures_at_intervals
 from ppgen.models.cli._machine import Workers
-from ppgen.models.cli._options import Logs
+from ppgen.models.cli._options import Logs, record_of
 from ppgen.models.cli._rooms import Room
 from ppgen.models.cli._run_folder import (
     CHECKPOINTS,
@@ -47,23 +47,43 @@ SAMPLES = 100
 AUDIT_SECONDS = 60.0
 
 
-def fit_anew(room: Room, options: Any, record: dict[str, Any], workers: Workers) -> None:
+def fit_in(
+    room: Room, options: Any, folder: Path, workers: Workers, ready: Run | None = None
+) -> None:
+    """Fits in a folder of its own what is not fitted there yet.
+
+    Args:
+        room: the model.
+        options: of `ppgen fit`, but for the folder.
+        folder: of the run; it need not exist.
+        workers: the devices and processes.
+        ready: the run, if it has been prepared and is a new one.
+    """
+    if (folder / FIGURES).is_file():
+        return
+    if (folder / CONFIG).is_file():
+        fit_on(options, folder, workers)
+    else:
+        files = dataclasses.replace(options.files, out=folder)
+        fit_anew(room, dataclasses.replace(options, files=files), workers, ready)
+
+
+def fit_anew(room: Room, options: Any, workers: Workers, ready: Run | None = None) -> None:
     """Fits in a new folder.
 
     Args:
         room: the model.
         options: of `ppgen fit`.
-        record: the options that are written to the folder.
         workers: the devices and processes.
+        ready: the run, if it has been prepared.
     """
-    run = prepared_first(options, workers)
+    run = prepared_first(options, workers) if ready is None else ready
     folder = shared_folder(options.files.out, room.name, workers)
+    record = record_of(options)
     if workers.leads:
         began = datetime.datetime.now().isoformat(timespec="minutes")
         what = {"model": room.name, "options": record, "facts": run.facts, "began": began}
-        if room.path is not None:
-            what["path"] = str(room.path)
-        write_config(folder, what)
+        write_config(folder, what | room.place)
     _run(run, folder, workers, options.logs, record, audit=options.checks.audit)
 
 

@@ -26,6 +26,15 @@ class Interrupted(Exception):
         self.status = 128 + number
 
 
+@contextlib.contextmanager
+def within(folder: Path) -> Iterator[None]:
+    """A context for one of several runs: what is resumed after an interruption is all of them."""
+    try:
+        yield
+    except Interrupted as error:
+        raise Interrupted(folder, error.status - 128) from None
+
+
 class Interrupts:
     """The signals received so far.
 

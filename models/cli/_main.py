@@ -96,7 +96,7 @@ def _fit(args: list[str]) -> Callable[[], None] | None:
         raise CommandError(f"`ppgen fit` needs one more word: {models}, a .py file (or --help)")
     room = room_of(word)
     options = parse_fit(room, args)
-    return None if options is None else lambda: _commands.fit(room, options)
+    return None if options is None else lambda: _commands.fit(room, options, args)
 
 
 def _about(commands: dict[str, Any]) -> dict[str, str]:

@@ -64,6 +64,9 @@ class Repeats:
     seeds: tuple[int, ...] = ()
     """In place of --seed: a run for each of them, in the folders seed-N of one folder, with means
     and spreads of the figures over the seeds."""
+    sweep: Path | None = None
+    """TOML or JSON file with a value, or a list of values, for each of some options: a run for each
+    combination, in one folder. With --seeds, each is several runs."""
 
     def check(self) -> None:
         """Refuse what is no seed, and one that comes twice.
@@ -75,6 +78,18 @@ class Repeats:
             check_seed(seed)
         if len(set(self.seeds)) < len(self.seeds):
             raise CommandError(f"--seeds {' '.join(map(str, self.seeds))} has one seed twice")
+
+
+def check_options(options: Any) -> None:
+    """Refuse options of `ppgen fit` that are out of bounds or incompatible.
+
+    Raises:
+        CommandError: it says which.
+    """
+    for group in (options.recipe, options.training, options.machine, options.repeats):
+        check_bounds(group)
+        group.check()
+    check_bounds(options.logs)
 
 
 @functools.cache
@@ -153,13 +168,26 @@ def parse_fit(room: Room, args: Sequence[str]) -> Any:
 
 def _file_options(room: Room, path: Path) -> dict[str, Any]:
     """What a file of options says, by their names with underscores."""
-    content = _read(path)
+    content = read_options(path)
     if isinstance(content.get("options"), dict):  # the config.json of a run
         if content.get("model") != room.name:
             raise CommandError(
                 f"{path} is of the model {content.get('model')!r}, not {room.name!r}"
             )
-        content = content["options"]
+        content = _with_underscores(content["options"])
+    return content
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """What a TOML or JSON file says, by names with underscores.
+
+    Raises:
+        CommandError: it is neither.
+    """
+    return _with_underscores(_read(path))
+
+
+def _with_underscores(content: Mapping[str, Any]) -> dict[str, Any]:
     return {name.replace("-", "_"): value for name, value in content.items()}
 
 
@@ -189,19 +217,10 @@ def from_record(room: Room, record: dict[str, Any], source: str) -> Any:
         CommandError: there is no such option, or it cannot have such a value.
     """
     kind = fit_options(room)
-    names = [
-        field.name
-        for group in dataclasses.fields(kind)
-        for field in dataclasses.fields(group.default)  # pyright: ignore[reportArgumentType]
-        if field.name not in ("config", "coordinator", "num_processes", "process_id")
-    ]
     args = []
     for key, value in record.items():
         name = key.replace("-", "_")
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise CommandError(f"{source}: `ppgen fit {room.name}` has no option {key!r}{hint}")
+        check_known(room, name, source)
         args += _arguments(name, value)
     try:
         options = parse(kind, f"ppgen fit {room.name}", args)
@@ -211,6 +230,32 @@ def from_record(room: Room, record: dict[str, Any], source: str) -> Any:
     except CommandError as error:
         raise CommandError(f"{source}: {error}") from None
     return options
+
+
+def check_known(room: Room, name: str, source: str, groups: Sequence[str] = ()) -> None:
+    """Refuse the name of an option that there is not, or that no file may set.
+
+    Args:
+        room: the model.
+        name: with underscores.
+        source: the file, for errors.
+        groups: the groups of `fit_options` that it may be of; any if empty.
+
+    Raises:
+        CommandError: it suggests a name that is close.
+    """
+    names = [
+        field.name
+        for group in dataclasses.fields(fit_options(room))
+        if not groups or group.name in groups
+        for field in dataclasses.fields(group.default)  # pyright: ignore[reportArgumentType]
+        if field.name not in ("config", "sweep", "coordinator", "num_processes", "process_id")
+    ]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        of = f" of the {' or the '.join(groups)}" if groups else ""
+        raise CommandError(f"{source}: `ppgen fit {room.name}` has no option {name!r}{of}{hint}")
 
 
 def options_of(run: Path) -> Any:

@@ -47,6 +47,11 @@ class Room:
     given: type[Recipe] | None = None
 
     @property
+    def place(self) -> dict[str, str]:
+        """What a run records, besides the name, to find the model again."""
+        return {} if self.path is None else {"path": str(self.path)}
+
+    @property
     def line(self) -> str:
         """The first line of the model's docstring, read without importing anything."""
         try:

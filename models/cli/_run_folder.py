@@ -21,6 +21,8 @@ FIGURES = "figures.json"
 """The file that is written last: a run that has it is finished."""
 SEEDS = "seeds.json"
 """In a folder of several runs, one for each seed, in place of a configuration."""
+SWEEP = "sweep.json"
+"""In a folder of several runs, or folders of seeds, with different options."""
 
 
 def make_run_folder(out: Path | None, model: str) -> Path:
@@ -42,7 +44,7 @@ def make_run_folder(out: Path | None, model: str) -> Path:
         raise CommandError(f"--out {out} is a file; it must be a folder")
     if out.is_dir() and any(out.iterdir()):
         what = "is not empty"
-        if (out / CONFIG).exists() or (out / SEEDS).exists():
+        if any((out / name).exists() for name in (CONFIG, SEEDS, SWEEP)):
             what = f"holds another run (`ppgen resume {out}` goes on with it)"
         raise CommandError(f"--out {out} {what}; choose a folder that does not exist yet")
     out.mkdir(parents=True, exist_ok=True)
@@ -152,6 +154,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     if (folder / SEEDS).is_file():
         runs = ", ".join(str(path) for path in sorted(folder.glob("seed-*"))) or "none yet"
         raise CommandError(f"{folder} holds a run for each of several seeds: {runs}")
+    if (folder / SWEEP).is_file():
+        found = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        raise CommandError(f"{folder} holds the runs of a sweep: {', '.join(found) or 'none yet'}")
     if not (folder / CONFIG).is_file():
         raise CommandError(f"{folder} is not the folder of a run: it has no {CONFIG}")
     content = read_entries(folder / CONFIG, _ENTRIES)

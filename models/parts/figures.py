@@ -130,3 +130,50 @@ def nats_and_bits(
     """
     bits = -np.asarray(nats, np.float64) / (dimensions * math.log(2))
     return {f"nats per {per}": nats, "bits per dimension": bits}
+
+
+def bound_figures(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    params: Any,
+    rows: Any,
+    particles: int,
+    key: Key[Array, ""],
+    *,
+    floors: Mapping[str, Any],
+    per: str = "row",
+) -> Figures:
+    """Figures of a model whose log likelihood has bounds, in nats.
+
+    Args:
+        model: As for `bounds`.
+        guide: As for `bounds`.
+        params: As for `bounds`.
+        rows: As for `bounds`.
+        particles: As for `bounds`.
+        key: As for `bounds`.
+        floors: Log densities of each datum under trivial baselines, by label.
+        per: What a datum is called: "image".
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist
+        >>> from ppgen.models.parts.figures import bound_figures
+        >>> def model(mean, x):
+        ...     z = numpyro.sample("z", dist.Normal(mean, 0.6))
+        ...     numpyro.sample("x", dist.Normal(z, 0.8), obs=x)
+        >>> def guide(mean, x):
+        ...     numpyro.sample("z", dist.Normal(mean, 0.6))
+        >>> x, key = jnp.array([0.5, -0.5]), jax.random.key(0)
+        >>> floors = {"a normal": dist.Normal(0.0, 1.0).log_prob(x)}
+        >>> found = bound_figures(model, guide, 0.0, x, 9, key, floors=floors, per="row")
+        >>> list(found.estimates)
+        ['a normal', 'ELBO', 'IWELBO-9']
+    """
+    unit = f"nats per {per}"
+    each = {**floors, **bounds(model, guide, params, rows, particles, key)}
+    number = len(jax.tree.leaves(rows)[0])
+    return Figures(
+        f"{number} {per if number == 1 else per + 's'}",
+        {unit: 2},
+        {label: {unit: np.asarray(x)} for label, x in each.items()},
+    )

@@ -281,3 +281,31 @@ def draw_curves(
     axes.set_title(title)
     axes.grid(alpha=0.25)
     _save(figure, path)
+
+
+def draw_points(
+    path: str | Path,
+    points: Float[np.ndarray, "n d"],
+    *,
+    columns: tuple[int, int],
+    labels: tuple[str, str],
+    title: str,
+) -> None:
+    """Writes a point for each row.
+
+    Args:
+        path: The file.
+        points: The rows.
+        columns: Which of their entries to draw.
+        labels: Of these.
+        title: What they are.
+    """
+    figure = Figure(figsize=(5, 5), layout=_padded())
+    axes = figure.add_subplot()
+    x, y = (points[:, column] for column in columns)
+    axes.scatter(x, y, s=12, color="tab:blue", alpha=0.6, linewidths=0)
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    axes.set_title(title)
+    axes.grid(alpha=0.25)
+    _save(figure, path)

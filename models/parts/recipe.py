@@ -136,6 +136,32 @@ def image_picture(
     return Picture(title, ordered, draw, most)
 
 
+def point_picture(
+    title: str,
+    program: Callable[..., Any],
+    columns: tuple[int, int] = (0, 1),
+    labels: tuple[str, str] | None = None,
+    most: int = 12,
+) -> Picture:
+    """A picture of vectors, as points.
+
+    Args:
+        title: what they are.
+        program: a function of one datum, or without arguments, that returns a vector.
+        columns: which of its entries to draw.
+        labels: of these; their numbers if None.
+        most: the largest number of data to run the program on.
+    """
+    named = tuple(f"column {column}" for column in columns) if labels is None else labels
+
+    def draw(path: Path, points: Any, title: str) -> None:
+        from ppgen.models.parts.pictures import draw_points
+
+        draw_points(path, points, columns=columns, labels=named, title=title)  # pyright: ignore
+
+    return Picture(title, program, draw, most)
+
+
 class Recipe(abc.ABC):
     """How to fit, evaluate and sample one model: a frozen dataclass of the options of its own.
 

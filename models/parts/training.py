@@ -20,9 +20,9 @@ class Training:
     """Rows of the data in a step."""
     learning_rate: Positive
     """Highest learning rate."""
-    chunk: Count
+    chunk: Count = 100
     """Steps between two lines of metrics; an interrupted run ends after the chunk that it is in."""
-    checkpoint_every: Count
+    checkpoint_every: Count = 1000
     """Steps between checkpoints: what a run loses at most when it is killed."""
     keep: Count = 2
     """Number of checkpoints to keep of each stage."""

@@ -15,19 +15,21 @@ from ppgen.estimators import AbstractEstimator
 
 def with_estimators(
     program: Callable[..., Any],
-    estimators: Mapping[str, AbstractEstimator | Literal["auto"]] | Literal["auto"],
+    estimators: Mapping[str, AbstractEstimator | Literal["auto"]]
+    | AbstractEstimator
+    | Literal["auto"],
 ) -> Callable[..., Any]:
     """The same program with other gradient estimators: the same expectation, another variance.
 
     Args:
         program: a program, or any function that draws (an objective, for example).
-        estimators: estimators by site name. Names may be globs (`"z_*"`); the first that matches
-            counts. They take precedence over `infer={"grad": ...}` and `draw(..., grad=...)`, and
-            those of an inner `with_estimators` over those of an outer one. `"auto"` instead of an
-            estimator, or of all of them, picks by rule: `Reparameterize` where it is sound,
-            `Enumerate` where it is cheap, else for flips `DisARM` (`ScoreFunction` if
-            `draws >= 4`), `MeasureValued` where it is cheap, else `ScoreFunction`, with a
-            leave-one-out baseline where `draws > 1`.
+        estimators: one estimator for all sites, or estimators by site name. Names may be globs
+            (`"z_*"`); the first that matches counts. They take precedence over `infer={"grad":
+            ...}` and `draw(..., grad=...)`, and those of an inner `with_estimators` over those of
+            an outer one. `"auto"` instead of an estimator, or of all of them, picks by rule:
+            `Reparameterize` where it is sound, `Enumerate` where it is cheap, else for flips
+            `DisARM` (`ScoreFunction` if `draws >= 4`), `MeasureValued` where it is cheap, else
+            `ScoreFunction`, with a leave-one-out baseline where `draws > 1`.
             `ppgen.check` reports what was picked and why.
 
     Returns:
@@ -45,7 +47,7 @@ def with_estimators(
         >>> float(jax.grad(ppgen.expectation(exact), argnums=1)(jax.random.key(0), 0.3))
         1.0
     """
-    if isinstance(estimators, str):
+    if not isinstance(estimators, Mapping):
         estimators = {"*": estimators}
     for name, estimator in estimators.items():
         if estimator != "auto" and not isinstance(estimator, AbstractEstimator):

@@ -17,7 +17,6 @@ from ppgen._reports.measure import Contender, as_arrays, in_turns, lower
 from ppgen._reports.variance_report import Candidate, VarianceReport, candidate
 from ppgen._tracebacks import boundary
 from ppgen.errors import PpgenError, SiteError
-from ppgen.estimators import AbstractEstimator
 
 Choice = Any
 """An estimator for all sites, estimators by site, `"auto"`, or `None` for the program's own."""
@@ -68,6 +67,7 @@ def variance(
         >>> report = ppgen.variance(f, candidates, progress=False)(jax.random.key(0), 0.3)
         >>> report.best.label
         'Enumerate()'
+        >>> quickest = ppgen.with_estimators(f, report.best.choice)
     """
     if not isinstance(estimators, Mapping):
         estimators = {written(choice): choice for choice in estimators}
@@ -81,7 +81,7 @@ def variance(
         with tqdm(total=len(estimators) * samples, unit=" gradients", disable=not progress) as bar:
             for i, (label, choice) in enumerate(estimators.items(), 1):
                 bar.set_description_str(f"compiling {i} of {len(estimators)}, {label}")
-                program = f if choice is None else with_estimators(f, _by_site(choice))
+                program = f if choice is None else with_estimators(f, choice)
                 try:
                     lowered = lower(program, args, key, draws=draws, allow_biased=allow_biased)
                 except PpgenError as error:
@@ -97,15 +97,11 @@ def variance(
             in_turns([(c, keys) for c in contenders.values()], repetitions, bar.update)
         return VarianceReport(
             tuple(
-                Candidate(label, refused=refused[label])
+                Candidate(label, refused=refused[label], choice=choice)
                 if label in refused
-                else candidate(label, contenders[label])
-                for label in estimators
+                else candidate(label, contenders[label], choice=choice)
+                for label, choice in estimators.items()
             )
         )
 
     return measure
-
-
-def _by_site(choice: Choice) -> Any:
-    return {"*": choice} if isinstance(choice, AbstractEstimator) else choice

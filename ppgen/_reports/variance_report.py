@@ -31,6 +31,8 @@ class Candidate:
         samples: how many gradients were run.
         refused: why the program does not accept these estimators, or "".
         rounds: how many rounds of `tune` it survived.
+        choice: the estimators, as `with_estimators` takes them; `None` for the program's own, and
+            in the table of `tune`, which has them as `Tuned.estimators`.
     """
 
     label: str
@@ -42,6 +44,7 @@ class Candidate:
     samples: int = 0
     refused: str = ""
     rounds: int = 0
+    choice: Any = None
 
     @property
     def product(self) -> float:
@@ -73,7 +76,7 @@ class Candidate:
         return found if math.isfinite(found) else 1.0
 
 
-def candidate(label: str, contender: Contender, rounds: int = 0) -> Candidate:
+def candidate(label: str, contender: Contender, rounds: int = 0, choice: Any = None) -> Candidate:
     """What was measured of a contender."""
     return Candidate(
         label,
@@ -82,6 +85,7 @@ def candidate(label: str, contender: Contender, rounds: int = 0) -> Candidate:
         contender.flops,
         contender.moments.count,
         rounds=rounds,
+        choice=choice,
     )
 
 

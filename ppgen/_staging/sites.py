@@ -168,6 +168,17 @@ def _merge(into: Sites, new: Sites) -> None:
     into.log_probs.update(new.log_probs)
 
 
+def _instead_of(given: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """Advice for a value of the wrong shape: a batch of values is that of programs of one datum."""
+    extra = len(given) - len(expected)
+    if extra > 0 and given[extra:] == expected:
+        return (
+            "jax.vmap of the objective over a batch, as ppgen.inference.per_batch(objective) does, "
+            f"if the axes {given[:extra]} are those of a batch; or a value of the site's shape"
+        )
+    return "the value that `simulate` gives for this site, or one of that shape"
+
+
 def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
     spec: SiteSpec = eqn.params["spec"]
     lanes, mapped = eqn.params["lanes"], eqn.params["mapped"]
@@ -187,7 +198,7 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
                 f"the given value has shape {value.shape}, the site has {expected}",
                 site=name,
                 where=where,
-                instead="the value that `simulate` gives for this site, or one of that shape",
+                instead=_instead_of(value.shape, expected),
             )
         if spec.fixed:
             _check_minibatch(value, operands[0], spec)

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util as _util
+
+if _util.find_spec("hypothesis") is None:
+    raise ImportError(
+        "ppgen.testing needs Hypothesis, which is not installed. "
+        "Write instead: pip install 'ppgen[testing]'"
+    )
+
 from ppgen.testing._families import DISTRIBUTIONS as DISTRIBUTIONS
 from ppgen.testing._oracle import exact as exact
 from ppgen.testing._pairs import Pair as Pair

@@ -1,4 +1,4 @@
-"""Data: images with a fixed held-out part; mixtures, energies, molecules and scenes."""
+"""Data: images and tables with a fixed held-out part; mixtures, energies, molecules and scenes."""
 
 from typing import TYPE_CHECKING
 
@@ -31,5 +31,7 @@ if TYPE_CHECKING:
     from ppgen.models.parts.data.scenes import SplitScenes as SplitScenes
     from ppgen.models.parts.data.scenes import draw_scenes as draw_scenes
     from ppgen.models.parts.data.scenes import load_scenes as load_scenes
+    from ppgen.models.parts.data.table import Table as Table
+    from ppgen.models.parts.data.table import split_table as split_table
 
 _export_lazily(__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from ppgen.distrax import from_distrax
+from ppgen.models.parts.errors import CommandError
 from ppgen.models.parts.latents._gaussian import sample, standard_normal
 from ppgen.models.parts.latents._latent import AbstractLatent
 from ppgen.models.parts.networks import VectorMLP
@@ -54,8 +56,14 @@ class FlowLatent(AbstractLatent):
             key: Draws the weights.
 
         Raises:
+            CommandError: Distrax is not installed.
             ValueError: There is only one dimension, which has no others to depend on.
         """
+        if importlib.util.find_spec("distrax") is None:
+            raise CommandError(
+                "flows need the package distrax, which is not installed "
+                "(pip install 'ppgen[distrax]')"
+            )
         if dimensions < 2:
             raise ValueError(f"couplings need at least two dimensions, not {dimensions}")
         self.context = 2 * dimensions if context is None else context
