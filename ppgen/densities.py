@@ -17,13 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array, lax
-from jax.scipy.special import betaln, gammaln, xlog1py, xlogy
-from jax.typing import ArrayLike
+from jax.scipy.special import xlog1py, xlogy
 from numpyro.distributions import Distribution
-from numpyro.distributions.util import clamp_probs
 
-from ppgen._derivatives import with_derivative_of
-from ppgen._distributions import truncated
+from ppgen._distributions import gamma_families, truncated
+from ppgen._distributions.gamma_families import clamped, softplus
 from ppgen._distributions.mixtures import mixture_log_prob
 from ppgen._distributions.rebuild import rebuilt
 from ppgen._distributions.wrappers import unwrapped
@@ -119,51 +117,25 @@ class _Corrected(Distribution):
         return log_density
 
 
-@jax.custom_jvp
-def _softplus(x: ArrayLike) -> Array:
-    """`log(1 + exp(x))`, whose derivative is one sigmoid.
-
-    That of `jax.nn.softplus` takes exponentials of what it returned, which CPUs are slow at.
-    """
-    return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
-
-
-@_softplus.defjvp
-def _softplus_jvp(primals: tuple[ArrayLike], tangents: tuple[ArrayLike]) -> tuple[Array, Array]:
-    (x,), (dx,) = primals, tangents
-    return _softplus(x), jax.nn.sigmoid(x) * jnp.asarray(dx)
-
-
 def _bernoulli_logits(d: Any, value: Array) -> Array:
     # Without validation, NumPyro's formula is linear in a value between 0 and 1.
     if d._validate_args or not jnp.issubdtype(value.dtype, jnp.inexact):
         # Of a float: `1 - 2 * value` wraps around in the unsigned integers of images.
         value = value.astype(jnp.result_type(d.logits, 0.0))
-        return -_softplus((1 - 2 * value) * d.logits)
+        return -softplus((1 - 2 * value) * d.logits)
     finite = jnp.isfinite(d.logits)
     logits = jnp.where(finite, d.logits, 0.0)
     impossible = jnp.logical_xor(value, jnp.asarray(d.logits) > 0)
     return jnp.where(
         finite,
-        value * logits - _softplus(logits),
+        value * logits - softplus(logits),
         jnp.where(impossible, -jnp.inf, 0.0),
     )
 
 
-def _binomial_logits(d: Any, value: Array) -> Array:
-    n = jnp.asarray(d.total_count, jnp.result_type(float))
-    return value * d.logits - n * _softplus(d.logits) + _log_choose(n, value)
-
-
 def _bernoulli_probs(d: Any, value: Array) -> Array:
-    value, probs = jnp.asarray(value, jnp.result_type(float)), _clamped(d.probs)
+    value, probs = jnp.asarray(value, jnp.result_type(float)), clamped(d.probs)
     return xlogy(value, probs) + xlog1py(1 - value, -probs)
-
-
-def _binomial_probs(d: Any, value: Array) -> Array:
-    value, probs = jnp.asarray(value, jnp.result_type(float)), _clamped(d.probs)
-    n = jnp.asarray(d.total_count, value.dtype)
-    return xlogy(value, probs) + xlog1py(n - value, -probs) + _log_choose(n, value)
 
 
 def _geometric_probs(d: Any, value: Array) -> Array:
@@ -171,55 +143,6 @@ def _geometric_probs(d: Any, value: Array) -> Array:
     probs = jnp.asarray(d.probs, jnp.result_type(float))
     failures = jnp.where(value == 0, 0.0, value * jnp.log1p(-jnp.where(value == 0, 0.0, probs)))
     return failures + jnp.log(probs)
-
-
-def _multinomial_probs(d: Any, value: Array) -> Array:
-    value = jnp.asarray(value, jnp.result_type(float))
-    n = jnp.asarray(d.total_count, value.dtype)
-    return gammaln(n + 1) + jnp.sum(_xlogy(value, d.probs) - gammaln(value + 1), axis=-1)
-
-
-def _poisson(d: Any, value: Array) -> Array:
-    if d.is_sparse:
-        return d.log_prob(value)
-    value = jnp.asarray(value, jnp.result_type(float))
-    rate = jnp.asarray(d.rate, value.dtype)
-    return _xlogy(value, rate) - gammaln(value + 1) - rate
-
-
-def _beta(d: Any, value: Array) -> Array:
-    a, b = d.concentration1, d.concentration0
-    # At 0 and 1 NumPyro drops the derivative by the concentrations. Such a value has been rounded:
-    # differentiate at the closest one that is not at the end.
-    dtype = jnp.result_type(value, a, b, 0.0)
-    # JAX's xlogy has no derivative beside an integer, and `Beta(10, 10)` is usual.
-    value, a, b = (jnp.asarray(x, dtype) for x in (value, a, b))
-    inner = jnp.clip(value, jnp.finfo(dtype).tiny, 1 - jnp.finfo(dtype).epsneg)
-    log_density = (a - 1) * jnp.log(inner) + (b - 1) * jnp.log1p(-inner) - _betaln(a, b)
-    exact = xlogy(a - 1, value) + xlog1py(b - 1, -value) - _betaln(a, b)
-    end = (value == 0) | (value == 1)
-    # Not `log_density + (exact - log_density)`, which rounds.
-    return with_derivative_of(log_density, jnp.where(end, exact, log_density))
-
-
-def _beta_binomial(d: Any, value: Array) -> Array:
-    a, b, n = d.concentration1, d.concentration0, jnp.asarray(d.total_count, float)
-    value = jnp.asarray(value, float)
-    return _log_choose(n, value) + _betaln(value + a, n - value + b) - _betaln(a, b)
-
-
-def _beta_negative_binomial(d: Any, value: Array) -> Array:
-    a, b, n = d.concentration1, d.concentration0, jnp.asarray(d.n, float)
-    value = jnp.asarray(value, float)
-    choose = gammaln(n + value) - gammaln(n) - gammaln(value + 1)
-    return choose + _betaln(a + value, b + n) - _betaln(a, b)
-
-
-def _gamma_poisson(d: Any, value: Array) -> Array:
-    value = jnp.asarray(value, float)
-    a, rate = jnp.asarray(d.concentration, float), jnp.asarray(d.rate, float)
-    odds = -a * jnp.log1p(1 / rate) - value * jnp.log1p(rate)
-    return odds - _betaln(a, value + 1) - jnp.log(a + value)
 
 
 def _power_law(d: Any, value: Array) -> Array:
@@ -243,28 +166,6 @@ def _log_sinhc(z: Array) -> Array:
     return jnp.where(small, series, big + jnp.log(-jnp.expm1(-2 * big)) - jnp.log(2 * big))
 
 
-def _clamped(probs: Any) -> Array:
-    """Clamped to where logarithms are finite, but differentiated as if it were not."""
-    probs = jnp.asarray(probs, jnp.result_type(probs, 0.0))
-    return with_derivative_of(probs, lax.stop_gradient(clamp_probs(probs)))
-
-
-def _xlogy(x: Array, y: Array) -> Array:
-    """`x log y`, zero in value and derivative where `x` is, even at `y = 0`."""
-    return jnp.where(x == 0, 0.0, x * jnp.log(jnp.where(x == 0, 1.0, y)))
-
-
-def _betaln(a: ArrayLike, b: ArrayLike) -> Array:
-    # JAX's takes the smaller and the larger of the two. Where they are equal (Beta(1, 1), say) that
-    # has a kink, and the second derivative is wrong. So they are not, by one rounding.
-    a, b = jnp.broadcast_arrays(jnp.asarray(a, float), jnp.asarray(b, float))
-    return betaln(a, jnp.where(a == b, b * (1 + jnp.finfo(b.dtype).eps), b))
-
-
-def _log_choose(n: Array, k: Array) -> Array:
-    return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
-
-
 def _mixture(d: Any, value: Array) -> Array:
     return mixture_log_prob(d, value, log_prob)
 
@@ -284,23 +185,12 @@ def _ordered_logistic(d: Any, value: Array) -> Array:
 
 
 _RULES: dict[type, Callable[[Any, Array], Array]] = {
+    **gamma_families.RULES,
     dist.BernoulliLogits: _bernoulli_logits,
     dist.BernoulliProbs: _bernoulli_probs,
-    dist.Beta: _beta,
-    dist.BetaBinomial: _beta_binomial,
-    dist.BetaNegativeBinomial: _beta_negative_binomial,
-    dist.BetaProportion: _beta,
-    dist.BinomialLogits: _binomial_logits,
-    dist.BinomialProbs: _binomial_probs,
     dist.DoublyTruncatedPowerLaw: _power_law,
-    dist.GammaPoisson: _gamma_poisson,
     dist.GeometricProbs: _geometric_probs,
     dist.MixtureGeneral: _mixture,
     dist.MixtureSameFamily: _mixture,
-    dist.MultinomialProbs: _multinomial_probs,
-    dist.NegativeBinomial2: _gamma_poisson,
-    dist.NegativeBinomialLogits: _gamma_poisson,
-    dist.NegativeBinomialProbs: _gamma_poisson,
     dist.OrderedLogistic: _ordered_logistic,
-    dist.Poisson: _poisson,
 }

@@ -67,13 +67,15 @@ def split_moving_ends(d: Distribution) -> Split | None:
         if not edges_move_with(base):
             return base, finish
         before = split_moving_ends(base)
-        return None if before is None else _one_after_the_other(before, finish, d)
+        return None if before is None else one_after_the_other(before, finish, d)
     if d.event_dim or _interval(d) is None:
         return None
     return Unmoved(d), lambda u: _moved(d, u)
 
 
-def _one_after_the_other(first: Split, then: Callable[[Array], Delta], d: Distribution) -> Split:
+def one_after_the_other(first: Split, then: Callable[[Array], Delta], d: Distribution) -> Split:
+    """What is drawn by `first`, and mapped by it and then by the map to `d`."""
+
     def finish(u: Array) -> Delta:
         between: Any = first[1](u)
         point: Any = then(between.v)
