@@ -38,6 +38,8 @@ PLACES = (
 )  # in the coordinates of `biject_to`
 COUNTS = (0, 1, 2, 7, 1000, 1_000_000)
 DRAWS = 6
+STEP = 1e-5
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class Points(NamedTuple):
@@ -47,11 +49,13 @@ class Points(NamedTuple):
         theta: the parameters that the zoo makes a distribution of.
         leaves: the arrays in the distribution, raveled.
         values: raveled.
+        drawn: whether the value is a draw, and not a place that is looked for.
     """
 
     theta: np.ndarray
     leaves: np.ndarray
     values: np.ndarray
+    drawn: np.ndarray
 
 
 class Evaluated(NamedTuple):
@@ -119,6 +123,7 @@ def edge_points(name: str) -> Points:
         theta[rows],
         np.asarray(leaves, np.float32)[rows],
         np.asarray(values, np.float32)[rows, cols],
+        cols < DRAWS,
     )
 
 
@@ -172,26 +177,55 @@ def evaluate(name: str, points: Points, dtype: str) -> Evaluated:
             out, gradient = jax.value_and_grad(f)(flat)
             if not double:
                 return out, gradient
-            hessian = jax.jacfwd(jax.grad(f))(flat)
+            # How the gradient moves with each number, by differences: not all have a second
+            # derivative in JAX.
+            steps = STEP * jnp.diag(flat)
+            up, down = (jax.vmap(jax.grad(f))(flat + step) for step in (steps, -steps))
+            moved = jnp.abs(up - down) / (2 * STEP)
             return (
                 out,
                 gradient,
                 jnp.abs(out) + jnp.sum(jnp.abs(flat * gradient)),
-                jnp.abs(gradient) + jnp.sum(jnp.abs(flat * hessian), axis=-1),
+                jnp.abs(gradient) + jnp.sum(moved, axis=0),
             )
 
         values = jnp.asarray(points.values, int if discrete else dtype)
         found = jax.jit(jax.vmap(run))(jnp.asarray(points.leaves, dtype), values)
-        return Evaluated(*(np.asarray(x, np.float64) for x in found))
+        result = Evaluated(*(np.asarray(x, np.float64) for x in found))
+    return result._replace(gradient_condition=_with_size(points, result)) if double else result
 
 
-def excess(found: Any, right: Any, condition: Any, tiny: float = 1e-37) -> np.ndarray:
-    """The error in roundings of single precision times the condition number; infinite at a NaN."""
-    eps, largest = np.finfo(np.float32).eps, np.finfo(np.float32).max
+def _with_size(points: Points, at: Evaluated) -> np.ndarray:
+    """Conditions of gradients, plus their size at draws: the root of the Fisher information.
+
+    A score that is zero by chance at some value is as good as its rounding to what scores are.
+    """
+    _, which = np.unique(points.theta, axis=0, return_inverse=True)
+    ok = points.drawn & np.isfinite(at.gradient).all(axis=-1)
+    total = np.zeros((which.max() + 1, at.gradient.shape[1]))
+    np.add.at(total, which[ok], at.gradient[ok] ** 2)
+    count = np.maximum(np.bincount(which[ok], minlength=len(total)), 1)
+    return at.gradient_condition + np.sqrt(total / count[:, None])[which]
+
+
+def excess(found: Evaluated, right: Evaluated) -> tuple[np.ndarray, np.ndarray]:
+    """The errors of values and gradients, in roundings of single precision times conditions.
+
+    Infinite at a NaN. What single precision does not have is to be infinite; where the log density
+    is so, nothing is asked of its gradient.
+    """
+    known = np.isfinite(right.value)
+    value = _excess(found.value, right.value, right.value_condition)
+    inside = known & (np.abs(right.value) < LARGEST)
+    gradient = _excess(found.gradient, right.gradient, right.gradient_condition)
+    return np.where(known, value, 0.0), np.where(inside[:, None], gradient, 0.0)
+
+
+def _excess(found: Any, right: Any, condition: Any) -> np.ndarray:
+    eps, tiny = np.finfo(np.float32).eps, np.finfo(np.float32).tiny
     with np.errstate(all="ignore"):
         error = np.abs(found - right) / (eps * condition + tiny)
-        # (What single precision does not have is infinite.)
-        beyond = (np.abs(right) > largest) & np.isinf(found) & (np.sign(found) == np.sign(right))
-    error = np.where(beyond | (found == right), 0.0, error)
-    error = np.where(np.isfinite(found) | beyond | (found == right), error, np.inf)
-    return np.where(np.isfinite(right) & np.isfinite(condition), error, 0.0)
+        beyond = (np.abs(right) > LARGEST) & np.isinf(found) & (np.sign(found) == np.sign(right))
+    error = np.where(np.isfinite(found), error, np.inf)
+    error = np.where(beyond | (found == right) | ~np.isfinite(right), 0.0, error)
+    return np.where(np.isfinite(condition) | ~np.isfinite(found), error, 0.0)

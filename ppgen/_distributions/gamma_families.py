@@ -21,13 +21,14 @@ from ppgen._distributions import gamma_functions
 from ppgen._distributions.saddle_point import log_poisson, log_poisson_at_mode
 
 
-def _floats(*xs: ArrayLike) -> list[Array]:
+def floats(*xs: ArrayLike) -> list[Array]:
+    """Arrays of floating-point numbers, of one type."""
     dtype = jnp.result_type(*xs, 0.0)
     return [jnp.asarray(x, dtype) for x in xs]
 
 
 def _gamma(d: Any, value: Array) -> Array:
-    a, rate, value = _floats(d.concentration, d.rate, value)
+    a, rate, value = floats(d.concentration, d.rate, value)
     # A value of zero has been rounded: differentiate at the closest one that is not.
     inner = jnp.maximum(value, jnp.finfo(value.dtype).tiny)
     log_density = gamma_functions.gamma(a, rate, inner, jnp.log(inner))
@@ -36,7 +37,7 @@ def _gamma(d: Any, value: Array) -> Array:
 
 
 def _beta(d: Any, value: Array) -> Array:
-    value, a, b = _floats(value, d.concentration1, d.concentration0)
+    value, a, b = floats(value, d.concentration1, d.concentration0)
     # At 0 and 1 NumPyro drops the derivative by the concentrations. Such a value has been rounded:
     # differentiate at the closest one that is not at the end.
     finfo = jnp.finfo(value.dtype)
@@ -50,28 +51,28 @@ def _beta(d: Any, value: Array) -> Array:
 
 
 def _dirichlet(d: Any, value: Array) -> Array:
-    a, value = _floats(d.concentration, value)
+    a, value = floats(d.concentration, value)
     return gamma_functions.dirichlet(a, value, jnp.log(value))
 
 
 def _beta_binomial(d: Any, value: Array) -> Array:
-    n, value = jnp.asarray(d.total_count, float), jnp.asarray(value, float)
-    return gamma_functions.beta_binomial(*_floats(d.concentration1, d.concentration0), n, value)
+    a, b, value, n = floats(d.concentration1, d.concentration0, value, 1.0 * d.total_count)
+    return gamma_functions.beta_binomial(a, b, n, value)
 
 
 def _dirichlet_multinomial(d: Any, value: Array) -> Array:
-    a, value = _floats(d.concentration, value)
+    a, value = floats(d.concentration, value)
     return gamma_functions.dirichlet_multinomial(a, jnp.sum(value, axis=-1), value)
 
 
 def _beta_negative_binomial(d: Any, value: Array) -> Array:
     n, value = jnp.asarray(d.n, float), jnp.asarray(value, float)
-    a, b, n, value = jnp.broadcast_arrays(*_floats(d.concentration1, d.concentration0), n, value)
+    a, b, n, value = jnp.broadcast_arrays(*floats(d.concentration1, d.concentration0), n, value)
     return gamma_functions.beta_negative_binomial(a, b, n, value)
 
 
 def _gamma_poisson(d: Any, value: Array) -> Array:
-    a, rate, value = _floats(d.concentration, d.rate, value)
+    a, rate, value = floats(d.concentration, d.rate, value)
     q = 1 / (1 + rate)
     return gamma_functions.negative_binomial(
         a, value, rate * q, q, -jnp.log1p(1 / rate), -jnp.log1p(rate)
@@ -79,12 +80,12 @@ def _gamma_poisson(d: Any, value: Array) -> Array:
 
 
 def _negative_binomial_probs(d: Any, value: Array) -> Array:
-    a, q, value = _floats(d.concentration, d.probs, value)
+    a, q, value = floats(d.concentration, d.probs, value)
     return gamma_functions.negative_binomial(a, value, 1 - q, q, jnp.log1p(-q), jnp.log(q))
 
 
 def _negative_binomial_logits(d: Any, value: Array) -> Array:
-    a, logits, value = _floats(d.concentration, d.logits, value)
+    a, logits, value = floats(d.concentration, d.logits, value)
     return gamma_functions.negative_binomial(a, value, *_both_ways(-logits))
 
 
@@ -110,7 +111,7 @@ def _softplus_jvp(primals: tuple[ArrayLike], tangents: tuple[ArrayLike]) -> tupl
 
 
 def _binomial_logits(d: Any, value: Array) -> Array:
-    value, logits = _floats(value, d.logits)
+    value, logits = floats(value, d.logits)
     n = jnp.asarray(d.total_count, value.dtype)
     return gamma_functions.binomial(n, value, *_both_ways(logits))
 
@@ -151,7 +152,7 @@ def _poisson(d: Any, value: Array) -> Array:
 
 
 def _student_t(d: Any, value: Array) -> Array:
-    value, df, loc, scale = _floats(value, d.df, d.loc, d.scale)
+    value, df, loc, scale = floats(value, d.df, d.loc, d.scale)
     return gamma_functions.student_t(df, (value - loc) / scale) - jnp.log(scale)
 
 

@@ -19,11 +19,12 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import Delta, Distribution, constraints
+from numpyro.distributions.util import sum_rightmost
 
 from ppgen._distributions import gamma_functions
-from ppgen._distributions.gamma_families import softplus
+from ppgen._distributions.gamma_families import floats, softplus
 from ppgen._distributions.moving_ends import Split
-from ppgen._distributions.wrappers import plain
+from ppgen._distributions.wrappers import plain, split_event
 from ppgen._sampling.log_gamma import log_gamma
 
 
@@ -43,11 +44,13 @@ class Scale(NamedTuple):
 
 
 def _sample_gamma(d: Any, key: Array, shape: tuple[int, ...]) -> Array:
-    return log_gamma(key, d.concentration, shape) - jnp.log(d.rate)
+    y = log_gamma(key, d.concentration, shape)
+    return y - jnp.log(jnp.asarray(d.rate, y.dtype))
 
 
 def _gamma(d: Any, y: Array) -> Array:
-    return gamma_functions.gamma(d.concentration, d.rate, jnp.exp(y), y)
+    a, rate, y = floats(d.concentration, d.rate, y)
+    return gamma_functions.gamma(a, rate, jnp.exp(y), y)
 
 
 def _sample_inverse_gamma(d: Any, key: Array, shape: tuple[int, ...]) -> Array:
@@ -59,15 +62,15 @@ def _inverse_gamma(d: Any, y: Array) -> Array:
 
 
 def _sample_beta(d: Any, key: Array, shape: tuple[int, ...]) -> Array:
-    pair = jnp.broadcast_arrays(d.concentration1, d.concentration0)
+    pair = jnp.broadcast_arrays(*floats(d.concentration1, d.concentration0))
     y = log_gamma(key, jnp.stack(pair, axis=-1), (*shape, 2))
     return y[..., 0] - y[..., 1]
 
 
 def _beta(d: Any, y: Array) -> Array:
+    a, b, y = floats(d.concentration1, d.concentration0, y)
     x, rest = jax.nn.sigmoid(y), jax.nn.sigmoid(-y)
-    log_x, log_rest = -softplus(-y), -softplus(y)
-    return gamma_functions.beta(d.concentration1, d.concentration0, x, rest, log_x, log_rest)
+    return gamma_functions.beta(a, b, x, rest, -softplus(-y), -softplus(y))
 
 
 def _sample_dirichlet(d: Any, key: Array, shape: tuple[int, ...]) -> Array:
@@ -76,7 +79,8 @@ def _sample_dirichlet(d: Any, key: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _dirichlet(d: Any, y: Array) -> Array:
-    return gamma_functions.dirichlet(d.concentration, jnp.exp(y), y)
+    a, y = floats(d.concentration, y)
+    return gamma_functions.dirichlet(a, jnp.exp(y), y)
 
 
 _LOG_GAMMA = Scale(_sample_gamma, _gamma, jnp.exp)
@@ -113,6 +117,18 @@ def split_log_scale(d: Distribution) -> Split | None:
         return Delta(scale.value(y), log_density=none, event_dim=d.event_dim)
 
     return OnLogScale(d, scale), finish
+
+
+def log_prob_on_scale(dist: Distribution, y: Array) -> Array:
+    """The log density (in nats) of `dist` at the value whose coordinates are `y`.
+
+    Args:
+        dist: of a family of `SCALES`, perhaps expanded and with event dimensions.
+        y: the coordinates.
+    """
+    inner, reinterpreted = split_event(dist)
+    on_scale = OnLogScale(inner, SCALES[type(plain(inner))])
+    return sum_rightmost(on_scale.log_prob(y), reinterpreted)
 
 
 @final

@@ -17,7 +17,9 @@ from ppgen import _jax
 from ppgen._distributions.supports import shown
 from ppgen._distributions.wrappers import as_single_precision
 from ppgen._interpret import interpret, needed
+from ppgen._sampling.log_scale import log_prob_on_scale
 from ppgen._staging.choice import bind_choice
+from ppgen._staging.coordinates import recalled
 from ppgen._staging.primitives import (
     DENSITY_SCOPE,
     RANDOM,
@@ -170,7 +172,7 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
     lanes, mapped = eqn.params["lanes"], eqn.params["mapped"]
     name, where = spec.choice.name, spec.choice.where
     end = spec.num_leaves + spec.num_estimator
-    latent, drawn_logp = not spec.observed, None
+    latent, drawn_logp, finer = not spec.observed, None, None
     if not latent:
         value = over_lanes(
             lambda _, ops: ops[0], lanes, mapped[end : end + 1], None, operands[end : end + 1]
@@ -186,6 +188,9 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
                 where=where,
                 instead="the value that `simulate` gives for this site, or one of that shape",
             )
+        if spec.density is not None:
+            own = operands[: spec.num_leaves]
+            finer = recalled(given.values[name], lambda: spec.density.build(own))
         if spec.fixed:
             _check_minibatch(value, operands[0], spec)
     elif spec.fixed:
@@ -205,11 +210,13 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
         if drawn:
             return drawn[0]
         dist = spec.density.build(operands[: spec.num_leaves])
+        if finer is not None:
+            return log_prob_on_scale(dist, value)
         return log_prob(dist, as_single_precision(value))
 
     def density(_, operands, value, *drawn):
         rest = operands[spec.num_leaves :]
-        if spec.has_mask:
+        if spec.has_mask and finer is None:
             value = shown(spec.density.build(operands[: spec.num_leaves]), value, rest[0])
         logp = own_density(operands, value, drawn)
         if spec.has_mask:
@@ -225,8 +232,8 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
         def density(_, operands, value, *drawn):
             return scaled(_, operands, value, *drawn) - own_density(operands, value, drawn)
 
-    scored = value
-    if spec.within != ANYWHERE and jnp.issubdtype(value.dtype, jnp.inexact):
+    scored = value if finer is None else finer
+    if finer is None and spec.within != ANYWHERE and jnp.issubdtype(value.dtype, jnp.inexact):
         # The density jumps to zero at the end of its support.
         scored = mark(value, "scored", name, where, within=spec.within)
     own = [*range(spec.num_leaves), *range(end, len(operands))]

@@ -20,6 +20,7 @@ from ppgen._distributions.noninvertible import loses_digits, split_transforms
 from ppgen._distributions.wrappers import as_single_precision, plain, split_event
 from ppgen._sampling.log_scale import split_log_scale
 from ppgen._staging.choice import bind_choice, describe_choice
+from ppgen._staging.coordinates import remember, scale_of
 from ppgen._staging.primitives import (
     SAMPLER_SCOPE,
     SITE_SCOPE,
@@ -131,4 +132,6 @@ def bind_transformed(
 
     with jax.named_scope(SITE_SCOPE + choice.name), jax.named_scope(SAMPLER_SCOPE):
         value, logp = over_lanes(after, lanes, mapped[: spec.num_leaves], None, leaves, x)
-    return transformed_p.bind(value, x, *leaves, within=spec.within), logp
+    value = transformed_p.bind(value, x, *leaves, within=spec.within)
+    remember(value, scale_of(spec.density.build(leaves)), x)
+    return value, logp
