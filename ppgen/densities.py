@@ -20,7 +20,7 @@ from jax import Array, lax
 from jax.scipy.special import xlog1py, xlogy
 from numpyro.distributions import Distribution
 
-from ppgen._distributions import gamma_families, truncated
+from ppgen._distributions import gamma_families, scalar_families, truncated
 from ppgen._distributions.gamma_families import clamped, softplus
 from ppgen._distributions.mixtures import mixture_log_prob
 from ppgen._distributions.rebuild import rebuilt
@@ -186,6 +186,7 @@ def _ordered_logistic(d: Any, value: Array) -> Array:
 
 _RULES: dict[type, Callable[[Any, Array], Array]] = {
     **gamma_families.RULES,
+    **scalar_families.RULES,
     dist.BernoulliLogits: _bernoulli_logits,
     dist.BernoulliProbs: _bernoulli_probs,
     dist.DoublyTruncatedPowerLaw: _power_law,

@@ -39,6 +39,7 @@ PLACES = (
 COUNTS = (0, 1, 2, 7, 1000, 1_000_000)
 DRAWS = 6
 STEP = 1e-5
+NATS = 1e5
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -185,7 +186,8 @@ def evaluate(name: str, points: Points, dtype: str) -> Evaluated:
             return (
                 out,
                 gradient,
-                jnp.abs(out) + jnp.sum(jnp.abs(flat * gradient)),
+                # (Of a density, a rounding is relative.)
+                1 + jnp.abs(out) + jnp.sum(jnp.abs(flat * gradient)),
                 jnp.abs(gradient) + jnp.sum(moved, axis=0),
             )
 
@@ -211,12 +213,12 @@ def _with_size(points: Points, at: Evaluated) -> np.ndarray:
 def excess(found: Evaluated, right: Evaluated) -> tuple[np.ndarray, np.ndarray]:
     """The errors of values and gradients, in roundings of single precision times conditions.
 
-    Infinite at a NaN. What single precision does not have is to be infinite; where the log density
-    is so, nothing is asked of its gradient.
+    Infinite at a NaN. What single precision does not have is to be infinite. Nothing is asked of
+    gradients where there is no density to speak of.
     """
     known = np.isfinite(right.value)
     value = _excess(found.value, right.value, right.value_condition)
-    inside = known & (np.abs(right.value) < LARGEST)
+    inside = known & (np.abs(right.value) < NATS)
     gradient = _excess(found.gradient, right.gradient, right.gradient_condition)
     return np.where(known, value, 0.0), np.where(inside[:, None], gradient, 0.0)
 

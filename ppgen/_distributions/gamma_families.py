@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
-from jax.scipy.special import xlog1py, xlogy
+from jax.scipy.special import gammaln, xlog1py, xlogy
 from jax.typing import ArrayLike
 from numpyro.distributions.util import clamp_probs
 
@@ -30,10 +30,17 @@ def floats(*xs: ArrayLike) -> list[Array]:
 def _gamma(d: Any, value: Array) -> Array:
     a, rate, value = floats(d.concentration, d.rate, value)
     # A value of zero has been rounded: differentiate at the closest one that is not.
-    inner = jnp.maximum(value, jnp.finfo(value.dtype).tiny)
+    tiny = jnp.finfo(value.dtype).tiny
+    inner = jnp.where(value < tiny, tiny, value)
     log_density = gamma_functions.gamma(a, rate, inner, jnp.log(inner))
-    at_end = xlogy(a - 1, value) + gamma_functions.gamma(a, rate, inner, 0.0 * inner)
-    return with_derivative_of(log_density, jnp.where(value == 0, at_end, log_density))
+    at_end = xlogy(a - 1, value) + xlogy(a, rate) - gammaln(a)
+    return _at_ends(value == 0, at_end, log_density)
+
+
+def _inverse_gamma(d: Any, value: Array) -> Array:
+    a, rate, value = floats(d.concentration, d.rate, value)
+    log_x = jnp.log(value)
+    return gamma_functions.gamma(a, rate, 1 / value, -log_x) - 2 * log_x
 
 
 def _beta(d: Any, value: Array) -> Array:
@@ -41,13 +48,19 @@ def _beta(d: Any, value: Array) -> Array:
     # At 0 and 1 NumPyro drops the derivative by the concentrations. Such a value has been rounded:
     # differentiate at the closest one that is not at the end.
     finfo = jnp.finfo(value.dtype)
-    inner = jnp.clip(value, finfo.tiny, 1 - finfo.epsneg)
+    inner = jnp.where(value < finfo.tiny, finfo.tiny, value)
+    inner = jnp.where(value == 1, 1 - finfo.epsneg, inner)
     log_density = gamma_functions.beta(a, b, inner, 1 - inner, jnp.log(inner), jnp.log1p(-inner))
     normalizer = gamma_functions.log_beta(a, b)
     exact = xlogy(a - 1, value) + xlog1py(b - 1, -value) - normalizer
-    end = (value == 0) | (value == 1)
-    # Not `log_density + (exact - log_density)`, which rounds.
-    return with_derivative_of(log_density, jnp.where(end, exact, log_density))
+    return _at_ends((value == 0) | (value == 1), exact, log_density)
+
+
+def _at_ends(end: Array, exact: Array, log_density: Array) -> Array:
+    """`log_density`, at ends `exact` with the derivative of the closest value that is not there."""
+    # Not `log_density + (exact - log_density)`, which rounds, and may be infinite.
+    closest = jnp.where(end, log_density, 0.0)
+    return jnp.where(end, with_derivative_of(closest, exact), log_density)
 
 
 def _dirichlet(d: Any, value: Array) -> Array:
@@ -57,12 +70,12 @@ def _dirichlet(d: Any, value: Array) -> Array:
 
 def _beta_binomial(d: Any, value: Array) -> Array:
     a, b, value, n = floats(d.concentration1, d.concentration0, value, 1.0 * d.total_count)
-    return gamma_functions.beta_binomial(a, b, n, value)
+    return gamma_functions.beta_binomial(a, b, value, n - value)
 
 
 def _dirichlet_multinomial(d: Any, value: Array) -> Array:
     a, value = floats(d.concentration, value)
-    return gamma_functions.dirichlet_multinomial(a, jnp.sum(value, axis=-1), value)
+    return gamma_functions.dirichlet_multinomial(a, value)
 
 
 def _beta_negative_binomial(d: Any, value: Array) -> Array:
@@ -168,6 +181,7 @@ RULES: dict[type, Callable[[Any, Array], Array]] = {
     dist.DirichletMultinomial: _dirichlet_multinomial,
     dist.Gamma: _gamma,
     dist.GammaPoisson: _gamma_poisson,
+    dist.InverseGamma: _inverse_gamma,
     dist.MultinomialLogits: _multinomial_logits,
     dist.MultinomialProbs: _multinomial_probs,
     dist.NegativeBinomial2: _gamma_poisson,

@@ -6,12 +6,17 @@ and its log, which may be known where the value has underflowed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import gammaln
 
 from ppgen._distributions.saddle_point import (
+    digamma_difference,
     horner,
     log1p_less,
     log_factorial,
@@ -28,6 +33,11 @@ def gamma(concentration: Array, rate: Array, x: Array, log_x: Array) -> Array:
 
 def dirichlet(concentration: Array, x: Array, log_x: Array) -> Array:
     """Of a point of the simplex, along the last axis."""
+    return _dirichlet(*jnp.broadcast_arrays(concentration, x, log_x))
+
+
+@jax.custom_jvp
+def _dirichlet(concentration: Array, x: Array, log_x: Array) -> Array:
     total = jnp.sum(concentration, axis=-1, keepdims=True)
     events = log_poisson(concentration, total * x, jnp.log(total) + log_x)
     total = total[..., 0]
@@ -37,14 +47,36 @@ def dirichlet(concentration: Array, x: Array, log_x: Array) -> Array:
     return parts - log_poisson_at_mode(total) - jnp.log(total) + rounded
 
 
+def _dirichlet_jvp(primals: Any, tangents: Any) -> Any:
+    # In closed form: of a small concentration beside a large one, terms cancel.
+    a, x, log_x = primals
+    da, _, dlog_x = tangents
+    slopes = (
+        (da, lambda: log_x + digamma_difference(a, _others(a))),
+        (dlog_x, lambda: a - 1),
+    )
+    return _dirichlet(a, x, log_x), jnp.sum(_along(a, *slopes), axis=-1)
+
+
+_dirichlet.defjvp(_dirichlet_jvp, symbolic_zeros=True)
+
+
+def _others(a: Array) -> Array:
+    """For each element the sum of the others, without a difference."""
+    none = jnp.zeros_like(a[..., :1])
+    before = jnp.cumsum(jnp.concatenate([none, a[..., :-1]], axis=-1), axis=-1)
+    after = jnp.concatenate([a[..., 1:], none], axis=-1)
+    return before + jnp.flip(jnp.cumsum(jnp.flip(after, -1), axis=-1), -1)
+
+
 def beta(a: Array, b: Array, x: Array, rest: Array, log_x: Array, log_rest: Array) -> Array:
     """Of a Beta variable of concentrations `a` and `b` at `x`, which is `rest` less than one."""
-    total = a + b
-    log_total = jnp.log(total)
-    events = log_poisson(a, total * x, log_total + log_x) - log_x
-    others = log_poisson(b, total * rest, log_total + log_rest) - log_rest
-    between = jnp.log(a) + jnp.log(b) - log_total
-    return events + others - log_poisson_at_mode(total) + between
+    a, b, x, rest, log_x, log_rest = jnp.broadcast_arrays(a, b, x, rest, log_x, log_rest)
+    return dirichlet(
+        jnp.stack([a, b], axis=-1),
+        jnp.stack([x, rest], axis=-1),
+        jnp.stack([log_x, log_rest], axis=-1),
+    )
 
 
 def binomial(n: Array, k: Array, p: Array, q: Array, log_p: Array, log_q: Array) -> Array:
@@ -63,16 +95,43 @@ def multinomial(n: Array, k: Array, probs: Array) -> Array:
 
 def negative_binomial(a: Array, k: Array, p: Array, q: Array, log_p: Array, log_q: Array) -> Array:
     """Of `k` events of probability `q` before the `a`-th of probability `p`."""
+    return _negative_binomial(*jnp.broadcast_arrays(a, k, p, q, log_p, log_q))
+
+
+@jax.custom_jvp
+def _negative_binomial(a: Array, k: Array, p: Array, q: Array, log_p: Array, log_q: Array) -> Array:
     n = a + k
-    return binomial(n, k, q, p, log_q, log_p) + jnp.log(a / n)
+    log_n = jnp.log(n)
+    events = log_poisson(k, n * q, log_n + log_q)
+    return events + log_poisson(a, n * p, log_n + log_p) - log_poisson_at_mode(n) + jnp.log(a / n)
 
 
-def dirichlet_multinomial(concentration: Array, n: Array, k: Array) -> Array:
-    """Of counts `k` that add up to `n`, of probabilities that a Dirichlet variable gives."""
-    total = jnp.sum(concentration, axis=-1)
+def _negative_binomial_jvp(primals: Any, tangents: Any) -> Any:
+    a, k, _, _, log_p, log_q = primals
+    da, dk, _, _, dlog_p, dlog_q = tangents
+    slopes = (
+        (da, lambda: log_p + digamma_difference(a, k)),
+        (dk, lambda: log_q + _signed_difference(k + 1, k + a)),
+        (dlog_p, lambda: a),
+        (dlog_q, lambda: k),
+    )
+    return _negative_binomial(*primals), _along(a, *slopes)
+
+
+_negative_binomial.defjvp(_negative_binomial_jvp, symbolic_zeros=True)
+
+
+def dirichlet_multinomial(concentration: Array, k: Array) -> Array:
+    """Of counts `k`, whose probabilities a Dirichlet variable gives."""
+    return _dirichlet_multinomial(*jnp.broadcast_arrays(concentration, k))
+
+
+@jax.custom_jvp
+def _dirichlet_multinomial(concentration: Array, k: Array) -> Array:
+    total, n = jnp.sum(concentration, axis=-1), jnp.sum(k, axis=-1)
     # Powers of any probabilities cancel; these make all terms small.
     after = k + concentration
-    probs = jax.lax.stop_gradient(after / jnp.sum(after, axis=-1, keepdims=True))
+    probs = after / jnp.sum(after, axis=-1, keepdims=True)
 
     def parts(count: Array, sum: Array) -> Array:
         of_each = log_poisson(count, jnp.expand_dims(sum, -1) * probs)
@@ -84,24 +143,60 @@ def dirichlet_multinomial(concentration: Array, n: Array, k: Array) -> Array:
     return parts(k, n) + shapes(concentration, total) - shapes(after, total + n)
 
 
-def beta_binomial(a: Array, b: Array, n: Array, k: Array) -> Array:
-    """Of `k` of `n` events, of a probability that a Beta variable gives."""
-    a, b, k = jnp.broadcast_arrays(a, b, k)
-    return dirichlet_multinomial(
-        jnp.stack([a, b], axis=-1), jnp.broadcast_to(n, a.shape), jnp.stack([k, n - k], axis=-1)
-    )
+def _dirichlet_multinomial_jvp(primals: Any, tangents: Any) -> Any:
+    a, k = primals
+    total, n = jnp.sum(a, axis=-1, keepdims=True), jnp.sum(k, axis=-1, keepdims=True)
+
+    def by_concentration() -> Array:
+        # Two differences of four functions: those of which less is lost.
+        others = _others(a)
+        counts = digamma_difference(a, k), digamma_difference(total, n)
+        after = digamma_difference(a + k, others + _others(k))
+        shares = digamma_difference(a, others), after
+        return jnp.where(sum(shares) < sum(counts), shares[0] - shares[1], counts[0] - counts[1])
+
+    def by_count() -> Array:
+        return _signed_difference(k + 1, k + a) - _signed_difference(n + 1, n + total)
+
+    slopes = (tangents[0], by_concentration), (tangents[1], by_count)
+    return _dirichlet_multinomial(a, k), jnp.sum(_along(a, *slopes), axis=-1)
+
+
+_dirichlet_multinomial.defjvp(_dirichlet_multinomial_jvp, symbolic_zeros=True)
+
+
+def beta_binomial(a: Array, b: Array, k: Array, rest: Array) -> Array:
+    """Of `k` events and `rest` others, of a probability that a Beta variable gives."""
+    a, b, k, rest = jnp.broadcast_arrays(a, b, k, rest)
+    return dirichlet_multinomial(jnp.stack([a, b], axis=-1), jnp.stack([k, rest], axis=-1))
 
 
 def beta_negative_binomial(a: Array, b: Array, n: Array, k: Array) -> Array:
     """Of `k` events before the `n`-th other one, of a probability that a Beta variable gives."""
-    return beta_binomial(a, b, n + k, k) + jnp.log(n / (n + k))
+    return beta_binomial(a, b, k, n) + jnp.log(n / (n + k))
+
+
+def _signed_difference(x: Array, y: Array) -> Array:
+    """`digamma(y) - digamma(x)`."""
+    size = digamma_difference(jnp.minimum(x, y), jnp.abs(y - x))
+    return jnp.where(y > x, size, -size)
+
+
+def _along(like: Array, *slopes: tuple[Any, Callable[[], Array]]) -> Array:
+    """The derivative along tangents, of which those that are zero may have no slope."""
+    moved = jnp.zeros_like(like)
+    for tangent, slope in slopes:
+        if not isinstance(tangent, SymbolicZero):
+            moved = moved + tangent * slope()
+    return moved
 
 
 def log_beta(a: Array, b: Array) -> Array:
     """The log of the beta function."""
-    p = jax.lax.stop_gradient(a / (a + b))  # of which powers cancel
-    log_p, log_q = jnp.log(p), jnp.log1p(-p)
-    return (a - 1) * log_p + (b - 1) * log_q - beta(a, b, p, 1 - p, log_p, log_q)
+    # Of which powers cancel.
+    shares = a / (a + b), b / (a + b), -jnp.log1p(b / a), -jnp.log1p(a / b)
+    p, q, log_p, log_q = jax.lax.stop_gradient(shares)
+    return (a - 1) * log_p + (b - 1) * log_q - beta(a, b, p, q, log_p, log_q)
 
 
 def student_t(df: Array, z: Array) -> Array:

@@ -124,6 +124,27 @@ def _digamma_series(k: Array) -> Array:
     return 0.5 / k + horner(_DIGAMMA, 1 / k**2) / k**2
 
 
+def digamma_difference(z: ArrayLike, h: ArrayLike) -> Array:
+    """`digamma(z + h) - digamma(z)` for positive `z` and `h` that is not negative, however small.
+
+    Each term of the recurrence, and of the series for what is left, is a difference in closed form.
+    """
+    z, h = _broadcast(z, h)
+    total = jnp.zeros_like(z)
+    for n in range(10):
+        total = total + h / (z + n) / (z + n + h)
+    y, end = z + 10, z + 10 + h
+    total = total + jnp.log1p(h / y) + 0.5 * h / y / end
+    u, v = 1 / y**2, 1 / end**2
+    power, low = (h / y) * ((y + end) / y / end) / end, jnp.ones_like(v)
+    first = power
+    for c in _DIGAMMA:
+        total = total - float(c) * power
+        low = low * v
+        power = u * power + low * first
+    return total
+
+
 def log_factorial(k: ArrayLike) -> Array:
     """`log Gamma(k + 1)` for `k` up to ten or so, to a relative rounding at its zeros too."""
     k = as_float(k)
