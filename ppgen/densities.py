@@ -4,8 +4,11 @@ The same numbers as NumPyro's ``log_prob``, with the right derivative where NumP
 kink that the density does not have: at logits of exactly zero (where networks start), and at the
 ends of the range of a probability, a rate or a Beta variable (where ``float32`` rounds to); and
 where NumPyro's own derivative rule is wrong (the bounds of ``DoublyTruncatedPowerLaw``), or JAX's
-(the second derivative of ``betaln`` at equal arguments). Truncated normal distributions keep their
-digits in the tails, where NumPyro takes the difference of two numbers close to one.
+(the second derivative of ``betaln`` at equal arguments).
+
+And with the digits that single precision has, where NumPyro subtracts large numbers from each other
+or squares them: truncated normal distributions far out in a tail, what is made of gamma functions
+(Gamma, Beta, Dirichlet, Student-t and all counts) at large parameters, Cauchy variables far out.
 """
 
 from __future__ import annotations

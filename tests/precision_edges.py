@@ -118,7 +118,12 @@ def edge_points(name: str) -> Points:
         leaves, values = jax.jit(jax.vmap(lambda t: at(tuple(t))))(columns)
         inside = jax.jit(jax.vmap(lambda t, x: _inside(make(*t), x)))
         single = np.asarray(values, np.float32)
-        ok = np.asarray(inside(columns, jnp.asarray(single, jnp.float64)))
+        ok = np.array(inside(columns, jnp.asarray(single, jnp.float64)))
+        if not (one.support.is_discrete or one.event_shape):
+            # Not at an end itself, where a value has been rounded.
+            for side in (-np.inf, np.inf):
+                beside = np.nextafter(single, np.float32(side)).astype(np.float64)
+                ok &= np.asarray(inside(columns, jnp.asarray(beside)))
     rows, cols = np.nonzero(ok)
     return Points(
         theta[rows],
@@ -142,7 +147,10 @@ def _places(d: Any) -> Any:
 def _inside(d: Any, values: Any) -> Any:
     """Which rows lie in the support, after rounding, and have a density."""
     values = values.reshape((-1, *d.shape()))
-    ok = jnp.all(jnp.isfinite(values).reshape(len(values), -1), axis=-1)
+    size = jnp.abs(values).reshape(len(values), -1)
+    # (Counts are integers, of 32 bits in single precision.)
+    largest = 2**24 if d.support.is_discrete else LARGEST
+    ok = jnp.all(size <= largest, axis=-1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         inside = d.support(values)
@@ -194,7 +202,14 @@ def evaluate(name: str, points: Points, dtype: str) -> Evaluated:
         values = jnp.asarray(points.values, int if discrete else dtype)
         found = jax.jit(jax.vmap(run))(jnp.asarray(points.leaves, dtype), values)
         result = Evaluated(*(np.asarray(x, np.float64) for x in found))
-    return result._replace(gradient_condition=_with_size(points, result)) if double else result
+    if not double:
+        return result
+    condition = _with_size(points, result)
+    if discrete:
+        # (Scores of counts are differences of digamma functions: by the log of a concentration,
+        # they are right to a rounding of one.)
+        condition = condition + 1 / np.maximum(np.abs(points.leaves), 1)
+    return result._replace(gradient_condition=condition)
 
 
 def _with_size(points: Points, at: Evaluated) -> np.ndarray:

@@ -164,9 +164,15 @@ def _poisson(d: Any, value: Array) -> Array:
     return log_poisson(value, jnp.asarray(d.rate, value.dtype))
 
 
+def _lkj_cholesky(d: Any, value: Array) -> Array:
+    concentration, value = floats(d.concentration, value)
+    diagonal = jnp.diagonal(value, axis1=-2, axis2=-1)[..., 1:]
+    return gamma_functions.lkj_cholesky(concentration, jnp.log(diagonal))
+
+
 def _student_t(d: Any, value: Array) -> Array:
     value, df, loc, scale = floats(value, d.df, d.loc, d.scale)
-    return gamma_functions.student_t(df, (value - loc) / scale) - jnp.log(scale)
+    return gamma_functions.student_t(df, value - loc, scale)
 
 
 RULES: dict[type, Callable[[Any, Array], Array]] = {
@@ -182,6 +188,7 @@ RULES: dict[type, Callable[[Any, Array], Array]] = {
     dist.Gamma: _gamma,
     dist.GammaPoisson: _gamma_poisson,
     dist.InverseGamma: _inverse_gamma,
+    dist.LKJCholesky: _lkj_cholesky,
     dist.MultinomialLogits: _multinomial_logits,
     dist.MultinomialProbs: _multinomial_probs,
     dist.NegativeBinomial2: _gamma_poisson,

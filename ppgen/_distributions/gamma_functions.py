@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
-from jax.scipy.special import gammaln
+from jax.scipy.special import digamma, gammaln
 
 from ppgen._distributions.saddle_point import (
     digamma_difference,
@@ -147,18 +147,13 @@ def _dirichlet_multinomial_jvp(primals: Any, tangents: Any) -> Any:
     a, k = primals
     total, n = jnp.sum(a, axis=-1, keepdims=True), jnp.sum(k, axis=-1, keepdims=True)
 
-    def by_concentration() -> Array:
-        # Two differences of four functions: those of which less is lost.
-        others = _others(a)
-        counts = digamma_difference(a, k), digamma_difference(total, n)
-        after = digamma_difference(a + k, others + _others(k))
-        shares = digamma_difference(a, others), after
-        return jnp.where(sum(shares) < sum(counts), shares[0] - shares[1], counts[0] - counts[1])
-
     def by_count() -> Array:
         return _signed_difference(k + 1, k + a) - _signed_difference(n + 1, n + total)
 
-    slopes = (tangents[0], by_concentration), (tangents[1], by_count)
+    slopes = (
+        (tangents[0], lambda: _second_difference(a, k, _others(a), _others(k))),
+        (tangents[1], by_count),
+    )
     return _dirichlet_multinomial(a, k), jnp.sum(_along(a, *slopes), axis=-1)
 
 
@@ -173,7 +168,37 @@ def beta_binomial(a: Array, b: Array, k: Array, rest: Array) -> Array:
 
 def beta_negative_binomial(a: Array, b: Array, n: Array, k: Array) -> Array:
     """Of `k` events before the `n`-th other one, of a probability that a Beta variable gives."""
+    return _beta_negative_binomial(*jnp.broadcast_arrays(a, b, n, k))
+
+
+@jax.custom_jvp
+def _beta_negative_binomial(a: Array, b: Array, n: Array, k: Array) -> Array:
     return beta_binomial(a, b, k, n) + jnp.log(n / (n + k))
+
+
+def _beta_negative_binomial_jvp(primals: Any, tangents: Any) -> Any:
+    a, b, n, k = primals
+    slopes = (
+        lambda: _second_difference(a, k, b, n),
+        lambda: _second_difference(b, n, a, k),
+        lambda: _second_difference(n, k, b, a),
+        lambda: _signed_difference(k + 1, k + n) - digamma_difference(k + a, n + b),
+    )
+    moved = _along(a, *zip(tangents, slopes, strict=True))
+    return _beta_negative_binomial(*primals), moved
+
+
+_beta_negative_binomial.defjvp(_beta_negative_binomial_jvp, symbolic_zeros=True)
+
+
+def _second_difference(x: Array, h: Array, i: Array, j: Array) -> Array:
+    """`digamma(x + h) - digamma(x) - digamma(x + i + h + j) + digamma(x + i)`.
+
+    As the difference of two differences, in the way in which less is lost.
+    """
+    one = digamma_difference(x, h), digamma_difference(x + i, h + j)
+    other = digamma_difference(x, i), digamma_difference(x + h, i + j)
+    return jnp.where(sum(other) < sum(one), other[0] - other[1], one[0] - one[1])
 
 
 def _signed_difference(x: Array, y: Array) -> Array:
@@ -199,24 +224,52 @@ def log_beta(a: Array, b: Array) -> Array:
     return (a - 1) * log_p + (b - 1) * log_q - beta(a, b, p, q, log_p, log_q)
 
 
-def student_t(df: Array, z: Array) -> Array:
-    """Of a standardized Student-t variable at `z`."""
+@jax.custom_jvp
+def log_gamma_ratio(x: Array, h: Array) -> Array:
+    """`log Gamma(x + h) - log Gamma(x)`, of positive `x` and `h`."""
+    moved = h * jnp.log1p(x) - log_poisson(x + h, x + 1) + log_poisson_at_mode(x + 1)
+    return moved + jnp.log(x) - jnp.log(x + h)
+
+
+def _log_gamma_ratio_jvp(primals: Any, tangents: Any) -> Any:
+    x, h = primals
+    slopes = (lambda: digamma_difference(x, h)), (lambda: digamma(x + h))
+    return log_gamma_ratio(x, h), _along(x + h, *zip(tangents, slopes, strict=True))
+
+
+log_gamma_ratio.defjvp(_log_gamma_ratio_jvp, symbolic_zeros=True)
+
+
+def lkj_cholesky(concentration: Array, log_diagonal: Array) -> Array:
+    """Of the Cholesky factor of a correlation matrix, from the diagonal but for its first."""
+    n = log_diagonal.shape[-1]
+    j = jnp.arange(1, n + 1, dtype=log_diagonal.dtype)
+    concentration = jnp.expand_dims(concentration, -1)
+    powers = jnp.sum((2 * (concentration - 1) + n - j) * log_diagonal, axis=-1)
+    ratios = log_gamma_ratio(*jnp.broadcast_arrays(concentration + (n - j) / 2, j / 2))
+    return powers + jnp.sum(ratios, axis=-1) - n * (n + 1) / 4 * jnp.log(jnp.pi)
+
+
+def student_t(df: Array, x: Array, scale: Array) -> Array:
+    """Of a Student-t variable at `x` from its location."""
     half = 0.5 * df
-    near = jnp.abs(z) < 0.7 * jnp.sqrt(df)
-    inner, outer = jnp.where(near, z, 0.0), jnp.abs(jnp.where(near, 1.0, z))
+    near = jnp.abs(x) < 0.7 * jnp.sqrt(df) * scale
+    inner, outer = jnp.where(near, x, 0.0) / scale, jnp.abs(jnp.where(near, scale, x))
     square = inner**2
     u = square / df
     # The power of one plus u, from that of a normal variable.
-    close = half * log1p_less(u) + 0.5 * jnp.log1p(u) + 0.5 * square
-    # (The square may overflow.)
-    far = (df + 1) * (jnp.log(outer) - 0.5 * jnp.log(df) + 0.5 * jnp.log1p(df / outer / outer))
-    return _log_gamma_ratio(half) - 0.5 * jnp.log(2 * jnp.pi) - jnp.where(near, close, far)
+    close = half * log1p_less(u) + 0.5 * jnp.log1p(u) + 0.5 * square + jnp.log(scale)
+    # Squares overflow; and powers of the scale nearly cancel.
+    ratio = scale / outer
+    beyond = 0.5 * (df + 1) * (jnp.log1p(df * ratio * ratio) - jnp.log(df))
+    far = beyond + (df + 1) * jnp.log(outer) - df * jnp.log(scale)
+    return _half_step(half) - 0.5 * jnp.log(2 * jnp.pi) - jnp.where(near, close, far)
 
 
 _RATIO = (-1 / 8, 1 / 192, -1 / 640, 17 / 14336, -31 / 18432, 691 / 180224, -5461 / 425984)
 
 
-def _log_gamma_ratio(x: Array) -> Array:
+def _half_step(x: Array) -> Array:
     """`log(Gamma(x + 1/2) / Gamma(x)) - log(x) / 2`, which is near `-1 / (8 x)`."""
     large = x >= 16
     far, near = jnp.where(large, x, 16.0), jnp.where(large, 1.0, x)
