@@ -176,7 +176,7 @@ class Drawn(Distribution):
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     def __getattr__(self, name: str) -> Any:
-        # What a wrapper asks of its base besides draws: parameters, moments, `cdf`.
+        # What a wrapper asks of its base besides draws: parameters; below, what has a default.
         if name == "base" or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.base, name)
@@ -184,6 +184,20 @@ class Drawn(Distribution):
     @property
     def support(self) -> Any:
         return self.base.support
+
+    @property
+    def mean(self) -> Array:
+        return self.base.mean
+
+    @property
+    def variance(self) -> Array:
+        return self.base.variance
+
+    def cdf(self, value: Any) -> Array:
+        return self.base.cdf(value)
+
+    def icdf(self, q: Any) -> Array:
+        return self.base.icdf(q)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         shape = (*sample_shape, *self.batch_shape)
