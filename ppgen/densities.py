@@ -153,12 +153,30 @@ def _power_law(d: Any, value: Array) -> Array:
     exponent = d.alpha + 1
     bounded = jnp.asarray(d.low) > 0
     low, high = jnp.log(jnp.where(bounded, d.low, d.high / 2)), jnp.log(d.high)
-    # The integral of exp(exponent * u) over u from log(low) to log(high).
-    log_normalizer = (
-        jnp.log(high - low) + exponent * (high + low) / 2 + _log_sinhc(exponent * (high - low) / 2)
-    )
+    log_normalizer = _log_integral(*jnp.broadcast_arrays(jnp.asarray(exponent, float), low, high))
     from_zero = exponent * high - jnp.log(jnp.where(bounded, 1.0, exponent))
     return d.alpha * jnp.log(value) - jnp.where(bounded, log_normalizer, from_zero)
+
+
+@jax.custom_jvp
+def _log_integral(exponent: Array, low: Array, high: Array) -> Array:
+    """The log of the integral of `exp(exponent * u)` over u from `low` to `high`."""
+    middle = exponent * (high + low) / 2
+    return jnp.log(high - low) + middle + _log_sinhc(exponent * (high - low) / 2)
+
+
+@_log_integral.defjvp
+def _log_integral_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # By the ends it is what the integrand is there: terms that cancel where that is little.
+    exponent, low, high = primals
+    d_exponent, d_low, d_high = tangents
+    value, moved = jax.jvp(
+        lambda e: jnp.log(high - low) + e * (high + low) / 2 + _log_sinhc(e * (high - low) / 2),
+        (exponent,),
+        (d_exponent,),
+    )
+    moved = moved + jnp.exp(exponent * high - value) * d_high
+    return value, moved - jnp.exp(exponent * low - value) * d_low
 
 
 def _log_sinhc(z: Array) -> Array:
