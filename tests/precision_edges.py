@@ -150,7 +150,9 @@ def _inside(d: Any, values: Any) -> Any:
     size = jnp.abs(values).reshape(len(values), -1)
     # (Counts are integers, of 32 bits in single precision.)
     largest = 2**24 if d.support.is_discrete else LARGEST
-    ok = jnp.all(size <= largest, axis=-1)
+    # (What is smaller than normal numbers is flushed to zero.)
+    smallest = float(np.finfo(np.float32).tiny)
+    ok = jnp.all((size <= largest) & ((size == 0) | (size >= smallest)), axis=-1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         inside = d.support(values)
