@@ -13,10 +13,7 @@ its `TraceGraph_ELBO` samples them, so that its gradient is a noisy one.
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.util
-import os
-import platform
 import statistics
 import sys
 from collections.abc import Callable
@@ -31,7 +28,7 @@ import numpyro.distributions as dist
 import optax
 from jax.scipy.stats import norm
 from numpyro.infer import TraceEnum_ELBO, TraceGraph_ELBO
-from overhead import Result, Task, gradients, machine, measure
+from overhead import Result, Task, gradients, measure, origin
 
 import ppgen
 from ppgen.inference import elbo
@@ -134,15 +131,11 @@ def rows(name: str, r: Result) -> list[str]:
 
 
 def report(lines: list[str], options: Any) -> str:
-    versions = f"ppgen {ppgen.__version__}, jax {jax.__version__}, numpyro {numpyro.__version__}"
-    command = f"python benchmarks/gmm.py {' '.join(options.command)}".strip()
     return "\n".join(
         [
             "# What exact enumeration costs",
             "",
-            f"{datetime.date.today()}; {machine()} (load {os.getloadavg()[0]:.1f} at the end); "
-            f"Python {platform.python_version()}, {versions}; seed {options.seed}. "
-            f"Command: `{command}`.",
+            origin("gmm.py", options),
             "",
             f"Medians of {options.repetitions} repetitions, contenders interleaved in random "
             "order. Ratios are medians of those",

@@ -301,16 +301,23 @@ def machine() -> str:
     )
 
 
-def report(rows: list[str], options: Any) -> str:
+def origin(script: str, options: Any) -> str:
+    """When, where and by which command figures were measured."""
     versions = f"ppgen {ppgen.__version__}, jax {jax.__version__}, numpyro {numpyro.__version__}"
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
-    command = f"python benchmarks/overhead.py {' '.join(options.command)}".strip()
+    command = f"python benchmarks/{script} {' '.join(options.command)}".strip()
+    return (
+        f"{datetime.date.today()}; {machine()} (load {load} at the end); Python "
+        f"{platform.python_version()}, {versions}; seed {options.seed}. Command: `{command}`."
+    )
+
+
+def report(rows: list[str], options: Any) -> str:
     return "\n".join(
         [
             "# What the language costs",
             "",
-            f"{datetime.date.today()}; {machine()} (load {load} at the end); Python "
-            f"{platform.python_version()}, {versions}; seed {options.seed}. Command: `{command}`.",
+            origin("overhead.py", options),
             "",
             f"Medians of {options.repetitions} repetitions, contenders interleaved in random "
             "order; in brackets the",

@@ -7,9 +7,9 @@ Each program is drawn as by `ppgen.testing.programs(whole=True)` and gets a verd
 value and gradient agree with the exact value and with slopes of values, which an interpreter finds
 that shares nothing with estimators and analysis; *wrong*, if they do not (*not a number*, if that
 shows); *refused*, if ppgen raises an error of its own; *crashed*, with any other error; *unknown*,
-where there is nothing to compare with. Refused programs are evaluated without the refusal: what
-would have been right was *sound*. What is done is kept, in pieces, in `--folder` (by default
-runs/random_programs); the table goes to random_programs.md.
+where there is nothing to compare with. Refused programs are evaluated without the refusal, at seven
+points: what would have been right at all of them was *sound*. What is done is kept, in pieces, in
+`--folder` (by default runs/random_programs); the table goes to random_programs.md.
 """
 
 from __future__ import annotations
@@ -110,9 +110,10 @@ def write(results: list[dict], seeds: list[int], path: Path) -> None:
         ]
     lines += [
         f"Refused although sound: {sound['sound']:,} of {total:,} ({sound['sound'] / total:.2%} "
-        "of all programs); what they would have estimated without the refusal is right. *Unsound*: "
-        "it is wrong. *Unknown*: there is nothing to compare it with. *No estimate*: nothing is "
-        "there to compare.",
+        "of all programs); what they would have estimated without the refusal is right at the "
+        "program's point and at six others: mostly, what may jump hardly ever does there. "
+        "*Unsound*: it is wrong at one of them. *Unknown*: there is nothing to compare it with. "
+        "*No estimate*: nothing is there to compare.",
         "",
         "Refusals by kind:",
         "",

@@ -12,15 +12,14 @@ from ppgen.claims import claim_of
 
 HEAD = """# Is it unbiased?
 
-Made from the code: what each function and class declares of itself (`ppgen/_claims.py`; `biased`
-and `first_order` of estimators). `tests/test_claims.py` holds every objective to its claim, on a
-program of which everything can be enumerated, or names the test that does; estimators face the laws
-of `tests/laws`.
+Made from the code: from the claims of functions (`ppgen.claims`), and from the attributes `biased`
+and `first_order` of estimators. `tests/test_claims.py` checks every claim on a program that can be
+enumerated, or names the test that does; estimators are tested by the laws of `tests/laws`.
 
-A bound or a loss is an expectation. Two questions are kept apart: what that expectation is to the
-quantity that one is after (*value*), and whether what JAX differentiates is unbiased for the
-derivatives of that expectation (*gradient*). So a bound with an unbiased gradient is climbed
-without bias, and is still a bound.
+A bound or a loss is an expectation. Two questions are kept apart: how that expectation relates to
+the quantity of interest (*value*), and whether derivatives by JAX are unbiased for the derivatives
+of that expectation (*gradient*). So a bound with an unbiased gradient is optimised without bias,
+and is still a bound.
 """
 
 

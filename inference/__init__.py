@@ -1,17 +1,21 @@
-"""What is written in the language: objectives and fitting. Import it as `ppgen.inference`."""
+"""Objectives, samplers and fitting, written in ppgen's language: `ppgen.inference`."""
 
 from typing import TYPE_CHECKING
 
 from ppgen._lazy import export_lazily as _export_lazily
 
 if TYPE_CHECKING:
+    from ppgen.inference.fitting import AbstractLogger as AbstractLogger
     from ppgen.inference.fitting import CheckpointError as CheckpointError
     from ppgen.inference.fitting import Checkpoints as Checkpoints
+    from ppgen.inference.fitting import CSVLogger as CSVLogger
     from ppgen.inference.fitting import DataError as DataError
     from ppgen.inference.fitting import EarlyStopping as EarlyStopping
     from ppgen.inference.fitting import FitError as FitError
     from ppgen.inference.fitting import Fitted as Fitted
     from ppgen.inference.fitting import Progress as Progress
+    from ppgen.inference.fitting import TensorBoardLogger as TensorBoardLogger
+    from ppgen.inference.fitting import WandbLogger as WandbLogger
     from ppgen.inference.fitting import fit as fit
     from ppgen.inference.fitting import load_checkpoint as load_checkpoint
     from ppgen.inference.fitting import load_fitted as load_fitted

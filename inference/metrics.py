@@ -1,4 +1,4 @@
-"""Figures about a fitted model, each with the standard error that says how far to trust it."""
+"""Figures of a fitted model, each with its standard error."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree, Shaped
 
 import ppgen
+from ppgen._tracebacks import boundary
 from ppgen.inference.fitting._batches import leading_axis
 
 
@@ -48,6 +49,7 @@ def bits_per_dimension(nats: Estimate, dimensions: int) -> Estimate:
     return Estimate(-nats.mean / scale, nats.standard_error / scale)
 
 
+@boundary
 def per_datum(
     objective: Callable[..., Float[Array, ""]],
     params: Any,

@@ -27,20 +27,20 @@ def magic_box(score: Array) -> Array:
 
 
 def weighed(x: Array, weight: Array) -> Array:
-    """`x * weight`, zero where the weight is, whatever `x` is there; so with its derivatives.
+    """Product `x * weight`, zero where `weight` is zero, for any `x`; so are its derivatives.
 
     An impossible value contributes nothing to an expectation even where its cost is infinite, and
-    nothing flows back to a weight from a cost that nobody looks at (behind a `where`).
+    a cost that is not selected (behind a `where`) sends no derivative back to its weight.
     """
     return _weighed(x, weight)
 
 
 def expected(x: Array, weight: Array) -> Array:
-    """`x * weight` of a term in a sum over points: zero where the weight is, whatever `x` is there.
+    """Product `x * weight` of a term in a sum over points: zero where `weight` is, for any `x`.
 
-    As `weighed`, at the cost of a product: nothing but the weight itself multiplies what flows back
-    to `x`, zero where it is, and the same finite part of `x` makes value and derivative. A weight
-    of zero has a derivative where `x` is finite, and none where it is not.
+    Like `weighed`, but as cheap as a plain product: the cotangent of `x` is multiplied by the
+    weight alone, and value and derivative use the same finite part of `x`. A weight of zero has a
+    derivative where `x` is finite, and none where it is not.
     """
     return _expected(x, weight)
 
@@ -59,8 +59,8 @@ def attach(theta: Array, coefficient: Array | float = 1.0) -> Array:
 def freeze_once(x: Array) -> Array:
     """`x` with its first derivative set to zero; a second one raises `DerivativeError`.
 
-    For samples of a first-order estimator: that they move with the parameter is accounted for by
-    the weights, but only to first order.
+    For the samples of a first-order estimator: its weights account for the movement of the samples
+    with the parameters, but only to first order.
     """
     return _freeze_once_p.bind(x) if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else x
 

@@ -18,12 +18,14 @@ from ppgen._analysis.cost_terms import Terms
 from ppgen._evaluation.evaluate import Run
 from ppgen._evaluation.make_choice import make
 from ppgen._evaluation.surrogate import joint_axes, surrogates
+from ppgen._keys import first_key
 from ppgen._lowering.lower import lower, needs_lowering
 from ppgen._lowering.scan_fusion import fuse
 from ppgen._lowering.scan_structure import asks_for_paths
 from ppgen._settings import settings
 from ppgen._staging.primitives import mark
 from ppgen._staging.stage import Staged, is_staging, stage
+from ppgen._tracebacks import boundary
 from ppgen.claims import claims
 from ppgen.errors import BiasedEstimatorError, ControlFlowError, CostError, EstimatorError
 from ppgen.estimators._automatic import EVALUATIONS, Automatic
@@ -45,37 +47,38 @@ def expectation(
     allow_biased: bool = False,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[..., Any]:
-    """Estimate the expectation of `f`, and by differentiation any derivative of it.
+    """Estimate the expectation of `f` and, by differentiation, its derivatives.
 
     The result `g` is a plain JAX function: `E_key[g(key, θ)] = E[f(θ)]` and, for every order `k` to
     which the estimators of the choices are unbiased (all, for `Reparameterize`, `ScoreFunction` and
     `Enumerate`), `E_key[∂ᵏg/∂θᵏ] = ∂ᵏE[f(θ)]`. So `jax.grad(g, argnums=1)`, `jax.hessian`,
     `jax.vmap`, `jax.jit`, `jax.lax.scan` and every optimiser apply to it as to any function.
 
-    *Unbiased*. A choice whose estimator needs the score multiplies only the additive terms of the
-    cost that it influences, per element of a plate or `vmap` where the terms are elementwise.
+    *Unbiased*. The score of a choice multiplies only those additive terms of the cost that the
+    choice influences, per element of a plate or `vmap` where the terms are elementwise.
 
     Args:
         f: `f(*args) -> scalar`. It may draw (`ppgen.draw`, NumPyro sites), simulate programs and
             score them. Closed-over and passed arrays are differentiated alike.
-        draws: how many independent runs to average, vectorised. Score-function choices without a
-            baseline of their own then use the other draws as one.
-        has_aux: `f` returns `(scalar, aux)`, and so does `g`: what a run produced, without
-            derivatives; floats that depend on an enumerated choice as their expectation over it.
-            With `draws > 1` every array of it has a leading axis of that length.
+        draws: how many independent runs to average, vectorised. Score-function choices for which no
+            baseline is given then use the mean cost of the other draws as their baseline.
+        has_aux: whether `f`, and so `g`, returns `(scalar, aux)`. `aux` carries no derivatives, and
+            floats in it that depend on an enumerated choice are averaged over the values of that
+            choice. With `draws > 1` every array of it has a leading axis of that length.
         allow_biased: accept estimators that are biased by design.
-        sharding: how the draws are divided over devices, along the one axis that they have. It is
-            for `jit` over a mesh, and changes where things are computed, not what.
+        sharding: how the axis of the draws is divided over devices, for `jit` over a mesh. It
+            changes where the draws are computed, not their values.
 
     Returns:
         `g(key, *args, **kwargs)`, with a typed or an old-style key.
 
     Raises:
         CostError: the cost is not a real scalar.
+        RandomKeyError: `g` was not given a key first.
         DiscontinuityError: a reparameterised value reaches something discontinuous.
         BiasedEstimatorError: a biased estimator without `allow_biased`.
         EstimatorError: an estimator that does not fit, or whose joint support is too large.
-        ControlFlowError: a choice where no estimator can follow it.
+        ControlFlowError: a choice inside control flow that its estimator does not support.
 
     References:
         Lew et al., *ADEV: Sound Automatic Differentiation of Expected Values of Probabilistic
@@ -95,8 +98,9 @@ def expectation(
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
 
+    @boundary
     def g(key: Array, *args: Any, **kwargs: Any) -> Any:
-        key = _jax.typed_key(key)
+        key = first_key(key, args, kwargs)
         with _jax.varying_like(key):
             prepared = prepare(
                 lambda: f(*args, **kwargs), has_aux=has_aux, allow_biased=allow_biased, draws=draws
@@ -116,7 +120,8 @@ def expectation(
             )
             cost = jnp.mean(cost)
         if nested:
-            # Its derivative is right in the mean only: the objective around must be linear in it.
+            # Its derivative is right only in expectation, so the enclosing objective must be linear
+            # in it.
             cost = mark(cost, "surrogate", nested, "")
         if not has_aux:
             return cost
@@ -137,10 +142,10 @@ class Prepared:
         self.joint = joint_axes(analysis, self.terms)
 
     def size(self) -> int:
-        """How many numbers a run computes, loops included: what estimators are compared by.
+        """Number of array elements that a run computes, loops included: compares estimators.
 
         Raises:
-            EstimatorError: a joint support that no machine holds.
+            EstimatorError: a joint support that is too large for any machine.
         """
 
         def numbers(jaxpr: Any) -> int:
@@ -223,7 +228,7 @@ def _analysed(
 ) -> Prepared:
     with settings(automatic=automatic):
         staged = stage(thunk)
-    # What sites begin with that are to be picked for may be unsound: the analysis says where.
+    # Sites with an automatic estimator start with one that may be unsound: the analysis says where.
     strict = strict and not (first and automatic.facts)
     prepared = None
     for unroll in (False, True):

@@ -1,6 +1,6 @@
-"""Going through the equations of a jaxpr: the one environment loop under all interpreters.
+"""Interpretation of jaxprs: the one environment loop behind all interpreters.
 
-What stands for a variable may be an array, or only what is known of one: whether it is random, say.
+The value of a variable may be an array, or only a fact about one, such as whether it is random.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ppgen import _jax
 T = TypeVar("T")
 
 Rule = Callable[[_jax.Eqn, list[T]], Sequence[T]]
-"""From an equation, and what stands for its operands, to what stands for its results."""
+"""A function from an equation and the values of its operands to the values of its results."""
 
 
 def _its_value(v: _jax.Literal) -> Any:
@@ -21,41 +21,41 @@ def _its_value(v: _jax.Literal) -> Any:
 
 
 class Environment(Generic[T]):
-    """What stands for the variables of a jaxpr, as far as its equations were gone through.
+    """Values of the variables of a jaxpr, for the equations interpreted so far.
 
     Attributes:
-        values: what stands for each variable.
+        values: the value of each variable.
     """
 
     def __init__(self, literal: Callable[[_jax.Literal], T] = _its_value) -> None:
-        """An empty one.
+        """An empty environment.
 
         Args:
-            literal: what stands for a literal; by default its value.
+            literal: gives the value of a literal; by default the literal's own value.
         """
         self.values: dict[_jax.Var, T] = {}
         self._literal = literal
 
     def write(self, variables: Iterable[_jax.Var], values: Iterable[T]) -> None:
-        """Let values stand for variables."""
+        """Assign values to variables."""
         self.values.update(zip(variables, values, strict=True))
 
     def enter(self, jaxpr: _jax.Jaxpr, args: Iterable[T], consts: Iterable[T]) -> None:
-        """Let values stand for the inputs and the constants of an open jaxpr."""
+        """Assign values to the inputs and the constants of an open jaxpr."""
         self.write(jaxpr.constvars, consts)
         self.write(jaxpr.invars, args)
 
     def __getitem__(self, atom: Any) -> T:
-        """What stands for a variable or literal."""
+        """The value of a variable or literal."""
         return self._literal(atom) if isinstance(atom, _jax.Literal) else self.values[atom]
 
     def read(self, atoms: Iterable[Any]) -> list[T]:
-        """What stands for each of some variables and literals."""
+        """The values of several variables and literals."""
         values, literal = self.values, self._literal  # the innermost loop of tracing
         return [literal(v) if isinstance(v, _jax.Literal) else values[v] for v in atoms]
 
     def run(self, eqns: Iterable[_jax.Eqn], rule: Rule[T]) -> None:
-        """Go through equations in order."""
+        """Interpret equations in order."""
         for eqn in eqns:
             self.write(eqn.outvars, rule(eqn, self.read(eqn.invars)))
 
@@ -68,13 +68,13 @@ def interpret(
     consts: Iterable[T] | None = None,
     literal: Callable[[_jax.Literal], T] = _its_value,
 ) -> list[T]:
-    """The results of a jaxpr, by a rule for its equations.
+    """Interpret a jaxpr by a rule for its equations, and return its results.
 
     Args:
         jaxpr: the jaxpr, closed or open.
-        args: what stands for its inputs.
-        rule: what an equation makes of its operands.
-        consts: what stands for its constants; by default the constants that it holds.
+        args: the values of its inputs.
+        rule: from an equation and its operands to its results.
+        consts: the values of its constants; by default the constants that it holds.
         literal: what stands for a literal; by default its value.
     """
     jaxpr, own = _jax.open_jaxpr(jaxpr)
@@ -85,13 +85,13 @@ def interpret(
 
 
 def follow(jaxpr: _jax.Jaxpr, facts: Iterable[T], rule: Rule[T], nothing: T) -> Environment[T]:
-    """What is known of the variables of a jaxpr, by a rule for its equations.
+    """Propagate facts about the variables of a jaxpr, by a rule for its equations.
 
     Args:
         jaxpr: the jaxpr, closed or open.
-        facts: what is known of its inputs.
-        rule: what an equation makes of what is known of its operands.
-        nothing: what is known of literals and constants.
+        facts: the facts about its inputs.
+        rule: from an equation and the facts about its operands to the facts about its results.
+        nothing: the fact about literals and constants.
     """
     jaxpr, _ = _jax.open_jaxpr(jaxpr)
     env = Environment(lambda _: nothing)
@@ -101,7 +101,7 @@ def follow(jaxpr: _jax.Jaxpr, facts: Iterable[T], rule: Rule[T], nothing: T) -> 
 
 
 def variables_of(atoms: Iterable[Any]) -> list[_jax.Var]:
-    """Those of some variables and literals that are variables; a literal has no hash."""
+    """The variables among some variables and literals (literals cannot be hashed)."""
     return [v for v in atoms if not isinstance(v, _jax.Literal)]
 
 
@@ -118,7 +118,7 @@ class Reached(NamedTuple):
 
 
 def needed(jaxpr: _jax.Jaxpr, wanted: Iterable[Any], *, stop: Collection[str] = ()) -> Reached:
-    """What the `wanted` variables depend on, themselves included.
+    """Everything that the `wanted` variables depend on, themselves included.
 
     Dependence through the first operand of a primitive of one of the names `stop` does not count.
     """
@@ -131,7 +131,7 @@ def needed(jaxpr: _jax.Jaxpr, wanted: Iterable[Any], *, stop: Collection[str] = 
 
 
 def dependent(jaxpr: _jax.Jaxpr, sources: Iterable[_jax.Var]) -> Reached:
-    """What depends on the variables `sources`, themselves included."""
+    """Everything that depends on the variables `sources`, themselves included."""
     found, eqns = set(sources), set()
     for eqn in _jax.open_jaxpr(jaxpr)[0].eqns:
         if not found.isdisjoint(variables_of(eqn.invars)):

@@ -22,6 +22,10 @@ from jax.interpreters import ad, batching, mlir
 from ppgen._settings import current, settings
 
 _JAX = os.path.dirname(jax.__file__)
+_FUNCTIONS = tuple(
+    os.path.join(_JAX, "_src", part) for part in ("numpy", "scipy", "nn", "third_party")
+)
+_PPGEN = os.path.dirname(__file__)
 
 Jaxpr = Any
 Eqn = core.JaxprEqn
@@ -39,22 +43,26 @@ def open_jaxpr(jaxpr: Jaxpr) -> tuple[Jaxpr, Sequence[Any]]:
 def subjaxprs(eqn: Eqn) -> list[Jaxpr]:
     """The jaxprs that an equation calls, closed over their constants where it holds them."""
     found = []
-    for value in eqn.params.values():
-        for item in value if isinstance(value, (tuple, list)) else (value,):
-            if is_jaxpr(item):
-                found.append(item)
+    for value in eqn.params.values():  # asked for every equation, several times
+        if isinstance(value, _JAXPRS):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            found += [item for item in value if isinstance(item, _JAXPRS)]
     return found
 
 
 def is_jaxpr(value: Any) -> bool:
     """Whether a parameter of an equation is a jaxpr, closed or open."""
-    return isinstance(value, (core.ClosedJaxpr, core.Jaxpr))
+    return isinstance(value, _JAXPRS)
+
+
+_JAXPRS = (core.ClosedJaxpr, core.Jaxpr)
 
 
 def map_jaxpr(run: Callable[[Jaxpr, Sequence[Any]], Sequence[Any]], jaxpr: Jaxpr) -> Jaxpr:
-    """The jaxpr of what `run` makes of a jaxpr and its inputs, closed if it is.
+    """The jaxpr of `run(jaxpr, inputs)`, closed if the given one is.
 
-    An open one comes back as it is where it, or the new one, needs constants.
+    An open jaxpr is returned unchanged if it, or the new one, needs constants.
     """
     opened, _ = open_jaxpr(jaxpr)
     closed = isinstance(jaxpr, core.ClosedJaxpr)
@@ -72,7 +80,7 @@ def map_jaxpr(run: Callable[[Jaxpr, Sequence[Any]], Sequence[Any]], jaxpr: Jaxpr
 def bind(
     eqn: Eqn, values: Sequence[Any], params: dict[str, Any] | None = None, *, own_line: bool = True
 ) -> list[Any]:
-    """Evaluate one equation on `values`; what it stages has its line, or the one of the context."""
+    """Evaluate one equation on `values`; new equations keep its source line, or the context's."""
     given = eqn.params if params is None else params
     bound: dict[str, Any] = eqn.primitive.get_bind_params(given)
     names = source_info_util.current_name_stack() + eqn.source_info.name_stack
@@ -89,20 +97,34 @@ def at_line_of(eqn: Eqn) -> Any:
 
 
 def calls_jax(eqn: Eqn) -> bool:
-    """Whether a call is of one of JAX's own functions, like `jnp.where`.
+    """Whether a call is one of JAX's own functions, such as `jnp.where`, or one of ppgen's.
 
-    JAX keeps what it traced once, so lines within are those of the first to have called it.
+    JAX caches its traces, so the source lines inside are those of the first call.
     """
     return any(
-        str(open_jaxpr(inner)[0].debug_info.func_filename).startswith(_JAX)
+        str(open_jaxpr(inner)[0].debug_info.func_filename).startswith((_JAX, _PPGEN))
         for inner in subjaxprs(eqn)
     )
+
+
+def derived_by_jax(eqn: Eqn) -> bool:
+    """Whether a call with a derivative of its own is one within `jax.numpy`, `jax.scipy`, `jax.nn`.
+
+    It is not where a user gives a function of JAX another derivative.
+    """
+    traceback = eqn.source_info.traceback
+    files = [] if traceback is None else [f.file_name for f in traceback.frames]
+    calls = [k for k, file in enumerate(files) if file.endswith("custom_derivatives.py")]
+    machinery = ("custom_derivatives.py", "core.py", "traceback_util.py")
+    around = files[calls[0] :] if calls else []
+    caller = next((file for file in around if not file.endswith(machinery)), "")
+    return calls_jax(eqn) and caller.startswith(_FUNCTIONS)
 
 
 def user_source(eqn: Eqn, skip: Callable[[str], bool]) -> tuple[str, str]:
     """The innermost file and line behind an equation whose file is not `skip`ped, and its source.
 
-    Both are empty where that is not known; of an expression over several lines it is the first one.
+    Both are empty where the source is unknown. An expression over several lines has its first line.
     """
     for frame in source_info_util.user_frames(eqn.source_info.traceback):
         if skip(frame.file_name):
@@ -179,7 +201,7 @@ _LOOPS = frozenset({"scan", "while_loop"})
 
 
 def varying_like(key: jax.Array) -> contextlib.AbstractContextManager[None]:
-    """Within, random values vary over the axes of `shard_map` over which `key` does."""
+    """A context in which random values vary over the `shard_map` axes over which `key` varies."""
     return settings(varying_like=jax.typeof(key))
 
 
@@ -261,7 +283,7 @@ def default_key_type() -> str:
     return config.jax_default_prng_impl
 
 
-def typed_key(key: jax.Array) -> jax.Array:
+def typed_key(key: Any) -> jax.Array:
     """A typed PRNG key from a new- or an old-style one."""
     if jax.numpy.issubdtype(jax.numpy.result_type(key), jax.dtypes.prng_key):
         return key
@@ -269,7 +291,7 @@ def typed_key(key: jax.Array) -> jax.Array:
 
 
 def define_companion(name: str) -> Primitive:
-    """The identity in the first of several operands; the others are what it was made of."""
+    """The identity in the first of several operands, which was computed from the others."""
     primitive = core.Primitive(name)
     primitive.def_abstract_eval(lambda x, *_, **__: x)
     primitive.def_impl(lambda x, *_, **__: x)
@@ -293,8 +315,8 @@ def define_companion(name: str) -> Primitive:
 def define_elementwise(name: str, value: Callable, derivative: Callable) -> Primitive:
     """An elementwise primitive of one real operand with a derivative rule of its own.
 
-    A `jax.custom_jvp` function would do, were its rule not dropped from what a `scan` keeps for its
-    reverse pass: second derivatives then come out wrong, silently.
+    A `jax.custom_jvp` function does not do: `scan` drops its rule from the residuals of its reverse
+    pass, and second derivatives are then silently wrong.
 
     Args:
         name: how jaxprs print it.
@@ -319,8 +341,9 @@ def define_product(
 ) -> Callable:
     """A product of two real arrays whose derivatives are products of its kind.
 
-    Unlike with `mul`, what `value` makes of a factor of zero holds for derivatives too, in forward
-    and in reverse mode and to any order: tangents and cotangents take the place of the operands.
+    Unlike for `mul`, the treatment of a factor of zero by `value` applies to derivatives too, in
+    forward and in reverse mode and to any order, because tangents and cotangents take the place of
+    the operands.
 
     Args:
         name: how jaxprs print it.
@@ -357,7 +380,7 @@ def define_product(
 
 
 def define_follower(name: str, derivative: Callable) -> Primitive:
-    """The identity in its first operand, which moves with the others by a rule of its own.
+    """The identity in its first operand, with a custom derivative rule for the others.
 
     `primitive.bind(x, *parameters, functions=fs)` is `x`. Each of `fs` maps `(x, *parameters)` to
     an array shaped as `x`; under `vmap` they are mapped too. The rule sees the primitive's *own

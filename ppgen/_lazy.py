@@ -1,7 +1,7 @@
-"""Packages that import what they export when it is first asked for.
+"""Packages that import their exported names lazily, on first access.
 
-`import ppgen` is then a matter of milliseconds, and JAX is imported by the first name that needs
-it; so the command answers `--help` at once.
+`import ppgen` then takes milliseconds, and JAX is imported by the first access to a name that needs
+it, so that `ppgen --help` answers at once.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 
 
 def export_lazily(package: str, *, star: bool = False) -> None:
-    """Makes a package export what its `__init__` imports under `if TYPE_CHECKING:`.
+    """Make a package export lazily what its `__init__` imports under `if TYPE_CHECKING:`.
 
-    What is written there as `from x import y as y` is what type checkers, editors and this function
-    read. The first name that is asked for imports all of them, in their order.
+    Type checkers, editors and this function all read the lines `from x import y as y` there. The
+    first access to one of the names imports all of them, in order.
 
     Args:
         package: its `__name__`.
-        star: whether `from package import *` is for these names (`__all__`).
+        star: whether to set `__all__` to these names.
     """
     module = sys.modules[package]
     exports = _exports(module)
@@ -71,7 +71,7 @@ def _exports(module: ModuleType) -> dict[str, tuple[str, str]]:
 
 
 def _outside_of_traces() -> contextlib.AbstractContextManager[Any]:
-    """Constants of modules are arrays, even if a function that is traced is the first to ask."""
+    """A context that keeps module constants concrete, even if the first access is in a trace."""
     jax = sys.modules.get("jax")
     if jax is None or not hasattr(jax, "ensure_compile_time_eval"):
         return contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""Sums of weights that are given by their logarithms, where some or all of the weights are zero.
+"""Sums of weights given by their logarithms, where some or all of the weights may be zero.
 
 A weight of zero has a log weight of minus infinity. It contributes nothing to a sum of weights, nor
 does its derivative, which is often not a number.
@@ -44,5 +44,5 @@ def normalized(log_weights: Array) -> tuple[Array, Array]:
     total = log_sum_exp(log_weights)
     dead = stop_gradient(total) == -jnp.inf
     equal = jnp.full_like(log_weights, -math.log(log_weights.shape[0]))
-    # Where no particle can be, the estimate is zero for good, and the weights only have to be some.
+    # If all particles have weight zero, the estimate is zero for good, and any weights will do.
     return jnp.where(dead, equal, log_weights - jnp.where(dead, 0.0, total)), total

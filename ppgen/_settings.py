@@ -1,7 +1,7 @@
-"""Facts that travel beside arguments: what surrounds a program while it is staged and lowered.
+"""Settings that hold while a program is staged, lowered and evaluated.
 
-They cross the user's own functions, which pass nothing on. One context variable holds all of them,
-so that what was set is seen at a glance and is undone together.
+They are not arguments, because they have to pass through the user's own functions. One context
+variable holds all of them, so that they are set and restored together.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ class Settings:
         staging: whether a program is being staged.
         in_place: whether a pathwise choice is staged as an ordinary JAX computation; otherwise
             every choice is a `random_choice` equation.
-        densities_asked: whether the program that is being staged will be asked for the densities
-            of its sites.
+        densities_asked: whether the densities of the staged program's sites will be needed.
         estimators: rules that may give the estimator of a site by its name, innermost first.
         automatic: what picks the estimator of a site that asks for "auto"; `None` where a program
             is run and not differentiated.
-        state: what programs leave in their mutable sites, by site; `None` refuses such sites.
+        state: the new values of mutable sites, by site; `None` refuses such sites.
         scans: how scans over choices that stand for several points are lowered: kept where their
             structure allows it, at the "top" level of the program only; "unroll"ed; or kept, as
             for "sampling".
@@ -54,13 +53,13 @@ _settings: contextvars.ContextVar[Settings] = contextvars.ContextVar(
 
 
 def current() -> Settings:
-    """The settings here."""
+    """The settings that hold at present."""
     return _settings.get()
 
 
 @contextlib.contextmanager
 def settings(**changes: Any) -> Iterator[None]:
-    """Within, these settings hold; all others stay as they are around it.
+    """A context in which these settings hold, and all others are unchanged.
 
     Example:
         >>> from ppgen._settings import current, settings

@@ -1,4 +1,4 @@
-"""What annotations of programs and objectives are written with."""
+"""Types for annotating programs and objectives."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from collections.abc import Callable
 from typing import Any
 
 Program = Callable[..., Any]
-"""A program: a function with NumPyro's `sample` and `param` sites, of arguments of its own."""
+"""A program: a function of any arguments, with NumPyro's `sample` and `param` sites."""

@@ -1,4 +1,4 @@
-"""What is claimed of objectives and estimates: the facts of the page "Is it unbiased?"."""
+"""Claims about objectives and estimates, from which the page "Is it unbiased?" is made."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class Claim(NamedTuple):
-    """A claim.
+    """What is promised of the value and the gradient of an objective.
 
     Attributes:
-        value: what the expectation of the value is to `of`. A *bound* holds for every argument;
-            *biased* goes away in a limit that `but` names; a *heuristic* promises neither.
+        value: how the expectation of the value relates to `of`. A *bound* holds for all arguments;
+            the bias of *biased* vanishes in a limit that `but` names; a *heuristic* promises
+            neither.
         of: what is estimated or bounded.
         gradient: whether derivatives are those of the expectation of the value, *whatever that is*;
             `None` where they are not what it is for.
-        but: for what the claim is another one.
+        but: exceptions, for which another claim holds.
     """
 
     value: Value
@@ -34,17 +35,17 @@ def claims(
     gradient: Literal["unbiased", "biased"] | None = None,
     but: str = "",
 ) -> Callable[[_F], _F]:
-    """Claim something of a public function.
+    """Attach a claim to a public function.
 
-    `tests/test_claims.py` holds each claim to the function's docstring, which says the same in
-    words with asterisks, and to what the function computes.
+    `tests/test_claims.py` checks each claim against the function's docstring, which states it in
+    words between asterisks, and against what the function computes.
 
     Args:
-        value: what the expectation of the value is to `of`.
+        value: how the expectation of the value relates to `of`.
         of: what is estimated or bounded.
         gradient: whether derivatives are those of the expectation of the value; `None` where they
             are not what it is for.
-        but: for what the claim is another one.
+        but: exceptions, for which another claim holds.
 
     Returns:
         A decorator that returns the function itself, with the claim.
@@ -66,7 +67,7 @@ def claims(
 
 
 def claim_of(function: Any) -> Claim | None:
-    """What is claimed of a function; `None` where that is nothing.
+    """The claim attached to a function, or `None`.
 
     Args:
         function: as decorated by `claims`.

@@ -25,8 +25,10 @@ from numpyro.distributions import Distribution
 
 from ppgen._distributions import gamma_families, scalar_families, truncated
 from ppgen._distributions.gamma_families import clamped, softplus
+from ppgen._distributions.hidden_parameters import without_hidden_parameters
 from ppgen._distributions.mixtures import mixture_log_prob
 from ppgen._distributions.rebuild import rebuilt
+from ppgen._distributions.supports import shown
 from ppgen._distributions.wrappers import unwrapped
 
 
@@ -34,7 +36,7 @@ def log_prob(d: Distribution, value: Any) -> Array:
     """Log density (in nats) of `value` under `d`, of shape `(*batch)`.
 
     Equal to `d.log_prob(value)`. A distribution built on others (masked, expanded, a mixture, a
-    transform, zero-inflated) gets their corrected densities too.
+    transform, zero-inflated) uses their corrected densities.
 
     Example:
         >>> import jax, numpyro.distributions as dist
@@ -46,11 +48,27 @@ def log_prob(d: Distribution, value: Any) -> Array:
     return jnp.asarray(corrected(d).log_prob(value))
 
 
-def _on_point_mass(d: Distribution, value: Array) -> Array:
-    """Put a value that is where a point mass is, but for rounding, exactly there.
+def masked_log_prob(d: Distribution, value: Any, mask: Any) -> Array:
+    """`log_prob(d, value)` where `mask` shows it, zero elsewhere, whatever is hidden there.
 
-    What is computed twice, when a choice is made and when it is scored, need not be equal to the
-    last bit once a compiler has seen it.
+    Neither a value nor a parameter that is hidden reaches the density, nor its derivative.
+    """
+    d, value = without_hidden_parameters(d, mask), shown(d, jnp.asarray(value), mask)
+    log_density = log_prob(d, value)
+    return jnp.where(mask, log_density, jnp.zeros((), log_density.dtype))
+
+
+def _masked(d: Any, value: Array) -> Array:
+    if d._mask is True:
+        return log_prob(d.base_dist, value)
+    return masked_log_prob(d.base_dist, value, d._mask)
+
+
+def _on_point_mass(d: Distribution, value: Array) -> Array:
+    """Move a value that equals a point mass up to rounding onto the point mass.
+
+    The value is computed twice, when a choice is made and when it is scored, and compiled code need
+    not give the same last bit.
     """
     inner = unwrapped(d, masks=False)
     if type(inner) is not dist.Delta or not jnp.issubdtype(value.dtype, jnp.inexact):
@@ -109,7 +127,8 @@ class _Corrected(Distribution):
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Array:
         log_density = self.rule(self.base, jnp.asarray(value))
-        if self.base._validate_args:
+        # What a mask shows was validated there.
+        if self.base._validate_args and self.rule is not _masked:
             # As NumPyro does: a warning where it can, and a density of zero.
             valid = self.base._validate_sample(value)
             if self.rule is _bernoulli_logits:
@@ -212,6 +231,7 @@ _RULES: dict[type, Callable[[Any, Array], Array]] = {
     dist.BernoulliProbs: _bernoulli_probs,
     dist.DoublyTruncatedPowerLaw: _power_law,
     dist.GeometricProbs: _geometric_probs,
+    dist.MaskedDistribution: _masked,
     dist.MixtureGeneral: _mixture,
     dist.MixtureSameFamily: _mixture,
     dist.OrderedLogistic: _ordered_logistic,

@@ -13,10 +13,10 @@ from ppgen.errors import EstimatorError
 
 
 def from_distrax(distribution: Any) -> Distribution:
-    """The NumPyro distribution that a Distrax distribution is.
+    """Convert a Distrax distribution to a NumPyro distribution.
 
-    Families that NumPyro has too become NumPyro's own, so that every estimator that knows them
-    serves them. All others are wrapped in `Distrax`: densities and samples stay Distrax's.
+    Families that NumPyro also has become NumPyro's, so that all estimators for them apply. All
+    others are wrapped in `Distrax`, and keep Distrax's densities and samples.
 
     Args:
         distribution: a `distrax.Distribution`.
@@ -29,7 +29,7 @@ def from_distrax(distribution: Any) -> Distribution:
     Raises:
         EstimatorError: if it is no Distrax distribution over single arrays.
     """
-    # Takes seconds to import, and whoever has a Distrax distribution has done so.
+    # Distrax takes seconds to import; whoever has one of its distributions has imported it.
     import distrax
 
     if not isinstance(distribution, distrax.Distribution) or isinstance(
@@ -106,7 +106,7 @@ class Distrax(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """Distrax does not tell supports: the known ones, else one that says only discreteness."""
+        """The support if it is known (Distrax does not tell), else only whether it is discrete."""
         d = self.distribution
         known = _SUPPORTS.get(type(d).__name__)
         if type(d).__module__.startswith("distrax.") and known is not None:

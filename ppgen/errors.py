@@ -42,8 +42,8 @@ class PpgenError(Exception):
     def __str__(self) -> str:
         """The message, then what is known of the site, the place and the remedy, then the class.
 
-        The class is named as it is imported, which is its anchor in the documentation, where a
-        program that raises it is mended; so `help` shows it too.
+        The class is given by its import path, which is also its anchor in the documentation, where
+        a program that raises it is shown with its correction.
         """
         parts = [self.message]
         if self.site is not None:
@@ -58,10 +58,10 @@ class PpgenError(Exception):
 
 
 def public_name(kind: type[PpgenError]) -> str | None:
-    """The name of a class of errors where the documentation has it; `None` where it does not.
+    """The import path under which an error class is documented; `None` if it is not documented.
 
-    That is the outermost module that has it. Neither the base class, which says nothing of what is
-    wrong, nor a class of the user's own is there.
+    It is the outermost module that exports the class. The base class and users' own classes are not
+    documented there.
     """
     parts = kind.__module__.split(".")
     if kind is PpgenError or parts[0] != "ppgen":
@@ -89,7 +89,7 @@ class SiteError(PpgenError, ValueError):
     """A sample site is missing, drawn twice, has no value or cannot be drawn here.
 
     Example:
-        A site is known by its name.
+        Sites are identified by their names.
 
         >>> import jax, numpyro, numpyro.distributions as dist, ppgen
         >>> def steps():
@@ -98,12 +98,13 @@ class SiteError(PpgenError, ValueError):
         >>> ppgen.seed(ppgen.simulate(steps))(jax.random.key(0))
         Traceback (most recent call last):
             ...
-        ppgen.errors.SiteError: two sites of one program have the same name
+        ppgen.errors.SiteError: two sites of one program have the same name...
           at site 'step'
+          in ...
           Write instead: a name of its own for each site, ...
           See: ppgen.errors.SiteError
 
-        Each gets one of its own:
+        Give each site its own name:
 
         >>> def steps():
         ...     first = numpyro.sample("first", dist.Normal(0.0, 1.0))
@@ -132,7 +133,7 @@ class EstimatorError(PpgenError, TypeError):
           Write instead: ScoreFunction(), which fits every distribution with a density
           See: ppgen.errors.EstimatorError
 
-        Another estimator, here or from outside, serves it (`ppgen.check` says which do):
+        Choose an estimator that fits, at the site or from outside (`ppgen.check` lists them):
 
         >>> square = ppgen.with_estimators(square, {"x": ppgen.ScoreFunction()})
         >>> value = ppgen.expectation(square)(jax.random.key(0), 1.0)
@@ -158,7 +159,7 @@ class BiasedEstimatorError(PpgenError):
           Write instead: ppgen.expectation(f, allow_biased=True), or an unbiased estimator
           See: ppgen.errors.BiasedEstimatorError
 
-        Say that the bias is meant, or choose a sound estimator:
+        Allow the bias explicitly, or choose an unbiased estimator:
 
         >>> value = ppgen.expectation(cost, allow_biased=True)(jax.random.key(0), 0.5)
         >>> sound = ppgen.with_estimators(cost, {"flip": ppgen.Enumerate()})
@@ -171,7 +172,7 @@ class DiscontinuityError(PpgenError):
     """A reparameterised value reaches something that is not differentiable.
 
     Example:
-        The derivative of `floor` is zero wherever there is one, that of its expectation is not.
+        The derivative of `floor` is zero almost everywhere; that of its expectation is not.
 
         >>> import jax, jax.numpy as jnp, numpyro.distributions as dist, ppgen
         >>> def cost(loc):
@@ -198,7 +199,8 @@ class ControlFlowError(PpgenError):
     """A random choice sits in control flow through which its estimator cannot pass.
 
     Example:
-        With both values of a flip, a loop would end at two steps at once.
+        With both values of the flip, the loop would have to end after two different numbers of
+        steps.
 
         >>> import jax, numpyro.distributions as dist, ppgen
         >>> def waiting(p):
@@ -215,7 +217,7 @@ class ControlFlowError(PpgenError):
           Write instead: ScoreFunction() at this site, or ...
           See: ppgen.errors.ControlFlowError
 
-        An estimator of one value may enter it:
+        An estimator that uses a single value is allowed inside the loop:
 
         >>> waiting = ppgen.with_estimators(waiting, {"flip": ppgen.ScoreFunction()})
         >>> value = ppgen.expectation(waiting)(jax.random.key(0), 0.5)
@@ -226,7 +228,7 @@ class ChoiceMismatchError(PpgenError):
     """The choices given to a program are not the choices that it makes.
 
     Example:
-        Nothing draws the model's `scale`.
+        The guide does not draw the model's site `scale`.
 
         >>> import jax, numpyro, numpyro.distributions as dist, ppgen
         >>> from ppgen.inference import elbo
@@ -245,7 +247,7 @@ class ChoiceMismatchError(PpgenError):
           Write instead: a site 'scale' in the guide, or an entry 'scale' in `choices`
           See: ppgen.errors.ChoiceMismatchError
 
-        Give the guide that site, or integrate it out of the model:
+        Add the site to the guide, or integrate it out of the model:
 
         >>> smaller = ppgen.marginal(model, keep=["z"], particles=10)
         >>> bound = ppgen.expectation(elbo(smaller, guide))(jax.random.key(0))
@@ -253,7 +255,7 @@ class ChoiceMismatchError(PpgenError):
 
 
 class CostError(PpgenError):
-    """An objective does not return what is asked of it: a real scalar, a state like the old one.
+    """An objective does not return a real scalar, or a new state of the same structure.
 
     Example:
         >>> import jax, jax.numpy as jnp, numpyro.distributions as dist, ppgen
@@ -266,7 +268,7 @@ class CostError(PpgenError):
           Write instead: return jnp.sum(...) or jnp.mean(...) of it
           See: ppgen.errors.CostError
 
-        An expectation that is to be differentiated is of one number:
+        Return a single number:
 
         >>> value = ppgen.expectation(lambda loc: costs(loc).sum())(jax.random.key(0), 0.0)
     """
@@ -293,15 +295,36 @@ class DensityError(PpgenError):
           Write instead: parameters within the distribution's constraints, ...
           See: ppgen.errors.DensityError
 
-        A parameter that is learned is best made by a function that is always in range:
+        Map a learned parameter into the range of valid values:
 
         >>> bool(jnp.isfinite(bound(jax.random.key(0), jnp.exp(-1.0))))
         True
     """
 
 
+class RandomKeyError(PpgenError, TypeError):
+    """What draws takes a key first, and was given something else, or several keys.
+
+    Example:
+        >>> import jax, numpyro.distributions as dist, ppgen
+        >>> g = ppgen.expectation(lambda loc: ppgen.draw(dist.Normal(loc, 1.0)) ** 2)
+        >>> g(0.5)
+        Traceback (most recent call last):
+            ...
+        ppgen.errors.RandomKeyError: g takes a key first: what was given there is 0.5
+          in ...
+          Write instead: g(jax.random.key(0), ...)
+          See: ppgen.errors.RandomKeyError
+
+        Everything random follows from it:
+
+        >>> bool(g(jax.random.key(0), 0.5) == g(jax.random.key(0), 0.5))
+        True
+    """
+
+
 class DerivativeError(PpgenError):
-    """A derivative was asked for that an estimator does not have (a higher order, say).
+    """A derivative is taken that an estimator does not have (a second one, for example).
 
     Example:
         >>> import jax, numpyro.distributions as dist, ppgen
@@ -314,7 +337,7 @@ class DerivativeError(PpgenError):
           Write instead: Enumerate(), ScoreFunction() or Reparameterize() at the sites ...
           See: ppgen.errors.DerivativeError
 
-        Other estimators are right to every order. Of p², it is 2:
+        Use an estimator that is unbiased to every order. The second derivative of p² is 2:
 
         >>> cost = ppgen.with_estimators(cost, {"x": ppgen.Enumerate()})
         >>> print(f"{jax.hessian(ppgen.expectation(cost), argnums=1)(jax.random.key(0), 0.3):.1f}")

@@ -65,8 +65,8 @@ class Line:
     def grid(self) -> np.ndarray:
         return np.stack([self.at(t) for t in np.linspace(-1, 1, STEPS + 1)])
 
-    def jumps(self) -> bool:
-        """Whether a step remains however near two points are."""
+    def jumps(self, *, poles: bool = False) -> bool:
+        """Whether a step remains however near two points are: one between numbers, or at a pole."""
         values = self.grid()
         if not values.size:
             return False
@@ -76,9 +76,10 @@ class Line:
             return False
         some = large[self.rng.integers(len(large), size=3)].tolist()
         largest = np.unravel_index(sizes.argmax(), sizes.shape)
-        return any(self._remains(int(k), int(element)) for k, element in (largest, *some))
+        tried = (largest, *some)
+        return any(self._remains(int(k), int(element), poles) for k, element in tried)
 
-    def _remains(self, k: int, element: int) -> bool:
+    def _remains(self, k: int, element: int, poles: bool) -> bool:
         low, high = np.linspace(-1, 1, STEPS + 1)[[k, k + 1]]
         before, after = (self.at(t)[:, element] for t in (low, high))
         for _ in range(HALVINGS):
@@ -92,7 +93,20 @@ class Line:
                 low, before = t, there
             if _step(before, after) <= LEAST:
                 return False
+        if poles:
+            return bool(min(before[1], after[1]) > POLE and before[0] * after[0] < 0)
         return bool(max(before[1], after[1]) < POLE)
+
+
+def has_poles(name: str, count: int = 6) -> bool:
+    """Whether a step remains whose sides get larger and larger, with one sign and the other."""
+    rng = np.random.default_rng(0)
+    return any(
+        Line(call, moving, rng, "anything").jumps(poles=True)
+        for call in calls(name, count)
+        for moving in subsets(call, rng)
+        if steady(call.eqn)
+    )
 
 
 def _step(a, b):
@@ -149,6 +163,20 @@ NAMES = sorted(MAKERS.keys() - WALKED)
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_said_to_be_continuous_is(name):
     assert not said_continuous_but_jumps(name)
+
+
+REGULAR = {"triangular_solve", "custom_linear_solve", "lu", "qr", "eigh", "svd"}
+"""What is taken for granted: a matrix that is divided by is not singular."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_has_poles_is_said_to(name):
+    if has_poles(name):
+        assert name in {*discontinuity._POLES, *discontinuity._JUMPS, *REGULAR}
+
+
+def test_poles_are_seen():
+    assert all(has_poles(name, 16) for name in ("div", "tan", "digamma", "triangular_solve"))
 
 
 def test_what_is_said_to_jump_is_seen_to_jump():

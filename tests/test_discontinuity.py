@@ -221,6 +221,96 @@ def test_what_is_not_random_and_moving_may_jump(f):
     assert jnp.isfinite(jax.grad(ppgen.expectation(f), argnums=1)(KEY, 0.3))
 
 
+@pytest.mark.parametrize(
+    "waiting", [lambda t: dist.Geometric(0.4 + 0.2 * t), lambda t: dist.Geometric(logits=t)]
+)
+def test_counts_that_are_floating_point_numbers_have_no_density(waiting):
+    """NumPyro gives waiting times as floats: they meet a parameter at single points only."""
+
+    def cost(z, t):
+        return jnp.floor(0.37 * z + t) * (1.0 + t) + (z > t) * z
+
+    def program(t):
+        return cost(ppgen.draw(waiting(t), grad=ppgen.ScoreFunction()), t)
+
+    def exact(t):
+        z = jnp.arange(200.0)
+        return jnp.sum(jnp.exp(waiting(t).log_prob(z)) * cost(z, t))
+
+    gradient = jax.grad(ppgen.expectation(program), argnums=1)
+    draws = jax.jit(jax.vmap(gradient, (0, None)))(jax.random.split(KEY, 20_000), 0.3)
+    error = draws.std() / 20_000**0.5
+    assert abs(draws.mean() - jax.grad(exact)(0.3)) < 4.5 * error
+
+
+# --- poles and functions of JAX that jump ---------------------------------------------------------
+
+
+def _pair(x):
+    return jnp.stack([x, 1.0 + x * x, 0.5])
+
+
+def _straight_through(x):
+    f = jax.custom_jvp(lambda x: jnp.round(x))
+    f.defjvp(lambda x, t: (jnp.round(x[0]), t[0]))
+    return f(x)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x / jnp.abs(x),
+        lambda x: x / jnp.sqrt(x * x),
+        lambda x: x / jnp.linalg.norm(x[None]),
+        lambda x: x * jax.lax.rsqrt(x**2),
+        lambda x: x * jnp.abs(x) ** -1.0,
+        lambda x: jnp.abs(x) * x**-1,
+        lambda x: jnp.arctan(1.0 / x),
+        lambda x: jnp.arctan(jnp.tan(x)),
+        lambda x: jnp.tanh(jax.scipy.special.digamma(x)),
+        lambda x: jnp.heaviside(x, 0.5),
+        lambda x: jnp.heaviside(jax.nn.relu(x) - 0.2, 0.5),
+        lambda x: jnp.frexp(x)[0],
+        lambda x: jnp.linalg.slogdet(x[None, None])[0],
+    ],
+)
+def test_a_pole_and_a_function_of_jax_that_jumps(f):
+    with pytest.raises(ppgen.errors.DiscontinuityError):
+        jax.grad(ppgen.expectation(lambda t: f(normal(t))), argnums=1)(KEY, 0.3)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x / (1.0 + x * x) + x / jnp.cosh(x) + 1.0 / jax.nn.sigmoid(x),
+        lambda x: x / jax.nn.softplus(x) + jax.nn.gelu(x) + jax.nn.relu6(x) + jax.nn.silu(x),
+        lambda x: _pair(x)[0] / jnp.linalg.norm(_pair(x)),
+        lambda x: jnp.sum(_pair(x)) / jnp.sqrt((lambda v: v @ v)(_pair(x))),
+        lambda x: ((_pair(x) - _pair(x).mean()) / jnp.sqrt(_pair(x).var() + 1e-5))[0],
+        lambda x: jax.nn.softmax(_pair(x))[0] + jax.nn.standardize(_pair(x))[0],
+        lambda x: jnp.exp(_pair(x))[0] / jnp.sum(jnp.exp(_pair(x))),
+        _straight_through,  # a derivative of the user's own
+    ],
+)
+def test_what_divides_by_what_is_not_zero(f):
+    assert jnp.isfinite(jax.grad(ppgen.expectation(lambda t: f(normal(t))), argnums=1)(KEY, 0.3))
+
+
+@pytest.mark.parametrize(
+    "d", [dist.Gamma(2.0, 1.0), dist.Beta(2.0, 3.0), dist.Uniform(0.0, 1.0), dist.LogNormal()]
+)
+def test_a_variable_does_not_reach_the_ends_of_its_support(d):
+    """Dividing by a time, or by what is left of it."""
+
+    def f(t):
+        x = ppgen.draw(d)
+        return t / x**0.25 + (
+            t / (1.0 - x) ** 0.25 if getattr(d.support, "upper_bound", 0) == 1 else t
+        )
+
+    assert jnp.isfinite(jax.grad(ppgen.expectation(f), argnums=1)(KEY, 0.3))
+
+
 # --- supports -------------------------------------------------------------------------------------
 
 T = dist.transforms

@@ -282,14 +282,14 @@ def test_seed_and_simulate_keep_the_loop():
 def test_a_refusal_names_the_users_line():
     """Not the one in which ppgen stages NumPyro's scan."""
 
-    def guide(p):
+    def guide(p, name):
         def step(state, _):
             flip = dist.Bernoulli(logits=p + state)
-            return state + numpyro.sample("z", flip, infer={"grad": ppgen.Enumerate()}), None
+            return state + numpyro.sample(name, flip, infer={"grad": ppgen.Enumerate()}), None
 
         return scan(step, 0.0, jnp.zeros(25))[0]
 
     with pytest.raises(
         ppgen.errors.EstimatorError, match=r"computed at \S*test_enumerated_scan.py:"
     ):
-        ppgen.expectation(lambda p: jnp.exp(guide(p)) * guide(-p))(jax.random.key(0), 0.3)
+        ppgen.expectation(lambda p: jnp.exp(guide(p, "a")) * guide(-p, "b"))(jax.random.key(0), 0.3)

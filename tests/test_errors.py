@@ -47,6 +47,7 @@ def test_all_are_listed():
         "CostError",
         "DensityError",
         "DerivativeError",
+        "RandomKeyError",
     }
     # Of the modules' own classes there are links to where their modules are described.
     page = (ROOT / "docs" / "errors.md").read_text()

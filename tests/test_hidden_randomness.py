@@ -77,6 +77,8 @@ UNSOUND = {
     "choice p": lambda t: R.choice(pk(), jnp.arange(3.0), p=jnp.stack([t, 1 - t, 0 * t])),
     "normal>0": lambda t: 1.0 * (R.normal(pk()) + t > 0),
     "floor": lambda t: jnp.floor(R.normal(pk()) + t),
+    "heaviside": lambda t: jnp.heaviside(R.normal(pk()) + t, 0.5),
+    "frexp": lambda t: jnp.frexp(R.normal(pk()) + t)[0],
     "vmap bern": lambda t: jax.vmap(lambda k: R.bernoulli(k, t))(R.split(pk(), 3)).sum() * 1.0,
     "scan bern": lambda t: jax.lax.scan(
         lambda c, k: (c + R.bernoulli(k, t), None), 0.0, R.split(pk(), 3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ import ppgen
 from ppgen import Enumerate, MeasureValued
 from ppgen._derivatives import expected, weighed
 from ppgen._distributions.truncated import log_normal_mass
+from ppgen.inference import cubo, elbo, iwelbo, renyi, tvo
 
 KEY = jax.random.key(0)
 ALLOWED = jnp.array([False, True, True])
@@ -161,3 +164,70 @@ def test_the_mass_of_an_interval_in_single_precision(interval):
     slopes = jax.grad(log_normal_mass, (0, 1))(jnp.float32(a), jnp.float32(b))
     np.testing.assert_allclose(found, exact, rtol=2e-6, atol=3e-5)
     np.testing.assert_allclose(slopes, [-density[0], density[1]], rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["of the guide", "of both"])
+@pytest.mark.parametrize("particles", [1, 2])
+def test_a_draw_that_is_impossible_has_no_weight_in_a_bound(alone, particles):
+    """An enumerated guide looks at a class that it never draws, which the model may have or not."""
+    prior = jnp.array([0.3 if alone else 0.0, 0.2, 0.5])
+
+    def model(t):
+        z = numpyro.sample("z", dist.Categorical(prior / prior.sum()))
+        numpyro.sample("x", dist.Normal(1.0 * z, t), obs=0.7)
+
+    def guide(t):
+        logits = jnp.where(ALLOWED, t * jnp.arange(3.0), -jnp.inf)
+        numpyro.sample("z", dist.Categorical(logits=logits), infer={"grad": Enumerate()})
+
+    def log_weights(t, z):
+        log_q = jax.nn.log_softmax(t * jnp.arange(1.0, 3.0))[z - 1]
+        return jnp.log(prior / prior.sum())[z] + dist.Normal(1.0 * z, t).log_prob(
+            0.7
+        ) - log_q, log_q
+
+    def exact(f):
+        def total(t):
+            runs = jnp.array(list(itertools.product((1, 2), repeat=particles)))
+            log_w, log_q = log_weights(t, runs)
+            return jnp.sum(jnp.exp(log_q.sum(1)) * jax.vmap(f)(log_w))
+
+        return jax.value_and_grad(total)(0.4)
+
+    def mean_exp(log_w):
+        return jax.nn.logsumexp(log_w) - jnp.log(particles)
+
+    bounds = {
+        iwelbo(model, guide, particles=particles): mean_exp,
+        renyi(model, guide, alpha=0.5, particles=particles): lambda w: 2 * mean_exp(w / 2),
+        cubo(model, guide, particles=particles): lambda w: mean_exp(2 * w) / 2,
+        tvo(model, guide, particles=particles, temperatures=[0.0]): jnp.mean,
+    }
+    for bound, of_log_weights in bounds.items():
+        run = jax.value_and_grad(ppgen.expectation(bound), 1)
+        np.testing.assert_allclose(run(KEY, 0.4), exact(of_log_weights), rtol=1e-4)
+
+
+def test_one_weight_is_no_exponential_of_a_minibatch():
+    """A plate around some sites: its log weight is right on average, its exponential is not."""
+    xs = jnp.array([0.3, -1.0, 2.0, 0.1])
+
+    def model():
+        z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+        with numpyro.plate("data", 4, subsample_size=2) as i:
+            numpyro.sample("x", dist.Normal(z, 1.0), obs=xs[i])
+
+    def guide():
+        numpyro.sample("z", dist.Normal(0.2, 0.7))
+
+    with pytest.raises(ppgen.errors.SiteError, match="'data' is subsampled"):
+        ppgen.seed(ppgen.importance(model, guide))(KEY)
+    with pytest.raises(ppgen.errors.SiteError, match="'data' is subsampled"):
+        ppgen.seed(ppgen.importance(model, guide, particles=2, linear=True))(KEY)
+    keys = jax.random.split(KEY, 20_000)
+    found = [
+        np.asarray(jax.jit(jax.vmap(ppgen.expectation(bound)))(keys))
+        for bound in (elbo(model, guide), iwelbo(model, guide, particles=1))
+    ]
+    error = (found[0].var() / len(keys) + found[1].var() / len(keys)) ** 0.5
+    assert abs(found[0].mean() - found[1].mean()) < 5 * error

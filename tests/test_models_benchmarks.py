@@ -11,6 +11,7 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
+import numpy as np
 import pytest
 
 from ppgen import models
@@ -45,6 +46,19 @@ def test_rivals_have_as_many_parameters():
             for net in (rgnp.forward, deeponet)
         ]
         assert counts[1] == pytest.approx(counts[0], rel=0.05)
+
+
+def test_errors_are_compared_by_pair_and_problem():
+    def trained(*nse_u):
+        scores = random_grid.room.Scores(np.asarray(nse_u), *[np.zeros(2)] * 4)
+        return random_grid.Trained(scores, float(np.median(nse_u)), 0.0, 1)
+
+    ours, theirs = [trained(1.0, 8.0), trained(4.0, 4.0)], [trained(2.0, 4.0), trained(1.0, 4.0)]
+    # The logarithms are 0 and log 2, so their mean is log 2 / 2, and so is its standard error.
+    ratio, error = random_grid.ratio_of_errors(ours, theirs)
+    assert ratio == pytest.approx(2**0.5) and error == pytest.approx(np.log(2) / 2)
+    ratio, error = random_grid.ratio_of_errors(ours[1:], theirs[1:])
+    assert ratio == pytest.approx(2.0) and np.isnan(error)
 
 
 def test_a_missed_mark_is_seen():

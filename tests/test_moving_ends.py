@@ -344,3 +344,47 @@ def test_second_derivatives_by_a_bound_beside_a_kink():
         jax.hessian(ppgen.expectation(drawn(make, ScoreFunction())), argnums=1)(
             KEY, jnp.array(theta)
         )
+
+
+# With a parameter and a bound; and the probability of more than 0.7 where the bound is at 0.4.
+BOUNDED = {
+    "uniform": (lambda t, b: dist.Uniform(0.0, b + 0.5), lambda t: 0.2 / 0.9),
+    "truncated": (
+        lambda t, b: dist.TruncatedNormal(t, 1.0, low=b - 1.0),
+        lambda t: jax.scipy.special.ndtr(t - 0.7) / jax.scipy.special.ndtr(t + 0.6),
+    ),
+    "shifted": (
+        lambda t, b: dist.TransformedDistribution(
+            dist.Exponential(jnp.exp(t)), dist.transforms.AffineTransform(b, 1.0)
+        ),
+        lambda t: jnp.exp(-(0.7 - 0.4) * jnp.exp(t)),
+    ),
+}
+
+
+@pytest.mark.parametrize("family", BOUNDED)
+@pytest.mark.parametrize("site", [False, True])
+def test_a_jump_after_bounds_that_move_and_the_advice_to_hold_them(family, site):
+    """The score function is for the jump; what the bounds add to it no derivative sees."""
+    make, probability = BOUNDED[family]
+
+    def cost(t, b):
+        d = make(t, b)
+        if site:
+            x = numpyro.sample("x", d, infer={"grad": ppgen.ScoreFunction()})
+        else:
+            x = ppgen.draw(d, name="x", grad=ppgen.ScoreFunction())
+        return jnp.where(x > 0.7, 1.0, 0.0) * t
+
+    with pytest.raises(ppgen.errors.DiscontinuityError) as error:
+        jax.grad(ppgen.expectation(lambda t: cost(t, t)), 1)(jax.random.key(0), 0.4)
+    assert error.value.instead.startswith("jax.lax.stop_gradient of the bounds")
+
+    def held(t):
+        return cost(t, jax.lax.stop_gradient(t))
+
+    keys = jax.random.split(jax.random.key(1), 20_000)
+    run = jax.vmap(jax.grad(ppgen.expectation(held), 1), (0, None))
+    slopes = np.asarray(jax.jit(run)(keys, 0.4))
+    exact = jax.grad(lambda t: t * probability(t))(0.4)
+    assert abs(slopes.mean() - exact) < 5 * slopes.std() / len(keys) ** 0.5

@@ -1,5 +1,7 @@
 """Names that match nothing, densities without a sampler, and sites of size zero."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,3 +127,105 @@ def test_a_minibatch_and_a_scan_of_size_zero():
         scan(lambda c, _: (numpyro.sample("z", dist.Normal(c, 1.0)), None), 0.0, None, length=0)
 
     assert ppgen.seed(ppgen.simulate(program))(KEY).log_density == 0.0
+
+
+def _again(t):
+    return numpyro.sample("z", dist.Normal(t, 1.0))
+
+
+def _twice(t):
+    first = _again(t)
+    return first * numpyro.sample("z", dist.Normal(t, 1.0))
+
+
+def _in_a_python_loop(t):
+    return sum(_again(t) for _ in range(2))
+
+
+def _in_a_scan_and_after(t):
+    states, _ = scan(lambda s, _: (_again(s), None), t, None, length=2)
+    return states + numpyro.sample("z", dist.Normal(t, 1.0))
+
+
+def _in_a_function_that_is_called_twice(t):
+    call = jax.jit(_again)
+    return call(t) + call(2 * t)
+
+
+def _as_a_factor(t):
+    numpyro.factor("z", t)
+    return _again(t)
+
+
+def _one_minibatch_and_another(t):
+    def batch(name):
+        with numpyro.plate("data", 4, subsample_size=2):
+            return jnp.sum(numpyro.sample(name, dist.Normal(t, 1.0)))
+
+    return batch("a") + batch("b")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        _twice,
+        _in_a_python_loop,
+        _in_a_scan_and_after,
+        _in_a_function_that_is_called_twice,
+        _as_a_factor,
+        _one_minibatch_and_another,
+    ],
+)
+def test_two_sites_of_one_name_are_an_error_that_says_where_both_are(program):
+    runs = (
+        lambda: jax.grad(ppgen.expectation(program), 1)(KEY, 0.3),
+        lambda: ppgen.seed(program)(KEY, 0.3),
+        lambda: ppgen.seed(ppgen.simulate(program))(KEY, 0.3),
+        lambda: ppgen.log_density(program)({}, 0.3),
+    )
+    same = program in (
+        _in_a_python_loop,
+        _in_a_function_that_is_called_twice,
+        _one_minibatch_and_another,
+    )
+    for run in runs:
+        with pytest.raises(SiteError, match="two sites of one program") as error:
+            run()
+        lines = set(re.findall(r"test_names_and_densities.py:\d+", str(error.value)))
+        assert len(lines) == (1 if same else 2)
+        assert ("on the same line" in str(error.value)) == same
+        assert "handlers.scope" in error.value.instead
+
+
+def test_one_name_for_sites_of_which_there_is_one():
+    """In two branches, in each run of a program, and with `handlers.scope`, which is the advice."""
+
+    def branches(t):
+        return jax.lax.cond(t > 0, lambda: _again(t), lambda: _again(-t))
+
+    def runs(t):
+        first, second = (ppgen.simulate(_again)(t)["z"] for _ in range(2))
+        return first + second
+
+    def scoped(t):
+        with numpyro.handlers.scope(prefix="first"):
+            first = _again(t)
+        return first + _again(t)
+
+    for f, slope in ((branches, 1.0), (runs, 2.0), (scoped, 2.0)):
+        assert jax.grad(ppgen.expectation(f), 1)(KEY, 0.3) == slope
+
+
+def test_a_density_of_numpyro_at_sites_that_were_drawn():
+    """The sites whose values NumPyro's `log_density` is given are those of the objective."""
+    from numpyro.infer.util import log_density
+
+    def model(t):
+        numpyro.sample("z", dist.Normal(t, 1.0))
+
+    def objective(t):
+        z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+        return log_density(model, (t,), {}, {"z": z})[0]
+
+    gradient = jax.grad(ppgen.expectation(objective, draws=4000), argnums=1)(jax.random.key(0), 0.3)
+    assert abs(gradient + 0.3) < 5 / 4000**0.5  # of -(1 + t²) / 2

@@ -53,6 +53,18 @@ def test_names_the_draw_of_a_site(estimator):
     assert (found.result, found.site, found.part) == ("nan", "g", "draw")
 
 
+def test_names_the_line_of_the_site_where_two_are_alike():
+    """What is traced once for both has the lines of the first."""
+
+    def f(theta):
+        good = ppgen.draw(dist.Normal(theta, theta + 1.0), name="a", grad=ppgen.ScoreFunction())
+        bad = ppgen.draw(dist.Normal(theta, theta - 0.5), name="b", grad=ppgen.ScoreFunction())
+        return good + bad
+
+    found = first_nonfinite(jax.grad(ppgen.expectation(f), 1))(KEY, 0.5)
+    assert "theta - 0.5" in str(found) and "site 'b'" in str(found)
+
+
 def test_infinities_that_do_not_matter_are_not_blamed():
     def f(x):
         masked = jnp.where(x > 0, jnp.log(x), 0.0)  # log 0 is not used

@@ -165,7 +165,7 @@ def test_a_path_needs_time():
     def steps():
         return 1.0 * numpyro.sample("t", dist.Categorical(jnp.ones(3) / 3))
 
-    for bridge, message in ((no_time, "no site"), (still, "not move"), (steps, "no site")):
+    for bridge, message in ((no_time, "no site"), (still, "not depend"), (steps, "no site")):
         with pytest.raises(PathError, match=message):
             ppgen.seed(path_point(bridge))(jax.random.key(0))
     with pytest.raises(PathError, match="no site 'x0'"):
@@ -332,7 +332,7 @@ def test_what_a_regression_refuses():
         x0 = numpyro.sample("x0", dist.Normal())
         return t * numpyro.sample("x1", dist.Normal()) + t * jnp.tanh(x0)
 
-    for bridge, message in ((uniform, "jumps"), (reflow, "depend")):
+    for bridge, message in ((uniform, "discontinuous"), (reflow, "depend")):
         with pytest.raises(PathError, match=message):
             run(regress(linear, bridge, predict="score"))
     assert np.isnan(run(regress(linear, curved, predict="score")))
@@ -391,7 +391,7 @@ def test_optimal_pairs_are_the_best_of_all_permutations():
         costs = {p: jnp.sum((x0 - x1[jnp.array(p)]) ** 2) for p in itertools.permutations(range(5))}
         assert tuple(pairs.tolist()) == min(costs, key=costs.get)
     # They jump: a derivative through them would be wrong in silence.
-    with pytest.raises(PathError, match="jump"):
+    with pytest.raises(PathError, match="discontinuously"):
         jax.grad(lambda s: jnp.sum(b[0][optimal_pairs(s * a[0], b[0])]))(1.0)
 
 

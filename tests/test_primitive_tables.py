@@ -30,7 +30,7 @@ CHOICES = {"fresh_key", "random_choice", "random_gamma"}
 @pytest.mark.parametrize("table", TABLES)
 def test_every_row_has_generated_calls(table):
     missing = rows(table) - MAKERS.keys() - CHOICES
-    assert not missing, f"rows of {table} without a generator in primitive_calls.py"
+    assert not missing, f"rows of {table} without a generator in primitive_calls"
 
 
 def test_every_row_is_a_primitive():

@@ -32,6 +32,23 @@ def score_chain(n):
     return f
 
 
+def dependent(estimator):
+    """A chain whose costs see two choices each, and are influenced by all before them."""
+
+    def sized(n):
+        def f(theta):
+            z, cost = 0.3, 0.0
+            for i in range(n):
+                flip = dist.Bernoulli(logits=theta * z - 0.5)
+                new = ppgen.draw(flip, name=f"x{i}", grad=estimator) * 1.5
+                z, cost = new, cost + jnp.sin(z + 2.0 * new)
+            return cost
+
+        return f
+
+    return sized
+
+
 def independent(estimator):
     def sized(n):
         def f(theta):
@@ -70,6 +87,11 @@ PROGRAMS = {
     "independent enumerated choices": independent(ppgen.Enumerate()),
 }
 MORE_PROGRAMS = {
+    "a chain of enumerated choices": dependent(ppgen.Enumerate()),
+    "a chain of measure-valued choices": dependent(ppgen.MeasureValued()),
+    "a chain of automatic choices": lambda n: ppgen.with_estimators(
+        dependent(ppgen.ScoreFunction())(n), {"*": "auto"}
+    ),
     "independent measure-valued choices": independent(ppgen.MeasureValued()),
     "model and guide": evidence_bound,
 }

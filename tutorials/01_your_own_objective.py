@@ -12,10 +12,9 @@
 # %% [markdown]
 # # Your own objective
 #
-# You have a NumPyro model and a guide. You want to fit them with an objective that is in no
-# library's menu, and you want its gradient to be right: unbiased, discrete choices included,
-# without
-# deriving anything by hand. This tutorial does that in three steps.
+# You have a NumPyro model and a guide. You want to fit them with an objective that no library
+# offers, and you want its gradient to be unbiased, discrete choices included, without deriving
+# anything by hand. This tutorial does that in three steps.
 #
 # 1. Write the objective as a program, in three lines.
 # 2. Compare gradient estimators on it, by measuring their variance.
@@ -62,8 +61,8 @@ params = {"logit": jnp.array(0.0), "loc": jnp.array(0.0), "log_scale": jnp.array
 # ## An objective in three lines
 #
 # `ppgen.simulate` runs a program and returns a `Trace`; `ppgen.log_density` scores a trace under
-# another program. So the evidence lower bound is what its formula says,
-# $\mathcal L = \mathbb E_{q}[\log p(y, s, a) - \log q(s, a)]$:
+# another program. So the evidence lower bound reads like its formula, $\mathcal L = \mathbb
+# E_{q}[\log p(y, s, a) - \log q(s, a)]$:
 
 
 # %%
@@ -84,8 +83,8 @@ print(f"one draw of the bound: {value:.3f} nats")
 print("one draw of its gradient:", {k: round(float(v), 3) for k, v in gradient.items()})
 
 # %% [markdown]
-# `ppgen.check` says what will be done, without running anything: the estimator of each choice, and
-# which terms of the cost each one's score multiplies.
+# `ppgen.check` reports what will be done, without running anything: the estimator of each choice,
+# and which terms of the cost each one's score multiplies.
 
 # %%
 ppgen.check(elbo)(params, y)
@@ -99,9 +98,9 @@ ppgen.check(elbo)(params, y)
 # $$\mathcal L_\alpha = \frac{1}{1-\alpha} \log \frac1K \sum_{k=1}^K w_k^{1-\alpha},\qquad
 #   w_k = \frac{p(y, s_k, a_k)}{q(s_k, a_k)},$$
 #
-# and you also charge for a posterior that is too sure of "no signal", the hinge
-# $\lambda \max(0, \ell - \ell_0)$ on its log odds $\ell$ against one. With $K$ draws it is one
-# `vmap`: every lane has its own randomness.
+# and you also penalise a posterior that is too sure of "no signal", by the hinge $\lambda \max(0,
+# \ell - \ell_0)$ on its log odds $\ell$ against one. With $K$ draws it is one `vmap`: every lane
+# has its own randomness.
 
 
 # %%
@@ -136,7 +135,7 @@ for name, (estimator, draws) in candidates.items():
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), width_ratios=[3, 2])
 left.violinplot([jnp.clip(d, -4, 4) for d in draws_of_gradient.values()], showmeans=True)
 left.set_xticks(range(1, 1 + len(candidates)), list(candidates), fontsize=8)
-left.set_ylabel("gradient by the log odds")
+left.set_ylabel("gradient in the log odds")
 left.set_title("one draw each: the means agree")
 variances = [float(d.var()) for d in draws_of_gradient.values()]
 right.barh(list(candidates), variances, color="tab:blue")
@@ -216,9 +215,9 @@ keys = jax.random.split(jax.random.key(2), 600)
 (fitted, _), bounds = jax.jit(lambda: jax.lax.scan(step, (params, optimizer.init(params)), keys))()
 
 # %% [markdown]
-# The posterior of this model is known in closed form, so the figure has a reference to be held
-# against: given a signal, $a \mid y$ is Gaussian, and the probability of a signal follows from the
-# evidence of both cases.
+# The posterior of this model is known in closed form, so the figure has a reference: given a
+# signal, $a \mid y$ is Gaussian, and the probability of a signal follows from the evidence of both
+# cases.
 
 # %%
 n = len(y)

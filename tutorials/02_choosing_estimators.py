@@ -12,10 +12,9 @@
 # %% [markdown]
 # # Choosing estimators by measuring
 #
-# Every sound estimator gives the same gradient on average. They differ in what one gradient costs
-# and in how far it lies from the average, by factors of a thousand on one and the same objective.
-# Which one is best depends on the objective, so this page does not rank them: it shows how to
-# measure.
+# Every sound estimator gives the same gradient on average. They differ in the cost of a gradient
+# and in its variance, by factors of a thousand on the same objective. Which one is best depends on
+# the objective, so this page does not rank them: it shows how to measure.
 #
 # 1. What does the program do? `ppgen.check`.
 # 2. What would a rule pick? `with_estimators(objective, "auto")`.
@@ -27,8 +26,8 @@
 #
 # A machine is in one of two regimes and stays there with probability 0.85. Twelve readings, each
 # `-1` or `+1` by regime, with noise. The guide is a chain as well, with logits for each step and
-# each regime before it. The posterior of such a chain is one, so the best bound *is* the log
-# evidence, and both are known exactly.
+# each regime before it. The posterior of such a chain is a chain too, so the best bound *is* the
+# log evidence, and both are known exactly.
 
 # %%
 import jax
@@ -82,7 +81,7 @@ _ = ppgen.check(bound)(theta)
 # %% [markdown]
 # ## 2. Ask a rule
 #
-# `"auto"` picks by what is known of the distribution and of the terms, and says why.
+# `"auto"` picks by facts about the distribution and the terms, and reports the reason.
 
 # %%
 _ = ppgen.check(ppgen.with_estimators(bound, "auto"))(theta)
@@ -150,10 +149,10 @@ plt.show()
 # %% [markdown]
 # ## 4. Low variance is not enough
 #
-# The variance says nothing of a bias. The straight-through estimator, which pretends that a flip is
-# its own probability, has little variance and another mean. ppgen refuses it unless you say
-# `allow_biased=True`; here is what that would let in. The exact gradient is a recursion over the
-# marginal probabilities of the guide, written by hand.
+# The variance does not show a bias. The straight-through estimator, which differentiates a flip as
+# if it were its probability, has little variance and another mean. ppgen refuses it without
+# `allow_biased=True`; here is the bias that this would allow. The exact gradient is a recursion
+# over the marginal probabilities of the guide, written by hand.
 
 
 # %%
@@ -206,9 +205,9 @@ assert all(off < 5 for name, off in farthest.items() if "control" not in name)
 assert farthest["control: straight-through"] > 8
 
 # %% [markdown]
-# The four that are sound agree with the exact gradient in all 24 entries. The control has a small
+# The four sound estimators agree with the exact gradient in all 24 entries. The control has a small
 # fraction of the variance of the plain score function, and a gradient that is not that of the
-# bound. In a table of variances alone it would look like a find.
+# bound. In a table of variances alone it would look best.
 #
 # ## 5. Does it matter?
 #
@@ -256,7 +255,7 @@ axis.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# `auto` has no noise, so all seeds are one. Of the sound estimators, those with less variance end
+# `auto` has no noise, so all seeds agree. Of the sound estimators, those with less variance end
 # closer to the evidence, in the order of the table in section 3: the plain score function is still
 # nats away when the others are a tenth of a nat from it. The biased control is faster than the
 # plain score function and then stays where its own, other objective is best.

@@ -10,17 +10,17 @@
 # ---
 
 # %% [markdown]
-# # Nested inference: guides that draw more than the model has
+# # Nested inference: guides with auxiliary choices
 #
-# A guide is as good as the shapes that it can take. The cheapest way to richer shapes is to let it
-# draw something of its own first (which mode, which angle, the noise in a network) and to integrate
-# that out again. The density of what is left is then a sum or an integral that nobody can write
-# down, and with it the ELBO.
+# A guide is limited by its family of distributions. The cheapest way to a richer family is an
+# auxiliary choice (a mode, an angle, the noise in a network) that is integrated out again. The
+# density of the remaining sites, and with it the ELBO, is then a sum or an integral without a
+# closed form.
 #
-# `ppgen.marginal` makes a program of such a guide all the same. Its density is *estimated*, in such
-# a way that every bound which contains it is still a bound, and its gradient is still unbiased.
-# This tutorial climbs from the ELBO of a pair of normals to the doubly importance-weighted
-# hierarchical bound, on the cone of Becker et al. (PLDI 2024).
+# `ppgen.marginal` makes a program of such a guide nevertheless. Its density is *estimated*, in such
+# a way that every bound that contains it is still a bound, and its gradient is still unbiased. This
+# tutorial goes from the ELBO of a pair of normals to the doubly importance-weighted hierarchical
+# bound, on the cone of Becker et al. (PLDI 2024).
 #
 # ## A posterior that is a ring
 #
@@ -102,9 +102,9 @@ except ppgen.PpgenError as error:
     print(error)
 
 # %% [markdown]
-# `marginal` integrates the angle out. With one particle, the bound uses the angle that was drawn
-# and no other: the hierarchical variational bound (HVI). With five, it averages the density over
-# that angle and four more: IWHVI. Both are the ELBO, of other programs.
+# `marginal` integrates the angle out. With one particle, the bound uses only the angle that was
+# drawn: the hierarchical variational bound (HVI). With five, it averages the density over that
+# angle and four more: IWHVI. Both are the ELBO, of other programs.
 
 # %%
 for particles in (1, 5):
@@ -114,8 +114,8 @@ for particles in (1, 5):
 # %% [markdown]
 # Worse than the normals! The angle that was drawn is far likelier than the others to have led to
 # the coordinates, so a few others do not help. What the ring needs is an importance-weighted bound
-# on the outside, over a guide whose density is importance-weighted on the inside. Programs
-# compose, so that is one word more:
+# on the outside, over a guide whose density is importance-weighted on the inside. Programs compose,
+# so only the objective changes:
 
 # %%
 for particles in (5, 20):

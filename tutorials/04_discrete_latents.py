@@ -75,9 +75,9 @@ _ = ppgen.check(ppgen.with_estimators(bound, "auto"))(initial(jax.random.key(0))
 
 # %% [markdown]
 # The likelihood mixes all eight switches in one term, so enumeration means $2^8$ evaluations of it
-# for each image: more than `"auto"` spends, so it picks `DisARM`, which takes one more, whatever
-# the number of switches. Eight of them can still be enumerated by force, and then there is no
-# variance left. So let us see what the estimators that scale are worth next to it.
+# for each image: more than `"auto"` allows, so it picks `DisARM`, which needs one further
+# evaluation for any number of switches. Eight switches can still be enumerated explicitly, without
+# any variance left. So we compare the estimators that scale with enumeration.
 #
 # The oracle is a sum over the 256 states, in plain JAX:
 
@@ -229,11 +229,11 @@ assert gain[0] < 3 * gain[1]
 #
 # ## Attend, infer, repeat
 #
-# `ppgen.models.air` has the model and the guide of Eslami et al. (2016). As long as a flip says so,
-# something is painted onto the canvas; the guide looks, says whether there is something, where and
-# what, takes it away and looks again. Flips, places and looks are choices of one program, each with
-# its own estimator. Here: scenes of 20x20 pixels with up to two digits, a small network, and
-# measure-valued derivatives of the flips.
+# `ppgen.models.air` has the model and the guide of Eslami et al. (2016). While a flip is one, an
+# object is painted onto the canvas; the guide looks at the image, infers whether there is an
+# object, where and what, removes it and looks again. Flips, places and looks are choices of one
+# program, each with its own estimator. Here: scenes of 20x20 pixels with up to two digits, a small
+# network, and measure-valued derivatives of the flips.
 
 # %%
 scenes, unseen_scenes = load_scenes(train=4000, held_out=500, canvas=20, most=2)
@@ -331,8 +331,7 @@ assert rows["floor: the most frequent count"].mean() < 0.6
 assert rows["control: trained on scrambled"].mean() < 0.6
 
 # %% [markdown]
-# Nobody told the network what a count is; the thresholds were told. The control learned from scenes
-# with the same brightness and no things in them. What this short run does not show is which
-# estimator to prefer: it is one seed, of small scenes. `benchmarks/air.md` trains the full model
-# with eleven pairs of objective and estimator, with floors, times and published figures next to
-# them.
+# The network was not trained on counts; the thresholds were. The control learned from scenes with
+# the same brightness and no things in them. What this short run does not show is which estimator to
+# prefer: it is one seed, of small scenes. `benchmarks/air.md` trains the full model with eleven
+# pairs of objective and estimator, with floors, times and published figures next to them.

@@ -13,11 +13,11 @@
 # # From NumPyro to ppgen in one line, and what was silently wrong
 #
 # You have a NumPyro model, a guide and a training loop with `SVI`. All of it stays. One argument
-# changes, `loss`, and with it any objective of ppgen, or your own, is what `SVI` follows.
+# changes, `loss`, and `SVI` then follows any objective of ppgen, or your own.
 #
 # The second half of this page is about why you might want to. With discrete latents, some of
-# NumPyro's gradients are wrong, and most of the time nothing says so. Each case is small enough to
-# be enumerated, so that nobody has to be believed.
+# NumPyro's gradients are wrong, and most of the time without a warning. Each case is small enough
+# to be enumerated, so that you can check it.
 #
 # ## One line
 #
@@ -336,12 +336,12 @@ assert abs(loss + paths["TraceGraph_ELBO"][-1]) < 5 * error
 assert paths["TraceGraph_ELBO"].max() - paths["TraceGraph_ELBO"][-1] > 0.3
 
 # %% [markdown]
-# The guide that follows the dropped gradient believes each reading as it comes, and ends more than
-# a nat below what the same guide reaches with the right one. NumPyro's loss itself is estimated
-# without bias. So there is one sign: it falls and then rises again, which noise in a longer
-# program would hide.
+# The guide that follows the incomplete gradient trusts each reading by itself, and ends more than a
+# nat below what the same guide reaches with the right one. NumPyro's loss itself is estimated
+# without bias. So there is one sign: it falls and then rises again, which noise in a longer program
+# would hide.
 #
-# ## What else comes with the line
+# ## What else this line gives you
 #
 # - Any objective: `as_numpyro_elbo(objective, **options)` takes the builders of `ppgen.inference`
 #   (`iwelbo`, `vimco`, `tvo`, ...) and functions `(model, guide) -> objective` of your own.

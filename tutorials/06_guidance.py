@@ -13,9 +13,10 @@
 # # Guidance: from plug-in to exact
 #
 # A diffusion model samples from $p(x)$. You want samples of $p(x)\, e^{-E(x)} / Z$: of an inverse
-# problem, of a class, of what a reward prefers. The usual recipe pushes every step by the gradient
-# of the energy *of the expected data*, and hopes. This tutorial measures what that costs, and then
-# pays it: weights make the same sampler right, whatever the push, and estimate $Z$ without bias.
+# problem, of a class, of what a reward prefers. The usual method shifts every step by the gradient
+# of the energy *of the expected data*, without a guarantee. This tutorial measures the resulting
+# error, and corrects it: importance weights make the same sampler right, for any shift, and
+# estimate $Z$ without bias.
 #
 # The data are a Gaussian mixture, of which everything is known: the denoiser, the tilted law, its
 # normaliser, and the best possible push. So every error below is that of the method.
@@ -81,19 +82,21 @@ print(f"log Z = {log_z:.4f}")
 # %% [markdown]
 # ## Lookaheads
 #
-# Guidance needs to know, at a point on the way, what the energy at the end will be:
-# $h(x, t) = E[e^{-E(x_1)} \mid x_t = x]$. Doob's transform says that the push $\nabla \log h$ is
-# exactly right. A `lookahead` is what you believe of $\log h$.
+# Guidance needs to predict, at a point of the chain, the energy at its end: $h(x, t) =
+# E[e^{-E(x_1)} \mid x_t = x]$. Doob's transform says that the push $\nabla \log h$ is exactly
+# right. A `lookahead` is an approximation of $\log h$.
 #
-# - The plug-in believes $-E(E[x_1 \mid x_t])$: the energy of the mean instead of the mean of the
+# - The plug-in takes $-E(E[x_1 \mid x_t])$: the energy of the mean instead of the mean of the
 #   exponential. That is what most guided samplers do; `PlugIn(denoised)` is it.
-# - The spread costs as little, and admits that $x_1$ is not its mean: as if it were normal around
-#   it, with the variance $r_t^2$ that a standard normal would have. A guess still.
+# - The spread costs as little, and takes into account that $x_1$ is not its mean: as if it were
+#   normal around it, with the variance $r_t^2$ that a standard normal would have. It is still an
+#   approximation.
 # - The exact one is known for a mixture and a linear measurement.
 # - Nothing at all gives the prior, which is the trivial baseline.
 #
-# `PlugIn(denoised, tempering)` is another guess, which believes the energy of the mean the less the
-# earlier it is, for energies that are not squares; `benchmarks/energies.md` has what it reaches.
+# `PlugIn(denoised, tempering)` is another approximation, which reduces the weight of the energy of
+# the mean at earlier times, for energies that are not squares; `benchmarks/energies.md` has what it
+# reaches.
 #
 # `Learned` takes any function of a point and a time. All four are put into one, so that only one
 # program has to be compiled.
@@ -125,9 +128,9 @@ def lookahead(which, y):
 # %% [markdown]
 # ## Without weights, and with
 #
-# `guide_approximately` pushes, and keeps no account. `guide` returns weights as well, and its
-# method `smc` runs many chains together and resamples them by how they are doing. Everything is
-# repeated over independent runs, for standard errors.
+# `guide_approximately` shifts the steps without weights. `guide` returns weights as well, and its
+# method `smc` runs many chains together and resamples them by their weights. Everything is repeated
+# over independent runs, for standard errors.
 
 # %%
 RUNS, PARTICLES = 16, 500
@@ -206,16 +209,16 @@ for name, (mean, mode, ratio, ess) in rows.items():
 
 # %% [markdown]
 # Read the last column first, in the rows of weights (SMC has just resampled, which makes weights
-# even and forgets why). The plug-in alone has most of its mass in the wrong mode, and nothing that
-# it returns would tell you. Its weights do: about one particle in a hundred counts. They are
+# even and forgets why). The plug-in alone has most of its mass in the wrong mode, and its samples
+# do not show that. Its weights do: the effective sample size is about one in a hundred. They are
 # unbiased, $\hat Z$ too, but of a law with a tail so long that 500 draws do not see it: at this
 # price, no weight makes up for a push this bad. The spread costs the same. Alone it is biased as
 # well; but enough of its particles count for weights to make it right, within the error of finitely
 # many particles and steps (they stand for the tilted law of the chain *as it is discretised*). With
 # the exact lookahead nearly every particle counts.
 #
-# So guidance has a gauge. Look at the effective sample size, and at how $\hat Z$ differs between a
-# few runs, before you believe a guided sample.
+# So guidance can be checked. Look at the effective sample size, and at how $\hat Z$ differs between
+# a few runs, before you trust a guided sample.
 
 # %%
 SIGMAS, DISCRETISED = 4, 0.03
@@ -269,5 +272,5 @@ plt.show()
 #
 # An energy may be a classifier, a reward, a decoder of $x$, a measurement that is not linear: only
 # `energy` changes. Where $\log h$ is not known, `regress` with `log_mean_exp_error` as its loss
-# gives a `Learned` lookahead. A guide that samples for nothing afterwards is trained by
-# `kl_to_tilted`. `benchmarks/energies.md` has such a table at larger sizes, misses included.
+# gives a `Learned` lookahead. `kl_to_tilted` trains a guide that then samples directly.
+# `benchmarks/energies.md` has such a table at larger sizes, misses included.

@@ -13,12 +13,12 @@
 # # Curation and preference
 #
 # People look at what a model draws and keep what they like. The next model is trained on what was
-# kept. That is a transformation of the model, and here it is one: `ppgen.curate` makes a program of
-# a program, with a density. This tutorial holds four things against closed forms: the law of what
-# is kept, a model that is trained on it round after round, rewards from votes, and losses that skip
-# the reward (DPO) or the voter (DDO).
+# kept. That is a transformation of the model: `ppgen.curate` turns a program into a curated one,
+# with a density. This tutorial compares four things with closed forms: the law of curated draws, a
+# model that is trained on them round after round, rewards from votes, and losses that need no
+# reward (DPO) or no voter (DDO).
 #
-# Ten designs stand for everything that a model can draw, so that all the laws are exact.
+# The model draws one of ten designs, so that all laws are known exactly.
 
 # %%
 import jax

@@ -13,13 +13,13 @@
 # # Your own estimator, and a proof that it is right
 #
 # An estimator replaces a distribution by a finite set of weighted points. That is the whole
-# interface, so a new idea takes a dozen lines. To know that the dozen lines are right takes a test
-# that could have failed, and `ppgen.testing` has it. This page
+# interface, so a new idea takes a dozen lines. To show that they are right takes a test that could
+# have failed, and `ppgen.testing` has one. This page
 #
 # 1. writes an estimator for a choice among many classes, of which one is likely,
 # 2. proves it unbiased up to second derivatives, alone and within programs,
 # 3. plants a bug that leaves every value right, and watches the test catch it,
-# 4. measures it against the others, and against the variance that theory says.
+# 4. compares its variance with that of others, and with theory.
 #
 # ## The idea: sum one class, sample the others
 #
@@ -34,10 +34,10 @@
 # latter is $1 - p_k$ whatever was drawn, and the mean of its derivative is that of $1 - p_k$: the
 # ratio moves with $p_x$, by which the sample was *not* chosen.
 #
-# One more thought. Both weights sum to one, but their derivatives do so only on average. If the
-# likeliest class gets what the other one leaves, $1 - p_x(\theta) / q(x)$, its mean is still
-# $p_k$, and a constant that is added to the cost has no effect at all: $f(k)$ has become a baseline
-# of the other point.
+# One improvement is possible. The weights sum to one, but their derivatives sum to zero only on
+# average. If the likeliest class gets the rest of the weight, $1 - p_x(\theta) / q(x)$, its mean is
+# still $p_k$, and a constant that is added to the cost has no effect at all: $f(k)$ has become a
+# baseline of the other point.
 
 # %%
 import jax
@@ -89,10 +89,10 @@ class SumAndSample(AbstractEstimator):
 
 
 # %% [markdown]
-# The four flags say what the rest of ppgen may do with the points; `AbstractEstimator` has a few
+# The four flags tell the rest of ppgen how it may use the points; `AbstractEstimator` has a few
 # more, all off by default. `misfit` says in words why it does not serve a distribution. The
 # elements of the batch shape, which a plate has expanded, are independent choices, each with its
-# own points; their combination, and `vmap`, are not your business.
+# own points; ppgen handles their combination, and `vmap`.
 #
 # It is used like any other, from inside (`infer={"grad": SumAndSample()}`) or from outside:
 
@@ -278,8 +278,8 @@ for name in theory[0]:
         assert abs(mean - x) < 5 * error + 1e-4 * x, (name, mean, error, x)
 
 # %% [markdown]
-# The measured variances lie on the lines. What they say of the idea is less flattering than its
-# story. The baseline, one word of code, is worth a factor of seven and more. With it, summing and
+# The measured variances lie on the lines. They are less favourable to the idea than one might
+# expect. The baseline, one word of code, is worth a factor of seven and more. With it, summing and
 # sampling beats two draws with the leave-one-out baseline where one class is likely, and loses
 # where none is. And `UnorderedSet(2)`, two different classes without replacement, is better than
 # both wherever we measured. So this is an estimator to learn from; for your own costs, `variance`
@@ -301,9 +301,9 @@ print(report)
 #
 # In your own package: put `assert_unbiased` on `pair(family, YourEstimator())`, for each family
 # that it serves, into the test suite, and the planted bug next to it. Nothing has to be
-# registered: any instance of an `AbstractEstimator` goes wherever an estimator goes.
+# registered: any instance of an `AbstractEstimator` can be used as an estimator.
 #
 # In ppgen: a file in `ppgen/estimators/`, and a line in `ppgen.testing.ESTIMATORS`, the registry of
 # all estimators by name. The laws (unbiasedness with every family, swapping estimators, `jit` and
-# `vmap`, planted bugs) then run over it by themselves, and `python tests/laws/law_pairs.py` gives
-# it a column in the table *Which estimator serves which distribution*.
+# `vmap`, planted bugs) then include it automatically, and `python tests/laws/law_pairs.py` gives it
+# a column in the table *Which estimator serves which distribution*.

@@ -14,9 +14,9 @@
 #
 # `ppgen.models` holds four families of generative models. What they have in common is how they are
 # written: a program over *one* datum, a guide, an objective made of the two, and `fit`. This
-# tutorial trains a small one of each and asks it one question whose answer is known, or whose
-# rival is. The full-sized ones, over several seeds, are in `benchmarks/models.md`; each has a
-# command too, `ppgen fit vae`, `diffuse_vae`, `marginalization` and `random_grid`.
+# tutorial trains a small one of each and compares it with a known answer, or with a rival. The
+# full-sized ones, over several seeds, are in `benchmarks/models.md`; each has a command too, `ppgen
+# fit vae`, `diffuse_vae`, `marginalization` and `random_grid`.
 
 # %%
 import jax
@@ -75,7 +75,7 @@ for name, bound in objectives.items():
 gain = mean_over_data(nats["8 particles"] - nats["ELBO"])
 print(f"gained by the particles: {gain}")
 # %% [markdown]
-# ## DiffuseVAE: a chain that is told what an autoencoder decodes
+# ## DiffuseVAE: a chain that is conditioned on an autoencoder
 #
 # The first stage is an autoencoder, whose images are blurred. The second is a diffusion whose
 # network sees them, and draws in five moves here. The negative control trains the same chain
@@ -127,7 +127,7 @@ for name, distance in distances.items():
 # An Ising model on a torus of 3 × 3 spins is an energy: its density is known up to a constant, and
 # there are no data. The model is trained towards it by an unbiased gradient of the divergence, with
 # a penalty that makes its marginals and its conditionals agree. With nine spins the exact
-# probability of any part is a sum, and the network says it in one pass.
+# probability of any part is a sum, and the network gives it in one pass.
 
 # %%
 from ppgen.models.marginalization import MaM
@@ -159,8 +159,7 @@ for name, error in errors.items():
 #
 # The nonlinear Poisson problem is learned from its residuals alone, on eight points. The points are
 # a *site* of the program, which the objective integrates out: each problem of each step has a grid
-# of its own. The negative control keeps one grid. What comes out is compared with finite
-# differences.
+# of its own. The negative control keeps one grid. The result is compared with finite differences.
 
 # %%
 from ppgen.models.random_grid import (
@@ -212,7 +211,7 @@ axes[1, 1].legend()
 axes[1, 1].set(title="A Poisson problem, from 8 points", xlabel="x", ylabel="u(x)")
 
 # %% [markdown]
-# What was claimed, asserted:
+# The claims, as assertions:
 
 # %%
 assert gain.mean > 2 * gain.standard_error

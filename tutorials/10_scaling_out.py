@@ -105,9 +105,9 @@ def run(*, devices=1, mesh=False, kill=0, folder=None, seed=0):
 # ## One argument
 #
 # `fit(..., mesh=jax.make_mesh((8,), ("data",)))` divides the rows of each batch over eight devices.
-# It is one program for all of them, so the numbers are those of one device, but for the order of
-# sums. On a cluster every process calls `jax.distributed.initialize` and then the same `fit`; from
-# the command line that is `--coordinator`, `--num-processes` and `--process-id`.
+# All devices run one program, so the results equal those of one device up to the order of sums. On
+# a cluster every process calls `jax.distributed.initialize` and then the same `fit`; from the
+# command line that is `--coordinator`, `--num-processes` and `--process-id`.
 
 # %%
 _, alone = run()
@@ -121,12 +121,12 @@ def apart(a, b, *names):
 
 
 # %% [markdown]
-# ## Killed, and gone on
+# ## Killed, and resumed
 #
 # `checkpoints=Checkpoints(folder, every=100)` saves while steps go on, and a `fit` that finds
-# checkpoints in its folder goes on from the last good one. Here the process is killed after 350
-# steps, by SIGKILL: nothing can be tidied up. The same call again ends in the same *bits* as the
-# run that nobody killed.
+# checkpoints in its folder resumes from the last undamaged one. Here the process is killed after
+# 350 steps, by SIGKILL, so that it cannot clean up. The same call again ends with the same *bits*
+# as a run without interruption.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
@@ -137,11 +137,11 @@ with tempfile.TemporaryDirectory() as folder:
     _, resumed = run(folder=Path(folder) / "checkpoints")
 
 # %% [markdown]
-# ## What was to be found
+# ## The exact answer
 #
 # The evidence is that of a normal. The best bound of independent normals has their means right, and
-# lies below the evidence by half of what the logarithm of the determinant of the posterior
-# precision lacks to that of its diagonal.
+# lies below the evidence by half the difference of the log determinants of the diagonal of the
+# posterior precision and of the precision itself.
 
 # %%
 features = np.random.default_rng(0).normal(size=(512, 6)).astype(np.float32)

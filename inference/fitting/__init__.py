@@ -6,6 +6,10 @@ from ppgen.inference.fitting._fit import Fitted as Fitted
 from ppgen.inference.fitting._fit import Progress as Progress
 from ppgen.inference.fitting._fit import fit as fit
 from ppgen.inference.fitting._load_fitted import load_fitted as load_fitted
+from ppgen.inference.fitting._loggers import AbstractLogger as AbstractLogger
+from ppgen.inference.fitting._loggers import CSVLogger as CSVLogger
+from ppgen.inference.fitting._loggers import TensorBoardLogger as TensorBoardLogger
+from ppgen.inference.fitting._loggers import WandbLogger as WandbLogger
 from ppgen.inference.fitting._loop import FitError as FitError
 from ppgen.inference.fitting._saved_trees import CheckpointError as CheckpointError
 from ppgen.inference.fitting._saved_trees import load_checkpoint as load_checkpoint

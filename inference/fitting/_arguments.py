@@ -1,4 +1,4 @@
-"""What `fit` refuses before it begins, and what it says when it has ended."""
+"""Checks of the arguments of `fit`, and its warning when an objective diverges."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def check_arguments(
     on_nonfinite: Any,
     compute_dtype: Any,
 ) -> None:
-    """Refuse arguments that make no sense.
+    """Refuse invalid arguments.
 
     Raises:
-        ValueError: one does not. The message says which.
+        ValueError: an argument is invalid. The message names it.
     """
     counts = {"steps": steps, "chunk": chunk, "draws": draws}
     if batch_size is not None:
@@ -60,31 +60,31 @@ def _is_floating(dtype: Any) -> bool:
 
 
 def check_direction(objective: Callable[..., Any], *, maximize: bool) -> None:
-    """Refuse to descend a lower bound, or to climb an upper one.
+    """Refuse to minimise a lower bound, or to maximise an upper one.
 
     Raises:
-        ValueError: that is what was asked for.
+        ValueError: the direction does not fit the claim of the objective.
     """
     claim = followed_claim(objective)
     if claim is None:
         return
     if claim.value == "lower bound" and not maximize:
         raise ValueError(
-            f"the objective claims to be a lower bound of {claim.of}, which has no minimum to "
-            "descend to: pass maximize=True, or its negative as a function of your own"
+            f"the objective claims to be a lower bound of {claim.of}, which must not be minimised: "
+            "pass maximize=True, or define its negative as a function"
         )
     if claim.value == "upper bound" and maximize:
         raise ValueError(
-            f"the objective claims to be an upper bound of {claim.of}, which has no maximum to "
-            "climb to: leave maximize=True out"
+            f"the objective claims to be an upper bound of {claim.of}, which must not be "
+            "maximised: leave out maximize=True"
         )
 
 
 def followed_claim(function: Any) -> Claim | None:
-    """What is claimed of a function, or of the one that it wraps.
+    """The claim of a function, or of the function that it wraps.
 
-    Followed are `functools.partial`, and what names what it wraps in `__wrapped__` (`jax.vmap`,
-    `jax.jit`, `functools.wraps`). A lambda may negate what it calls, and is not looked into.
+    `functools.partial` and functions with `__wrapped__` (`jax.vmap`, `jax.jit`, `functools.wraps`)
+    are followed. Lambdas are not, because they may negate what they call.
     """
     seen: set[int] = set()
     made = [x for inner in _unwrapped(function, seen) for x in (inner, _maker(inner))]
@@ -112,7 +112,7 @@ def _unwrapped(function: Any, seen: set[int]) -> Iterator[Any]:
 
 
 def warn_of_flight(objective: Callable[..., Any], history: Float[np.ndarray, " steps"]) -> None:
-    """Say it where an objective of which nothing is claimed ran off: it may have no optimum."""
+    """Warn if an objective without a claim diverged: it may have no optimum."""
     finite = history[np.isfinite(history)]
     if len(finite) < 2 or followed_claim(objective) is not None:
         return

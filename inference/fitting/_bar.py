@@ -1,4 +1,4 @@
-"""The progress bar of a fit: it says what takes long, and counts the time of steps alone."""
+"""The progress bar of a fit, which shows compilation and times the steps alone."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tqdm import tqdm
 class Bar:
     """A bar that says "compiling" until the first steps are there.
 
-    What compiling took is no part of the speed that it shows, so that the remaining time is that of
-    the remaining steps.
+    The time of compilation does not count towards the speed that it shows, nor towards the estimate
+    of the remaining time.
     """
 
     def __init__(self, *, total: int, initial: int, shown: bool) -> None:
@@ -33,11 +33,11 @@ class Bar:
         self._bar.close()
 
     def update(self, steps: int, text: str) -> None:
-        """Steps were made.
+        """Count steps.
 
         Args:
-            steps: how many.
-            text: what they came to.
+            steps: how many were taken.
+            text: the result to show.
         """
         bar = self._bar
         bar.set_description_str("", refresh=False)

@@ -23,10 +23,10 @@ class Order(NamedTuple):
 
 
 def leading_axis(data: PyTree) -> int:
-    """How many rows data have: the length of the leading axis that all their arrays share.
+    """The number of rows of data: the length of the leading axis that all arrays share.
 
     Raises:
-        ValueError: they do not, or there are none.
+        ValueError: the arrays do not share a leading axis, or there are none.
     """
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
     if not shapes or any(not s for s in shapes) or len({s[0] for s in shapes}) > 1:
@@ -56,9 +56,9 @@ class Batches:
         return Order(jnp.int32(-1), jnp.zeros(self._rows, jnp.int32))
 
     def order(self, key: Key[Array, ""], step: Int[Array, ""], current: Order) -> Order:
-        """The order of the rows in the epoch of `step`, which `current` is unless one begins.
+        """The order of the rows in the epoch of `step`: `current`, unless a new epoch begins.
 
-        It follows from the epoch alone, so that a run can begin in the middle of one.
+        It depends on the epoch alone, so that a run can start in the middle of an epoch.
         """
         if self._size is None:
             return current

@@ -83,6 +83,6 @@ def _convolve(eqn: _jax.Eqn, inputs: Any, kernel: Any) -> Any:
         {**eqn.params, "dimension_numbers": last},
     )
     row, channel, *place = order.out_spec
-    # Where each axis of the output was, in the order in which it is wanted.
+    # The permutation that restores the order of the output's axes.
     now = (row, *place, channel)
     return jax.lax.transpose(out, tuple(now.index(axis) for axis in range(n + 2)))

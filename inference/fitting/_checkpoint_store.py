@@ -1,7 +1,7 @@
-"""A folder of checkpoints that a fit can go on from, whenever it was killed.
+"""A folder of checkpoints from which a fit can be resumed, whenever it was killed.
 
-Orbax writes each one to a temporary folder, in the background, and renames that when it is
-complete. What is in it are arrays by name, and JSON: nothing in a checkpoint is code, or makes any.
+Orbax writes each checkpoint to a temporary folder, in the background, and renames it when it is
+complete. It holds arrays by name, and JSON: loading a checkpoint executes no code.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
-    """Where and when `fit` saves what it needs to go on, exactly.
+    """Where and when `fit` saves its state, to be resumed exactly.
 
-    A fit with the same arguments goes on from the last checkpoint in the folder that is not
-    damaged. It ends in the same parameters, to the last bit, as one that was never interrupted.
+    A fit with the same arguments resumes from the last undamaged checkpoint in the folder. It ends
+    with the same parameters, to the last bit, as a fit that was never interrupted.
 
     Attributes:
         folder: for the checkpoints of this fit and nothing else. It is made if there is none.
         every: steps between checkpoints; there is another one at the end.
-        keep: how many of the last ones to keep.
+        keep: how many of the latest checkpoints to keep.
         best: whether to keep the best one as well: by the held-out objective if there is early
             stopping, else by the mean of the objective since the checkpoint before.
-        resume: whether to go on from what is there. If not, checkpoints of an earlier fit in the
-            folder are an error.
+        resume: whether to resume from the checkpoints in the folder. If not, checkpoints of an
+            earlier fit there are an error.
     """
 
     folder: str | Path
@@ -97,7 +97,7 @@ class Store:
         if not settings.resume and self._manager.all_steps():
             raise CheckpointError(
                 f"{self._folder} holds the checkpoints of another fit",
-                instead="another folder, or resume=True to go on from them",
+                instead="another folder, or resume=True to continue from them",
             )
 
     def save(
@@ -139,8 +139,7 @@ class Store:
         Damaged ones are put aside, unless nothing may change, with a warning.
 
         Args:
-            like: the arrays that are expected, with shardings where there is a mesh. Others are
-                refused.
+            like: the expected arrays, with shardings where there is a mesh. Others are refused.
             optional: which names are of arrays of any shape, which are returned as well.
 
         Raises:
@@ -262,7 +261,7 @@ class _Damaged(Exception):
 
 
 def _everywhere(like: dict[str, jax.ShapeDtypeStruct]) -> Sharding:
-    """For what nobody else says where it lies: on each device of the mesh, if there is one."""
+    """Default sharding: replicated over the mesh, if there is one."""
     found = next((x.sharding for x in like.values() if x.sharding is not None), None)
     if isinstance(found, NamedSharding):
         return NamedSharding(found.mesh, PartitionSpec())
@@ -290,7 +289,7 @@ def _typed(x: Array, like: Any) -> Array:
 
 
 def _described(x: Any) -> dict[str, Any]:
-    """Shape, dtype and checksum of an array, wherever its parts lie."""
+    """Shape, dtype and checksum of an array, sharded or not."""
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
         from jax.experimental import multihost_utils
 

@@ -1,4 +1,4 @@
-"""Ending a fit when data that it does not see say so."""
+"""Early stopping by an objective on held-out data."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from ppgen.inference.fitting._optimization import Given
 class EarlyStopping:
     """Ends a fit when an objective on held-out data has not improved for a while.
 
-    The parameters that `fit` returns are then the best ones seen. Each evaluation has the same
-    key, so that two of them differ by the parameters more than by the draws; the lowest of
-    many noisy values is still *biased* downwards, and no estimate of the held-out objective.
+    The parameters that `fit` returns are then the best ones seen. All evaluations use the same key,
+    so that they differ by the parameters more than by the draws. The best of many noisy values is
+    still *biased* (optimistic), and is not an estimate of the held-out objective.
 
     Attributes:
         data: held-out data: the argument of the objective after the parameters, all at once.
         every: steps between evaluations.
         patience: evaluations without an improvement after which to stop.
-        objective: what to evaluate; that of the fit if None. In the precision of the parameters.
+        objective: what to evaluate, without metrics, in the precision of the parameters; the
+            objective of the fit if None.
         draws: draws to average.
-        least: how much better than the best so far counts as an improvement.
+        least: the smallest difference from the best value that counts as an improvement.
     """
 
     data: PyTree
@@ -58,7 +59,7 @@ class Validation:
     Attributes:
         every: steps between evaluations.
         best: the parameters and the model's state with the best value; arrays only.
-        record: what else is to be saved: of what JSON can hold.
+        record: further state to be saved, as JSON.
     """
 
     def __init__(self, settings: EarlyStopping, loop: Loop) -> None:
@@ -70,7 +71,7 @@ class Validation:
         run = ppgen.expectation(
             settings.objective or optimization.objective,
             draws=settings.draws,
-            has_aux=optimization.has_state,
+            has_aux=optimization.has_state or (optimization.has_aux and settings.objective is None),
             allow_biased=optimization.allow_biased,
         )
 
@@ -79,14 +80,15 @@ class Validation:
             data = jax.tree.map(optimization.placement.split_rows, data)
             args = (optimization.parameters(params, given), state, data)
             key = jax.random.fold_in(given.key, 1)
-            return run(key, *args)[0] if optimization.has_state else run(key, args[0], data)
+            value = run(key, *(args if optimization.has_state else (args[0], data)))
+            return value[0] if isinstance(value, tuple) else value
 
         self._evaluate = evaluate
         self.best: PyTree = None
         self.record: dict[str, Any] = {"value": None, "last": None, "since": 0}
 
     def begin(self) -> None:
-        """Before the first evaluation, nothing is better than where the fit begins."""
+        """Take the initial parameters as the best before the first evaluation."""
         self.best = self._loop.kept(_now(self._loop))
 
     def __call__(self) -> tuple[float, bool]:

@@ -17,10 +17,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree, UInt32
 
 import ppgen
+from ppgen._keys import first_key
+from ppgen._tracebacks import boundary
 from ppgen.inference.fitting._arguments import check_arguments, check_direction, warn_of_flight
 from ppgen.inference.fitting._bar import Bar
 from ppgen.inference.fitting._checkpoint_store import Checkpoints, Store
 from ppgen.inference.fitting._early_stopping import EarlyStopping, Validation
+from ppgen.inference.fitting._loggers import AbstractLogger, finite
 from ppgen.inference.fitting._loop import FitError, Loop
 from ppgen.inference.fitting._metric_log import MetricLog, mean_of_finite
 from ppgen.inference.fitting._optimization import Given, Optimization, averaged
@@ -38,7 +41,7 @@ class Fitted(NamedTuple):
         history: The estimate of the objective at each step, before the step was taken.
         state: The model's mutable state that goes with `params`, if `fit` was given one.
         ema: The moving average of the parameters, of their structure, if there is one.
-        skipped: How many steps were skipped because something in them was not finite.
+        skipped: How many steps were skipped because a number in them was not finite.
         stopped: Why it ended: "steps", "callback" or "early stopping".
     """
 
@@ -51,7 +54,7 @@ class Fitted(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What a callback of `fit` is told.
+    """The state of a fit that a callback receives.
 
     Attributes:
         step: Steps taken so far.
@@ -70,6 +73,7 @@ class Progress(NamedTuple):
     skipped: int = 0
 
 
+@boundary
 def fit(
     objective: Callable[..., Any],
     params: PyTree,
@@ -91,6 +95,8 @@ def fit(
     checkpoints: Checkpoints | None = None,
     early_stopping: EarlyStopping | None = None,
     metrics: str | Path | None = None,
+    loggers: Sequence[AbstractLogger] = (),
+    has_aux: bool = False,
     callback: Callable[[Progress], bool | None] | Sequence[Callable] | None = None,
     progress: bool = False,
     chunk: int = 100,
@@ -106,77 +112,86 @@ def fit(
             batch if there are data, that returns a scalar and may draw. On a batch it should be a
             mean over the rows, so that it estimates the same thing at any batch size.
         params: Any pytree, Equinox modules included. Its inexact arrays are optimised.
-        optimizer: From optax, whatever it is made of: schedules, `optax.partition` for several
-            optimisers by label, `optax.MultiSteps` to accumulate gradients over several steps.
-            It is also told `value=`, `grad=` and `value_fn=` of the same draws, as
-            `optax.contrib.reduce_on_plateau` and line searches want to be.
+        optimizer: Any optax optimiser: schedules, `optax.partition` for several optimisers by
+            label, `optax.MultiSteps` to accumulate gradients over several steps. Its update also
+            receives `value=`, `grad=` and `value_fn=` for the same draws, which
+            `optax.contrib.reduce_on_plateau` and line searches need.
         key: Everything random here follows from it.
-        steps: The number of the last step, also where the fit goes on from a checkpoint.
+        steps: The total number of steps, including those before the checkpoint of a resumed fit.
         data: One of
 
-            - a pytree of arrays with one leading axis in common. They lie on the device. Every
-              epoch visits the rows in a new random order and leaves out the remainder that does
-              not fill a batch;
+            - a pytree of arrays with one leading axis in common, kept on the device. Every epoch
+              visits the rows in a new random order and drops the remainder that does not fill a
+              batch;
             - an iterable of batches, each a pytree of arrays with one leading axis in common: a
-              grain `DataLoader` or `IterDataset`, a generator, an object of one's own. The host
-              reads it in its order while the device works. Rows that do not fill a batch at the
-              end of an epoch are joined by the first ones of the next. An iterator that ends before
-              the last step is an error. (A list of arrays is a pytree of arrays.) Of a mesh over
-              several processes, each reads the rows of its own devices;
+              grain `DataLoader` or `IterDataset`, a generator, or any other iterable. The host
+              reads it in order while the device works. Rows that do not fill a batch at the end of
+              an epoch are joined by the first ones of the next. An iterator that ends before the
+              last step is an error. (A list of arrays is a pytree of arrays.) With a mesh over
+              several processes, each process reads the rows of its own devices;
             - a program, a function without arguments that draws a batch. Each step has a fresh one;
             - None.
         batch_size: Rows in a batch (in each process, where it reads its own). By default all rows
             of arrays, and as many as an iterable gives first.
         draws: Draws of the objective to average in each step.
-        maximize: Climb rather than descend. What claims to be a lower bound is not descended, nor
-            an upper bound climbed.
+        maximize: Maximise the objective instead of minimising it. An objective that is declared a
+            lower bound is not minimised, nor an upper bound maximised: that is an error.
         state: Mutable state of the model, as of batch normalisation: a pytree of arrays. The
             objective gets it after the parameters and returns `(value, new_state)`, as
-            `ppgen.with_state(bound)(params | state, batch)` does. Of several draws the first leaves
-            its state.
+            `ppgen.with_state(bound)(params | state, batch)` does. With several draws, the new state
+            is that of the first.
         ema: The decay of a moving average of the parameters, `.999` say; it is *debiased*: a
-            weighted mean of the parameters after each step, in which the first ones have no part.
+            weighted mean of the parameters after each step, without the initial ones.
         compute_dtype: `jnp.bfloat16`, say: the inexact arrays of the parameters and of the batch
             are cast to it for the objective. The parameters themselves, their gradients, updates
-            and averages stay as they are. The gradient is unbiased for the objective so
-            rounded, which is within the resolution of the type (.4% for bfloat16) of the other
-            one. Random choices are made, and log densities are computed and summed, in
-            float32. What follows a choice is in float32 as well, unless the objective casts it.
+            and averages stay as they are. The gradient is unbiased for this rounded objective,
+            which differs from the exact one within the resolution of the type (.4% for bfloat16).
+            Random choices are made, and log densities are computed and summed, in float32.
+            Computations that depend on a choice are in float32 as well, unless the objective casts
+            them.
         on_nonfinite: What to do at a step at which the objective, its gradient or the new state is
             not finite: "raise" a FitError, or "skip" the update and count it.
         allow_biased: Accept estimators that are biased by design.
         mesh: Devices to work on together, for example `jax.make_mesh((8,), ("data",))`. The rows
             of a batch are divided along the first axis, and draws along the next one, if there is
-            one. It is one program for all of them, so the numbers are those of one device, but
-            for the order of sums.
+            one. All devices run one program, so the results equal those of one device up to the
+            order of sums.
         shardings: Where the parameters lie on the mesh: `PartitionSpec`s as a prefix of `params`,
             or a function `(path, array) -> PartitionSpec`. By default each device has all.
-        checkpoints: Where and when to save. If the folder holds checkpoints of this fit, it goes on
-            from the last one, and ends in the same result to the last bit as a fit that was
-            never interrupted, wherever it was killed. Data must be what they were: an iterable of
-            grain's goes to its place at once, any other is read again from its beginning.
-        early_stopping: When to stop because held-out data say so; the parameters returned are then
-            the best ones.
+        checkpoints: Where and when to save. If the folder holds checkpoints of this fit, it resumes
+            from the last one, and ends with the same result, to the last bit, as a fit that was
+            never interrupted. The data must be the same: a grain iterable is moved to its position
+            at once, any other is read again from its beginning.
+        early_stopping: When to stop by an objective on held-out data; the parameters returned are
+            then the best ones.
         metrics: A file for metrics, one JSON object a line: step, mean objective since the last
-            line (of the finite ones), held-out objective, skipped steps, seconds. What is in it is
-            overwritten, but for the lines up to the checkpoint that the fit goes on from.
-        callback: Called after every chunk, or several to be called. If one returns True, fitting
-            ends there. One that is interrupted may be told of the same steps again.
+            line (of the finite ones), held-out objective, skipped steps, seconds. An existing file
+            is overwritten, except for the lines up to the checkpoint from which the fit resumes.
+        loggers: More places for metrics, at the same steps: `CSVLogger`, `TensorBoardLogger`,
+            `WandbLogger`, or one of your own. They get means over the steps since the last time:
+            of the objective, of the norm of its gradient, of the metrics that it names; the
+            learning rate, if `optax.inject_hyperparams` keeps it or the optimizer has an attribute
+            `learning_rate`; the held-out objective.
+        has_aux: Whether the objective returns `(value, metrics)`, the latter a dict of scalars, or
+            any pytree of them: for loggers, without derivatives. With `state` it returns
+            `(value, (new_state, metrics))`.
+        callback: A function, or several, called after every chunk. If one returns True, fitting
+            ends there. After an interruption it may be called again for the same steps.
         progress: Whether to show a progress bar.
-        chunk: Steps between two calls of `callback` and lines of `metrics`.
+        chunk: Steps between two calls of `callback`, of loggers, and lines of `metrics`.
 
     Returns:
-        The parameters, the history of the objective, and what else there is.
+        The parameters, the history of the objective, and the other results of the fit.
 
     Raises:
         FitError: If the objective or its gradient is not finite at some step.
         DataError: If the data ran out, or a batch is unlike the first.
         CheckpointError: If a checkpoint cannot be written, or those there are of another fit, or of
             more steps.
-        ValueError: If an argument makes no sense, the direction for the objective included.
+        ValueError: If an argument is invalid, or a bound is optimised in the wrong direction.
 
     Warns:
-        UserWarning: If the objective ran off to huge numbers, as what has no bound does.
+        UserWarning: If the objective diverged, as an unbounded one does.
 
     References:
         Kingma and Ba, *Adam*, ICLR 2015, for the debiased moving average. Micikevicius et al.,
@@ -198,8 +213,7 @@ def fit(
     )  # fmt: skip
     check_direction(objective, maximize=maximize)
     began = time.perf_counter()
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
+    key = first_key(key, name="fit(..., key=...)")
     if isinstance(optimizer, optax.MultiSteps):
         optimizer = optimizer.gradient_transformation()
     varying, fixed, static = _split(params)
@@ -218,6 +232,8 @@ def fit(
         placement=placement,
         static=static,
         has_state=state is not None,
+        has_aux=has_aux,
+        watched=bool(loggers),
         draws=draws,
         maximize=maximize,
         decay=ema,
@@ -249,9 +265,12 @@ def fit(
         first = jax.process_index() == 0
         if metrics is not None and first:
             log = stack.enter_context(MetricLog(metrics, loop.step))
+        for logger in loggers if first else ():
+            logger.begin(loop.step)
+            stack.callback(logger.end)
         bar = stack.enter_context(Bar(total=steps, initial=loop.step, shown=progress and first))
         began -= notes["seconds"]
-        # A fit that a callback ended goes on; one that early stopping ended is at its end.
+        # A fit that a callback ended can be resumed; one that early stopping ended is complete.
         stopped = "early stopping" if notes["stopped"] == "early stopping" else ""
         while loop.step < steps and not stopped:
             stop = min((loop.step // every + 1) * every for every in boundaries)
@@ -266,6 +285,10 @@ def fit(
                 skipped = int(loop.carry.skipped)
                 if log is not None:
                     log.write(_record(loop.step, values, notes, skipped))
+                if loggers and first:
+                    numbers = finite(_numbers(values, loop.said(notes["reported"]), notes, skipped))
+                    for logger in loggers:
+                        logger.log(loop.step, numbers)
                 mean = mean_of_finite(values)
                 bar.update(len(values), "" if mean is None else f"objective {mean:.4g}")
                 if calls:
@@ -319,8 +342,25 @@ def _record(
     return record | {"seconds": round(notes["seconds"], 3)}
 
 
+def _numbers(
+    values: Float[np.ndarray, " n"],
+    said: dict[str, Float[np.ndarray, " n"]],
+    notes: dict[str, Any],
+    skipped: int,
+) -> dict[str, float | None]:
+    """What loggers are told; None for what is not known."""
+    found = {"objective": mean_of_finite(values)} | {k: mean_of_finite(x) for k, x in said.items()}
+    if "learning_rate" in said:
+        found["learning_rate"] = said["learning_rate"][-1]
+    return found | {
+        "held_out": notes["held_out"],
+        "skipped": skipped or None,
+        "seconds": round(notes["seconds"], 3),
+    }
+
+
 def _failure(loop: Loop, given: Given) -> FitError:
-    """What to say of a step that is not finite: it is made once more, operation by operation."""
+    """The error for a step that is not finite, which is repeated operation by operation."""
     found = ppgen.first_nonfinite(loop.optimization.evaluate)(loop.carry, given)
     at = f"at step {loop.step}"
     objective = f"the objective is {loop.failed_at:g}"
@@ -342,7 +382,7 @@ def _failure(loop: Loop, given: Given) -> FitError:
 
 
 def _split(params: PyTree) -> tuple[PyTree, PyTree, PyTree]:
-    """What is optimised, the other arrays, and what is no array."""
+    """The optimised arrays, the other arrays, and the leaves that are not arrays."""
     params = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, params)
     varying, rest = eqx.partition(params, eqx.is_inexact_array)
     if not jax.tree.leaves(varying):

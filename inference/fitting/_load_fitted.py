@@ -1,4 +1,4 @@
-"""Reading what a fit saved, without going on with it."""
+"""Reading the last checkpoint of a fit, without resuming it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def load_fitted(folder: str | Path, params: PyTree, *, ema: float | None = None)
     not needed.
 
     Args:
-        folder: That of its `Checkpoints`.
-        params: A pytree of the structure of the parameters, fresh ones say. What `fit` does not
-            optimise is taken from it.
-        ema: What `fit` was given.
+        folder: The folder of its `Checkpoints`.
+        params: A pytree of the structure of the parameters, such as freshly initialised ones.
+            Leaves that `fit` does not optimise are taken from it.
+        ema: The argument that `fit` was given.
 
     Returns:
         What `fit` would have returned, had it ended there; without `state`.
@@ -59,7 +59,7 @@ def load_fitted(folder: str | Path, params: PyTree, *, ema: float | None = None)
     if ema is not None:
         wide = jax.tree.map(lambda x: x.astype(jnp.result_type(float)), varying)
         average = optax.EmaState(count=jnp.int32(0), ema=wide)
-    # What `Recovery` saves, as far as it is wanted here.
+    # The part of what `Recovery` saves that is needed here.
     trained = Trained(params=varying, optimizer=(), state=(), average=average)
     carry = jax.eval_shape(lambda: {"skipped": jnp.int32(0), "trained": trained})
     names = by_name({"carry": carry})

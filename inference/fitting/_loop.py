@@ -1,4 +1,4 @@
-"""The host's side of a fit: it sends what the device needs, and waits for what it gives."""
+"""The host's side of a fit: it feeds the device, and waits for its results."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ppgen.inference.fitting._streams import DataError
 
 
 class FitError(PpgenError, ArithmeticError):
-    """Something that is not finite. The message names the step, and what made it so.
+    """A number that is not finite in a fit. The message names the step and the cause.
 
     Attributes:
-        fitted: What `fit` had reached, a `Fitted`: the parameters before that step.
+        fitted: The result up to that step, a `Fitted` with the parameters before it.
 
     Example:
-        Below zero, the square root that this loss needs is not a number.
+        The square root in this loss is NaN below zero.
 
         >>> import jax, jax.numpy as jnp, optax
         >>> from ppgen.inference import fit
@@ -35,7 +35,7 @@ class FitError(PpgenError, ArithmeticError):
         ppgen.inference.FitError: the objective is nan at step 3: sqrt of values in ...
           See: ppgen.inference.FitError
 
-        Optimise what may be any number:
+        Optimise an unconstrained parameter:
 
         >>> in_logs, sgd = lambda y: loss(jnp.exp(y)), optax.sgd(0.3)
         >>> fitted = fit(in_logs, 0.0, sgd, key=jax.random.key(0), steps=10)
@@ -43,16 +43,16 @@ class FitError(PpgenError, ArithmeticError):
         True
     """
 
-    # Where its users see it: what messages and pickles say.
+    # The public module, for messages and pickling.
     __module__ = "ppgen.inference"
 
     fitted: Any = None
 
 
 class Loop:
-    """Where a fit is: the carry and the history of the objective.
+    """The state of a fit: the carry and the history of the objective.
 
-    Everything is compiled twice at most: what makes the first carry, and what takes steps.
+    Two functions are compiled: the one that makes the first carry, and the one that takes steps.
 
     Attributes:
         optimization: how steps are made.
@@ -87,7 +87,7 @@ class Loop:
             self._start = placement.put(self._start, where)
         self.like = like if shardings is None else _placed(like, shardings)
         self._begin = jax.jit(optimization.begin, out_shardings=shardings)
-        outs = None if shardings is None else (shardings, *[placement.everywhere()] * 2)
+        outs = None if shardings is None else (shardings, *[placement.everywhere()] * 3)
         run = functools.partial(optimization.run, room=self._room)
         self._run = jax.jit(
             channels_last(run) if placement.platform() == "cpu" else run,
@@ -102,6 +102,7 @@ class Loop:
         self.carry: Carry
         self.step = 0
         self._history = np.zeros(steps, np.asarray(jnp.zeros(0)).dtype)
+        self._said: dict[str, Float[np.ndarray, " steps"]] = {}
 
     def begin(self) -> None:
         """Start anew."""
@@ -135,11 +136,11 @@ class Loop:
         if until <= self.step:
             raise DataError(
                 f"the data ran out after {self.step} of {self._steps} steps: an iterator ends",
-                instead="what can be iterated again, as a grain dataset, or fewer steps",
+                instead="an iterable that can start again, such as a grain dataset, or fewer steps",
             )
         stop = min(stop, until, self.step + self._room)
         given = Given(self.given.key, self.given.fixed, fed)
-        self.carry, values, failed = self._run(self.carry, given, np.int32(stop - self.step))
+        self.carry, values, failed, said = self._run(self.carry, given, np.int32(stop - self.step))
         if stop < self._steps:
             source.feed(stop)  # read while the device is busy
         values = np.asarray(values)
@@ -147,13 +148,17 @@ class Loop:
             stop = int(self.carry.step)
             self.failed_at = float(values[stop - self.step])
         self._history[self.step : stop] = values[: stop - self.step]
+        for name, x in said.items():
+            # Of steps before a checkpoint it is not known.
+            kept = self._said.setdefault(name, np.full(self._steps, np.nan))
+            kept[self.step : stop] = np.asarray(x)[: stop - self.step]
         self.step = stop
         return given if failed else None
 
     def check(self) -> None:
-        """Refuse parameters that are not finite, as an optimiser can make them.
+        """Refuse parameters that the optimiser made infinite or NaN.
 
-        On the host, before they go anywhere: the next step would notice, if there is one.
+        The check runs on the host, before they are saved or returned.
 
         Raises:
             FitError: they are not.
@@ -169,6 +174,10 @@ class Loop:
     def values(self, start: int = 0) -> Float[np.ndarray, " steps"]:
         """The objective at each step so far, from `start` on."""
         return self._history[start : self.step]
+
+    def said(self, start: int) -> dict[str, Float[np.ndarray, " steps"]]:
+        """What else the steps from `start` on said, by name; NaN where that is not known."""
+        return {name: x[start : self.step] for name, x in self._said.items()}
 
     def kept(self, tree: PyTree) -> PyTree:
         """A copy of a part of the carry, which the next step will not overwrite."""

@@ -43,13 +43,13 @@ class MetricLog:
 
 
 def mean_of_finite(values: Float[np.ndarray, " n"]) -> float | None:
-    """The mean of what JSON has numbers for; `None` if there is nothing."""
+    """The mean of the finite values; `None` if there are none."""
     values = values[np.isfinite(values)]
     return float(values.mean()) if values.size else None
 
 
 def _end(path: Path, step: int) -> int:
-    """Where the lines end that are whole and of no step after `step`."""
+    """The position after the last complete line of a step up to `step`."""
     end = 0
     with path.open("rb") as file:
         for line in file:

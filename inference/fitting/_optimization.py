@@ -35,13 +35,13 @@ class Trained(eqx.Module):
 
 
 class Carry(eqx.Module):
-    """All that goes from step to step; every leaf is an array.
+    """The loop's carry; every leaf is an array.
 
     Attributes:
         step: the next step, so the number of steps taken, skipped ones included.
         skipped: steps that were skipped because something was not finite.
         trained: what an update changes.
-        source: what the source of the batches carries, and any run can make again.
+        source: the carry of the source of the batches, which any run can recompute.
     """
 
     step: Int[Array, ""]
@@ -51,7 +51,7 @@ class Carry(eqx.Module):
 
 
 class Evaluated(eqx.Module):
-    """What a step computes before it changes anything.
+    """The results of a step before the update.
 
     Attributes:
         objective: at the parameters before the step.
@@ -65,12 +65,12 @@ class Evaluated(eqx.Module):
 
 
 class Given(eqx.Module):
-    """What the loop reads and never writes.
+    """Inputs of the loop that do not change.
 
     Attributes:
         key: the key of the fit.
         fixed: the arrays among the parameters that are not optimised.
-        fed: what the source sent.
+        fed: the arrays that the source sent.
     """
 
     key: Key[Array, ""]
@@ -87,10 +87,12 @@ class Optimization:
         optimizer: from optax.
         source: where the batches come from.
         placement: where the arrays lie.
-        static: what of the parameters is no array.
+        static: the leaves of the parameters that are not arrays.
         has_state: whether the objective has mutable state.
+        has_aux: whether it returns named metrics too.
+        watched: whether each step is to say more than its objective.
         draws: draws of the objective to average.
-        maximize: whether to climb.
+        maximize: whether to maximise.
         decay: of the moving average of the parameters, or None.
         compute_dtype: in which the objective is evaluated, or None.
         skip: whether a step that is not finite is skipped, or ends the loop.
@@ -103,6 +105,8 @@ class Optimization:
     placement: Placement
     static: PyTree
     has_state: bool
+    has_aux: bool
+    watched: bool
     draws: int
     maximize: bool
     decay: float | None
@@ -127,19 +131,22 @@ class Optimization:
         )
 
     def evaluate(self, carry: Carry, given: Given) -> Evaluated:
-        """What a step computes before it changes anything."""
+        """The results of a step before the update."""
         _, batch = self._batch(carry, given)
         return _evaluated(self._loss(carry, given, batch), carry)[1]
 
-    def step(self, carry: Carry, given: Given) -> tuple[Carry, Float[Array, ""], Bool[Array, ""]]:
+    def step(
+        self, carry: Carry, given: Given
+    ) -> tuple[Carry, Float[Array, ""], Bool[Array, ""], dict[str, Float[Array, ""]]]:
         """A step, whose update is left out if it is not finite.
 
         Returns:
-            The carry, the objective before the step, and whether all was finite.
+            The carry, the objective before the step, whether all was finite, and what else is to be
+            said of the step, by name.
         """
         source, batch = self._batch(carry, given)
         loss = self._loss(carry, given, batch)
-        value, made = _evaluated(loss, carry)
+        value, made, metrics = _evaluated(loss, carry)
 
         def update(old: Trained) -> Trained:
             updates, optimizer = self.optimizer.update(
@@ -160,36 +167,58 @@ class Optimization:
         good = _all_finite(made, zero)
         # Not `jnp.where`, with which XLA would not overwrite the old values but copy them.
         trained = jax.lax.cond(good, update, lambda old: old, carry.trained)
+        taken = carry.step - carry.skipped
         carry = Carry(carry.step + 1, carry.skipped + ~good, trained, source)
-        return carry, made.objective, good
+        return carry, made.objective, good, self._said(made, trained, metrics, taken)
+
+    def _said(
+        self, made: Evaluated, trained: Trained, metrics: PyTree, taken: Int[Array, ""]
+    ) -> dict[str, Float[Array, ""]]:
+        """Of a step, by name: metrics, the norm of the gradient, the learning rate if it is known.
+
+        A learning rate is known where `optax.inject_hyperparams` keeps it, or the optimizer has an
+        attribute `learning_rate`, a number or a schedule.
+        """
+        if not self.watched:
+            return {}
+        rates = optax.tree_utils.tree_get_all_with_path(trained.optimizer, "learning_rate")
+        said: dict[str, Any] = {"gradient_norm": optax.tree_utils.tree_norm(made.gradient)}
+        if rates and jnp.ndim(rates[0][1]) == 0:
+            said["learning_rate"] = rates[0][1]
+        elif (rate := getattr(self.optimizer, "learning_rate", None)) is not None:
+            said["learning_rate"] = rate(taken) if callable(rate) else rate
+        return {name: jnp.asarray(x, float) for name, x in (said | _by_name(metrics)).items()}
 
     def run(
         self, carry: Carry, given: Given, count: Int[Array, ""], room: int
-    ) -> tuple[Carry, Float[Array, " room"], Bool[Array, ""]]:
+    ) -> tuple[Carry, Float[Array, " room"], Bool[Array, ""], dict[str, Float[Array, " room"]]]:
         """Takes `count` steps, fewer if one of them is not finite and that is an error.
 
         Returns:
-            The carry, the objective at the steps, and whether the loop ended before a step that
-            was not finite.
+            The carry, the objective at the steps, whether the loop ended before a step that was not
+            finite, and what else is said of the steps, by name.
         """
 
         # How many steps is an operand, so that a shorter last run compiles nothing new.
         def unfinished(loop: tuple) -> Bool[Array, ""]:
-            i, _, _, failed = loop
+            i, _, _, failed, _ = loop
             return (i < count) & ~failed
 
         def body(loop: tuple) -> tuple:
-            i, carry, values, _ = loop
-            carry, value, good = self.step(carry, given)
+            i, carry, values, _, said = loop
+            carry, value, good, new = self.step(carry, given)
             failed = jnp.asarray(False) if self.skip else ~good
-            return i + 1, carry, values.at[i].set(value), failed
+            said = {name: said[name].at[i].set(x) for name, x in new.items()}
+            return i + 1, carry, values.at[i].set(value), failed, said
 
-        start = (jnp.int32(0), carry, jnp.zeros(room), jnp.asarray(False))
-        _, carry, values, failed = jax.lax.while_loop(unfinished, body, start)
+        said = jax.eval_shape(self.step, carry, given)[3] if self.watched else {}
+        said = {name: jnp.zeros(room, x.dtype) for name, x in said.items()}
+        start = (jnp.int32(0), carry, jnp.zeros(room), jnp.asarray(False), said)
+        _, carry, values, failed, said = jax.lax.while_loop(unfinished, body, start)
         # The step that failed was not taken.
         back = failed.astype(jnp.int32)
         carry = Carry(carry.step - back, carry.skipped - back, carry.trained, carry.source)
-        return carry, values, failed
+        return carry, values, failed, said
 
     def parameters(self, params: PyTree, given: Given) -> PyTree:
         """The user's pytree with these inexact arrays in it."""
@@ -199,27 +228,30 @@ class Optimization:
         return self.source.take(given.fed, carry.source, _keys(given)[0], carry.step)
 
     def _loss(self, carry: Carry, given: Given, batch: tuple[PyTree, ...]) -> _Loss:
-        """What a step minimises, of the parameters; with the objective and the new state."""
+        """What a step minimises, of the parameters; with objective, new state and metrics."""
         key = jax.random.fold_in(_keys(given)[1], carry.step)
         old = carry.trained.state
         batch = self._lowered(batch)
         run = ppgen.expectation(
             self.objective,
             draws=self.draws,
-            has_aux=self.has_state,
+            has_aux=self.has_state or self.has_aux,
             allow_biased=self.allow_biased,
             sharding=self.placement.of_draws(batched=bool(batch)) if self.draws > 1 else None,
         )
 
-        def loss(params: PyTree) -> tuple[Float[Array, ""], tuple[Float[Array, ""], PyTree]]:
+        def loss(params: PyTree) -> tuple[Float[Array, ""], tuple[Any, PyTree, PyTree]]:
             # Fixed arrays are cast as well, or what is computed with them would not be lower.
             params = eqx.combine(*self._lowered((params, given.fixed)), self.static)
-            if not self.has_state:
-                value, state = run(key, params, *batch), old
-            else:
-                value, state = run(key, params, old, *batch)
-                state = self._checked_state(state, old)
-            return -value if self.maximize else value, (value, state)
+            state, metrics = old, {}
+            args = (params, old, *batch) if self.has_state else (params, *batch)
+            value = run(key, *args)
+            if self.has_state or self.has_aux:
+                value, aux = value
+                new, metrics = aux if self.has_state and self.has_aux else (aux, aux)
+                state = self._checked_state(new, old) if self.has_state else old
+                metrics = self._checked_metrics(metrics) if self.has_aux else {}
+            return -value if self.maximize else value, (value, state, metrics)
 
         return loss
 
@@ -233,9 +265,21 @@ class Optimization:
 
         return jax.tree.map(cast, tree)
 
+    def _checked_metrics(self, metrics: PyTree) -> PyTree:
+        """Means over the draws, without derivatives."""
+        if self.draws > 1:
+            metrics = jax.tree.map(lambda x: jnp.mean(x, 0), metrics)
+        for name, x in _by_name(metrics).items():
+            if jnp.ndim(x):
+                raise CostError(
+                    f"the metric {name!r} is of shape {jnp.shape(x)}, and must be one number",
+                    instead="its mean over the rows of the batch",
+                )
+        return jax.lax.stop_gradient(metrics)
+
     def _checked_state(self, new: PyTree, old: PyTree) -> PyTree:
         if self.draws > 1:
-            # As of several particles, the first one leaves its state.
+            # As for several particles, the new state is that of the first draw.
             new = jax.tree.map(lambda x: x[0], new)
         if jax.tree.structure(new) != jax.tree.structure(old):
             raise CostError(
@@ -255,14 +299,21 @@ class Optimization:
         return jax.tree.map(like, new, old)
 
 
-_Loss = Callable[[PyTree], tuple[Float[Array, ""], tuple[Float[Array, ""], PyTree]]]
+_Loss = Callable[[PyTree], tuple[Float[Array, ""], tuple[Any, PyTree, PyTree]]]
 
 
-def _evaluated(loss: _Loss, carry: Carry) -> tuple[Float[Array, ""], Evaluated]:
-    (value, (objective, state)), gradient = jax.value_and_grad(loss, has_aux=True)(
+def _evaluated(loss: _Loss, carry: Carry) -> tuple[Float[Array, ""], Evaluated, PyTree]:
+    """The loss, what is made of it, and metrics, which need not be finite."""
+    (value, (objective, state, metrics)), gradient = jax.value_and_grad(loss, has_aux=True)(
         carry.trained.params
     )
-    return value, Evaluated(objective, gradient, state)
+    return value, Evaluated(objective, gradient, state), metrics
+
+
+def _by_name(metrics: PyTree) -> dict[str, Any]:
+    """The leaves, by their path: `a`, `a.b`."""
+    leaves = jax.tree_util.tree_leaves_with_path(metrics)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
 
 
 def _all_finite(tree: PyTree, zero: Float[Array, ""]) -> Bool[Array, ""]:

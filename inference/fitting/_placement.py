@@ -1,4 +1,4 @@
-"""Where the arrays of a fit lie: on one device, or over a mesh of them."""
+"""The placement of a fit's arrays: on one device, or over a mesh."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ class Placement:
         return self._sharding(PartitionSpec(names[0])) if names else None
 
     def put(self, tree: PyTree, shardings: PyTree | None) -> PyTree:
-        """Arrays of the user's, where they belong."""
+        """Place the user's arrays."""
         if shardings is None:
             return tree
         return jax.tree.map(lambda x, s: self._put(x, s.spec), tree, shardings)
 
     def replicate(self, tree: PyTree) -> PyTree:
-        """The same on each device. Every process has all of it."""
+        """Replicate over all devices. Every process has all of it."""
         if self.mesh is None:
             return jax.tree.map(jax.numpy.asarray, tree)
         return jax.tree.map(lambda x: self._put(x, PartitionSpec()), tree)
 
     def send_block(self, block: PyTree) -> PyTree:
-        """Batches stacked along axis 0, with rows along axis 1: of each process its own."""
+        """Send batches stacked along axis 0, with rows along axis 1; each process sends its own."""
         if self.mesh is None:
             return jax.device_put(block)
         sharding = NamedSharding(self.mesh, PartitionSpec(None, self.mesh.axis_names[0]))
@@ -78,8 +78,8 @@ class Placement:
     def of_state(self, like: PyTree, params: Callable[[PyTree], PyTree]) -> PyTree | None:
         """The shardings of a pytree that holds the parameters and what goes with them.
 
-        What ends in the path of a parameter and has its shape, as its moments do, lies where the
-        parameter does, all else on each device.
+        An array whose path ends in that of a parameter and that has its shape (an optimiser's
+        moments, for example) is sharded as the parameter is; all others are replicated.
 
         Args:
             like: the pytree, of abstract arrays.

@@ -1,4 +1,4 @@
-"""What a fit saves of itself, and how it goes on from that."""
+"""Saving the state of a fit, and restoring it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Recovery:
         every: steps between two times that it is to be saved.
 
     Args:
-        store: where to.
+        store: the folder of checkpoints.
         loop: the parameters and everything that belongs to them.
         source: of the batches, which has a position.
         validation: early stopping, if there is any.
@@ -49,11 +49,11 @@ class Recovery:
         self._batch_size: int | None = None
 
     def restore(self, *, steps: int, batch_size: int | None) -> dict[str, Any] | None:
-        """Go on from the last checkpoint, if there is one; the notes that were saved with it.
+        """Resume from the last checkpoint, if there is one, and return the notes saved with it.
 
         Args:
-            steps: where the fit is to end.
-            batch_size: what it was told to take at a time.
+            steps: the total number of steps of the fit.
+            batch_size: the argument of `fit`.
 
         Raises:
             CheckpointError: it is of another fit, or of a later step, or all are damaged.
@@ -77,7 +77,7 @@ class Recovery:
                 f"the last checkpoint is of step {step}, and the fit is to end at step {steps}",
                 instead=f"steps={step} or more, or another folder",
             )
-        # Checkpoints of before this was noted do not say.
+        # Older checkpoints do not record it.
         before = notes.get("batch_size", self._batch_size)
         if before != self._batch_size:
             raise CheckpointError(
@@ -95,10 +95,10 @@ class Recovery:
         return notes
 
     def save(self, notes: dict[str, Any]) -> None:
-        """Start to write a checkpoint, after the one before it is complete.
+        """Start to write a checkpoint, after the previous one is complete.
 
         Raises:
-            CheckpointError: there is no room for it, say.
+            CheckpointError: it cannot be written, for example because the disk is full.
         """
         loop, history = self._loop, self._loop.values()
         tree: Any = {"carry": _lasting(loop.carry)}
@@ -118,7 +118,7 @@ class Recovery:
 
 
 def _lasting(carry: Carry) -> Any:
-    """Without what any run can make again."""
+    """The carry without what any run can recompute."""
     return {"step": carry.step, "skipped": carry.skipped, "trained": carry.trained}
 
 

@@ -37,7 +37,7 @@ class CheckpointError(PpgenError):
         >>> folder.cleanup()
     """
 
-    # Where its users see it: what messages and pickles say.
+    # The public module, for messages and pickling.
     __module__ = "ppgen.inference"
 
 

@@ -1,7 +1,7 @@
-"""Where the batches of a fit come from: arrays, a stream that the host reads, or a program.
+"""Sources of batches: arrays, a stream that the host reads, or a program.
 
-Every source has a part on the host, which says what to send to the device before a run of steps,
-and a part in the compiled loop, which takes the batch of one step from what was sent.
+Every source has a part on the host, which sends arrays to the device before a run of steps, and a
+part in the compiled loop, which takes the batch of one step from them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ppgen.inference.fitting._streams import Stream
 class AbstractSource(abc.ABC):
     """Batches for a loop on the device.
 
-    A source is placed in the run by `start`, and then asked for consecutive steps only.
+    `start` sets the position of a source in the run; the steps after that are consecutive.
     """
 
     @abc.abstractmethod
@@ -36,11 +36,11 @@ class AbstractSource(abc.ABC):
 
     @abc.abstractmethod
     def position(self, step: int) -> Any:
-        """What `start` needs, besides `step`, to go on from there: of what JSON can hold."""
+        """What `start` needs, besides `step`, to resume from there, as JSON."""
 
     @abc.abstractmethod
     def carried(self) -> PyTree:
-        """What the loop carries along for the source: what any run can make again, traced."""
+        """The loop's carry for the source, traced: it can be recomputed by any run."""
 
     @abc.abstractmethod
     def take(
@@ -73,7 +73,7 @@ class NoData(AbstractSource):
     def take(
         self, fed: PyTree, carried: PyTree, key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[PyTree, tuple[PyTree, ...]]:
-        """A batch of its own for every step."""
+        """A fresh batch for every step."""
         if self._draw is None:
             return (), ()
         return (), (self._draw(jax.random.fold_in(key, step)),)
@@ -88,7 +88,7 @@ class ArraySource(AbstractSource):
         self._data = placement.replicate(data)
 
     def start(self, step: int, position: Any) -> None:
-        """Nothing to do: the order of an epoch follows from its number."""
+        """Do nothing: the order of an epoch follows from its number."""
 
     def feed(self, step: int) -> tuple[PyTree, int]:
         """All of the data, which stay where they are."""
@@ -116,13 +116,13 @@ class _Block(NamedTuple):
 
 
 class StreamSource(AbstractSource):
-    """Batches that the host reads, a block of steps at a time, while the device works on others.
+    """Batches that the host reads, a block of steps at a time, while the device works.
 
     Args:
         stream: what to read.
         steps: the steps of the fit: nothing is read for later ones.
         block: most steps to send at once.
-        placement: where to.
+        placement: where to send them.
     """
 
     def __init__(self, stream: Stream, steps: int, block: int, placement: Placement) -> None:
@@ -173,10 +173,10 @@ def source_of(
     placement: Placement,
     positions: bool,
 ) -> AbstractSource:
-    """The source of what a user calls data.
+    """The source for the argument `data` of `fit`.
 
     Raises:
-        ValueError: if `batch_size` makes no sense for it, or it is nothing of the kind.
+        ValueError: if `batch_size` does not fit the data, or the data are of no supported kind.
     """
     if data is None or _is_program(data):
         if batch_size is not None:
@@ -190,7 +190,7 @@ def source_of(
 
 
 def _is_stream(data: Any) -> bool:
-    """Whether something is to be iterated; a pytree of arrays, lists included, is not."""
+    """Whether data are an iterable of batches; a pytree of arrays, lists included, is not."""
     if not isinstance(data, Iterable) or hasattr(data, "dtype"):
         return False
     return isinstance(data, Iterator) or jax.tree_util.all_leaves([data])

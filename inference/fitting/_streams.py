@@ -1,4 +1,4 @@
-"""A stream of batches of any sizes, cut anew into batches of one size."""
+"""A stream of batches of any sizes, regrouped into batches of one size."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from jaxtyping import PyTree
 from ppgen.errors import PpgenError
 
 BLOCK_BYTES = 64 * 2**20
-"""About how much is sent to the device at once."""
+"""Approximate size of what is sent to the device at once."""
 
 
 class DataError(PpgenError, ValueError):
-    """Data that cannot be used, that ran out, or a batch unlike the ones before it.
+    """Data that cannot be used, that ran out, or a batch unlike the previous ones.
 
-    The message says what is wrong, and with which file or image.
+    The message says what is wrong, and names the file or image.
 
     Example:
-        An iterator of four batches is at its end after four steps.
+        An iterator of four batches is exhausted after four steps.
 
         >>> import grain, jax, numpy as np, optax
         >>> from ppgen.inference import fit
@@ -33,10 +33,10 @@ class DataError(PpgenError, ValueError):
         Traceback (most recent call last):
             ...
         ppgen.inference.DataError: the data ran out after 4 of 9 steps: an iterator ends
-          Write instead: what can be iterated again, as a grain dataset, or fewer steps
+          Write instead: an iterable that can start again, such as a grain dataset, or fewer steps
           See: ppgen.inference.DataError
 
-        A dataset begins anew:
+        A dataset can be iterated again:
 
         >>> data = grain.MapDataset.source(np.ones(32)).batch(8)
         >>> fitted = fit(loss, 0.0, optax.sgd(0.1), key=jax.random.key(0), steps=9, data=data)
@@ -44,12 +44,12 @@ class DataError(PpgenError, ValueError):
         9
     """
 
-    # Where its users see it: what messages and pickles say.
+    # The public module, for messages and pickling.
     __module__ = "ppgen.inference"
 
 
 class _Mark(NamedTuple):
-    """Where a row lies: in the batch that follows `batches` others, and `state`."""
+    """The position of a row: in the batch after `batches` others, read from `state`."""
 
     batches: int
     state: Any
@@ -59,14 +59,14 @@ class _Mark(NamedTuple):
 class Stream:
     """Rows of batches, in their order, in batches of one size.
 
-    The rows at the end of an epoch that do not fill a batch are joined by the first ones of the
-    next, so that none is lost and none counts more than another.
+    Rows at the end of an epoch that do not fill a batch are completed by the first rows of the next
+    epoch, so that no row is lost or counts more than another.
 
     Args:
-        data: an iterable of pytrees of arrays that share a leading axis. One that can be iterated
-            again is, without end; an iterator ends.
+        data: an iterable of pytrees of arrays that share a leading axis. If it can be iterated
+            again, it is, without end; an iterator ends.
         batch_size: rows in a batch; as many as the first batch has if None.
-        positions: whether `position` will be asked for.
+        positions: whether `position` will be called.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class Stream:
         self._positions = positions
 
     def start(self, step: int, position: Any) -> None:
-        """Begin, at a position that was saved or, where it is None, at the beginning.
+        """Start at a saved position or, if it is None, at the beginning.
 
         Raises:
-            DataError: the data are not what they were.
+            DataError: the data have changed.
         """
         self._iterator: Iterator[PyTree] = iter(self._data)
         self._once = self._iterator is self._data
@@ -119,7 +119,7 @@ class Stream:
         """The next batches, stacked.
 
         Args:
-            length: how many there is room for.
+            length: the length of the leading axis.
             wanted: how many to read, at most.
 
         Returns:
@@ -150,8 +150,8 @@ class Stream:
     def position(self, step: int) -> dict[str, Any]:
         """Where the rows of `step`, one of the steps read last or the next, begin.
 
-        It is of what JSON can hold. An iterator with `get_state` and `set_state`, as grain's have,
-        goes there at once; any other is read from the beginning.
+        It can be written as JSON. An iterator with `get_state` and `set_state`, as grain's have, is
+        moved there at once; any other is read from the beginning.
         """
         mark = self._marks.get(step, self._mark)
         return {

@@ -1,4 +1,4 @@
-"""Energies: samplers that are guided by them, and guides that are trained against them."""
+"""Guidance: samplers guided by an energy, and guides trained against one."""
 
 from ppgen.inference.guidance._amortised import kl_to_tilted as kl_to_tilted
 from ppgen.inference.guidance._amortised import lagrangian as lagrangian

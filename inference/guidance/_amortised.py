@@ -1,4 +1,4 @@
-"""Guides that are trained against an energy, once, and then sample for nothing."""
+"""Amortised guidance: guides trained against an energy, which then sample directly."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ppgen.inference.objectives import elbo
 def kl_to_tilted(
     guide: Program, program: Program, energy: Callable[[Any], Array]
 ) -> Callable[..., Float[Array, ""]]:
-    r"""The divergence of a guide from a program that is tilted by an energy, as a loss.
+    r"""The divergence of a guide from a program tilted by an energy, as a loss.
 
     .. math:: E_{q(x)}[\log q(x) - \log p(x) + E(x)]
               = \mathrm{KL}(q \,\|\, p\, e^{-E} / Z) - \log Z.
 
-    *Unbiased*, value and gradients. Its least value is -log Z, and an *upper bound* on it
-    otherwise. It is the ELBO of `ppgen.tilt(program, energy)`, with the other sign.
+    *Unbiased*, value and gradients. It is an *upper bound* on -log Z, attained when the guide is
+    the tilted law. It is the negative ELBO of `ppgen.tilt(program, energy)`.
 
     Args:
         guide: draws the program's sites: a flow (flowjax's, Distrax's), say.
-        program: returns what the energy is a function of; it may observe.
+        program: returns the argument of the energy; it may observe.
         energy: in nats, as for `ppgen.tilt`.
 
     Returns:
@@ -68,16 +68,18 @@ def lagrangian(
               \big(E_{q_\theta}[f(x)] - c\big).
 
     To be *minimised* in θ and *maximised* in λ: at the saddle point :math:`E[f(x)] = c`, or at most
-    c. *Unbiased*, value and gradients. Of `kl_to_tilted`, the solution is the tilt of the
-    program by :math:`E + \lambda^\top f`: the law of least relative entropy with these moments.
+    c. *Unbiased*, value and gradients. With `kl_to_tilted` as the objective, the solution is the
+    tilt of the program by :math:`E + \lambda^\top f`: the law of least relative entropy with these
+    moments.
 
     Args:
         objective: a loss `(*args) -> scalar` that draws.
-        program: draws what the moment is of, from the same arguments; it returns it.
-        moment: f, of what `program` returns: a number or an array.
+        program: draws and returns the argument of the moment, from the same arguments.
+        moment: f, a function of what `program` returns, to a number or an array.
         bound: c, of its shape.
-        equal: whether the moment is to be the bound, rather than at most that. If not, the dual
-            variable is `softplus` of what is given, so that it is never negative.
+        equal: whether the moment must equal the bound, rather than be at most the bound. In the
+            latter case the dual variable is the `softplus` of the given one, so that it is never
+            negative.
 
     Returns:
         `(dual, *args) -> scalar`: one draw.

@@ -1,4 +1,4 @@
-"""Guidance of chains by an energy, with the weights that make it sound."""
+"""Guidance of chains by an energy, with importance weights that correct it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Guided(eqx.Module):
     Attributes:
         chain: the chain without guidance, whose tilted law is sought.
         energy: in nats, of the last point.
-        lookahead: what the guidance believes.
+        lookahead: the approximation of log h that guides.
     """
 
     chain: Chain
@@ -79,10 +79,10 @@ class Guided(eqx.Module):
     def smc(
         self, *, particles: int, threshold: float = 0.5, resampling: str = "systematic"
     ) -> Callable[[], GuidedSamples]:
-        """Run K chains together, and resample them by how they are doing.
+        """Run K chains together, with resampling by their weights (twisted SMC).
 
-        *Asymptotically exact* as K grows, for any lookahead: the samples stand for the tilted law
-        of the chain. The exponential of the log evidence is *unbiased* at any K.
+        *Asymptotically exact* as K grows, for any lookahead: the weighted samples approximate the
+        tilted law of the chain. The exponential of the log evidence is *unbiased* at any K.
 
         Args:
             particles: K.
@@ -133,11 +133,11 @@ class Guided(eqx.Module):
         return initial, step, proposal, (begin, end, last)
 
     def _enter(self, x: Array, t: Array, last: Any, before: Any) -> _State:
-        """At a new point: what is expected of it now, less what was expected before."""
+        """Enter a new point: weigh it by its log h less that of the previous point."""
         log_h, push = self.lookahead.look(self.energy, x, t)
         assert log_h is not None, "guide() refuses lookaheads without weights"
         if last is not None:
-            # At the end nothing is left to believe.
+            # At the end, log h is the negative energy, exactly.
             log_h = jnp.where(last, -self.energy(x), log_h)
         numpyro.factor("lookahead", log_h - before)
         return _State(x, log_h, push)
@@ -153,12 +153,12 @@ def _stochastic(step: Step) -> Step:
 
 
 def _pull(step: Step) -> Any:
-    """Of a stepper that does not know better: what Doob's transform of a short step gives."""
+    """The default pull of a step: that of Doob's transform for short steps."""
     return step.std**2 if step.pull is None else step.pull
 
 
 def _shift(step: Step, push: Array) -> Array:
-    """How far guidance moves the noise: not at all where there is none."""
+    """The shift of the noise by guidance: zero where there is no noise."""
     moves = jnp.broadcast_to(step.std, push.shape) > 0
     return jnp.where(moves, _pull(step) * push / jnp.where(moves, step.std, 1.0), 0.0)
 
@@ -169,25 +169,25 @@ def _shift(step: Step, push: Array) -> Array:
     but="samples with normalised weights are biased by O(1/particles)",
 )
 def guide(chain: Chain, energy: Energy, lookahead: AbstractLookahead) -> Guided:
-    r"""Guide a sampler to the law :math:`p(x)\, e^{-E(x)} / Z`, and keep account of it.
+    r"""Guide a sampler to the law :math:`p(x)\, e^{-E(x)} / Z`, with importance weights.
 
-    At each step the score is pushed by :math:`\nabla \log h` of the lookahead, and the noise
-    accordingly; weights are the ratio of what the chain and the guided chain say of that noise,
-    times what the new point lets expect in place of the old one:
+    At each step :math:`\nabla \log h` of the lookahead is added to the score, which shifts the
+    noise; the weight is multiplied by the ratio of the densities of that noise in the chain and in
+    the guided chain, and by the ratio of h at the new point and at the old one:
 
     .. math:: w \leftarrow w\, \frac{p(z_k)}{q(z_k)} \frac{h(x_{k+1}, t_{k+1})}{h(x_k, t_k)}, \qquad
               h(\cdot, 1) = e^{-E}.
 
     So weight times a function of the sample is *unbiased* for Z times its mean under the tilted law
-    *of the chain as it is discretised*, whatever the lookahead; a better one only has weights of
-    less variance. Classifier guidance,
-    inpainting and linear inverse problems are energies, and so is that of what a decoder makes of
-    x. The zero energy changes nothing, and has weights of exactly one.
+    *of the chain as it is discretised*, for any lookahead; a better one lowers the variance of the
+    weights. Classifier guidance, inpainting and linear inverse problems can be written as energies,
+    also of the output of a decoder. The zero energy changes nothing, and has weights of exactly
+    one.
 
     Args:
-        chain: a sampler with noise. Steps of which the noise vanishes (the last one, say) are left
-            as they are.
-        energy: of the last point, to a scalar in nats.
+        chain: a sampler with noise. Steps whose noise vanishes (the last one, for example) are not
+            changed.
+        energy: a function of the last point, to a scalar in nats.
         lookahead: `Exact`, `PlugIn`, `Learned`, or another `AbstractLookahead`.
 
     Returns:
@@ -216,7 +216,7 @@ def guide(chain: Chain, energy: Energy, lookahead: AbstractLookahead) -> Guided:
     """
     if not lookahead.weighted:
         raise PathError(
-            f"{type(lookahead).__name__} has no weights, so that what it samples is not known",
+            f"{type(lookahead).__name__} has no weights, so the law of the samples is unknown",
             instead="guide_approximately(...); or Exact, PlugIn or Learned",
         )
     return Guided(chain, energy, lookahead)
@@ -224,18 +224,18 @@ def guide(chain: Chain, energy: Energy, lookahead: AbstractLookahead) -> Guided:
 
 @claims("heuristic", "draws from the tilted law")
 def guide_approximately(chain: Chain, energy: Energy | None, lookahead: AbstractLookahead) -> Chain:
-    r"""Guide a sampler without weights: what comes out is *not* the tilted law, only near it.
+    r"""Guide a sampler without weights: its law is *not* the tilted law, only close to it.
 
-    The mean of each step moves by `pull` times :math:`\nabla \log h`. For steps without noise,
-    which have no weights (guided ODEs), and for `Project`. A *heuristic* for two reasons: the
-    lookahead, and the size of steps; with `Exact` and small steps it approaches the tilted law.
+    The mean of each step moves by `pull` times :math:`\nabla \log h`. It is meant for steps without
+    noise, which have no weights (guided ODEs), and for `Project`. It is a *heuristic* because of
+    the lookahead and of the step size; with `Exact` and small steps it approaches the tilted law.
 
-    Classifier-free guidance needs nothing of this, and is as approximate: for fields `c` with a
-    label and `u` without, `lambda x, t: u(x, t) + w * (c(x, t) - u(x, t))` is another field.
+    Classifier-free guidance is not done here but by `classifier_free`, which combines two fields,
+    and is approximate as well.
 
     Args:
-        chain: a sampler. Its steps must know their `pull`: those of `ancestral`, or
-            `euler_maruyama` of fields with an `exchange`.
+        chain: a sampler. Its steps must have a `pull`, as those of `ancestral` have, and of
+            `euler_maruyama` for fields with an `exchange`.
         energy: as for `guide`; `None` for `Project`.
         lookahead: any.
 
@@ -243,7 +243,7 @@ def guide_approximately(chain: Chain, energy: Energy | None, lookahead: Abstract
         A chain: another program of the same sites.
 
     Raises:
-        PathError: on a run, if a step without noise does not know its `pull`.
+        PathError: on a run, if a step without noise has no `pull`.
     """
     silent: Energy = (lambda x: jnp.zeros(())) if energy is None else energy
 
@@ -251,7 +251,7 @@ def guide_approximately(chain: Chain, energy: Energy | None, lookahead: Abstract
         step = chain.stepper(x, t, after)
         if step.pull is None and is_silent(step):
             raise PathError(
-                "it is not known how far a step moves with the score",
+                "the derivative of a step with respect to the score is unknown",
                 instead="fields with an exchange, as decode makes them of paths with normal noise",
             )
         _, push = lookahead.look(silent, x, t)

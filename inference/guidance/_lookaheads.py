@@ -1,4 +1,4 @@
-"""Lookaheads: what the energy at the end of a chain means for a point on the way."""
+"""Lookaheads: estimates, at a point of a chain, of the energy at its end."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ LogH = Callable[[Array, Any], Array]
 
 
 class AbstractLookahead(eqx.Module):
-    r"""What guidance believes of :math:`h(x, t) = E[e^{-E(x_1)} | x_t = x]`.
+    r"""An approximation of :math:`\log h(x, t) = \log E[e^{-E(x_1)} | x_t = x]` for guidance.
 
-    A subclass gives `look`. Whatever it believes, weights make up for it: see `guide`.
+    A subclass defines `look`. Importance weights correct any error of it: see `guide`.
 
     Attributes:
         weighted: whether `look` returns a value of log h, without which there are no weights.
@@ -30,7 +30,7 @@ class AbstractLookahead(eqx.Module):
     def look(
         self, energy: Energy, x: Float[Array, "..."], t: Any
     ) -> tuple[Float[Array, ""] | None, Float[Array, "..."]]:
-        """Log h in nats, or `None`, and its gradient by `x`."""
+        """Log h in nats, or `None`, and its gradient with respect to `x`."""
         raise NotImplementedError
 
 
@@ -40,11 +40,11 @@ def _value_and_push(log_h: Callable[[Array], Array], x: Array) -> tuple[Array, A
 
 
 class Exact(AbstractLookahead):
-    r"""A function that is log h: guidance then is *exact*, but for the errors of steps.
+    r"""A known log h: guidance is then *exact*, up to the errors of steps.
 
     Attributes:
-        log_h: of a point and a time: :math:`\log E[e^{-E(x_1)} | x_t = x]`, for the energy that is
-            given to `guide` too.
+        log_h: a function of a point and a time: :math:`\log E[e^{-E(x_1)} | x_t = x]`, for the
+            energy that `guide` is given.
     """
 
     log_h: LogH
@@ -57,16 +57,16 @@ class Exact(AbstractLookahead):
 class PlugIn(AbstractLookahead):
     r"""The energy of the expected data: :math:`\log h \approx -E(E[x_1 | x_t])`. *Heuristic*.
 
-    What most guided samplers do, and call posterior sampling; it is biased where the energy is not
-    linear over what x₁ may be, which weights and resampling make up for. Early on it is far too
-    sure of itself, and discards what would have turned out well: log Z, unbiased as Z is, then is
-    mostly too low with any number of particles that one can have. A `tempering` believes less.
+    Most guided samplers use it, under the name posterior sampling. It is biased where the energy is
+    not linear in x₁, which weights and resampling correct. At early times it is far too confident,
+    so that good particles are discarded: although Z is unbiased, log Z is then mostly too low with
+    any feasible number of particles. A `tempering` reduces the confidence.
 
     Attributes:
-        denoised: the expected data, of a point and a time.
-        tempering: of a time, what log h is multiplied by, 0 to 1, for weights and push alike: with
-            the path αx₁ + σx₀, say, α²/(α² + σ²), about the part of the variance of the data that
-            is known. By default 1.
+        denoised: the expected data, a function of a point and a time.
+        tempering: a function of the time, by which log h is multiplied, from 0 to 1, in weights and
+            guidance alike. For the path αx₁ + σx₀, α²/(α² + σ²) is a good choice: about the share
+            of the variance of the data that is known. By default 1.
 
     References:
         Chung, Kim, McCann, Klasky, Ye. Diffusion posterior sampling for general noisy inverse
@@ -89,7 +89,7 @@ class Learned(AbstractLookahead):
     p(y | x_t): classifier guidance.
 
     Attributes:
-        log_h: of a point and a time.
+        log_h: a function of a point and a time.
 
     References:
         Dhariwal, Nichol. Diffusion models beat GANs on image synthesis. NeurIPS 2021. Lu et al.
@@ -104,14 +104,15 @@ class Learned(AbstractLookahead):
 
 
 class Project(AbstractLookahead):
-    r"""Move the expected data to where a constraint holds. *Approximate*, and without weights.
+    r"""Project the expected data onto a constraint. *Approximate*, and without weights.
 
-    In place of a gradient of log h, the expected data are replaced by `project` of them, and noise
-    accordingly: inpainting by replacement, say. It belongs to no energy: `guide` refuses it.
+    Instead of using a gradient of log h, it replaces the expected data by their projection, and the
+    expected noise accordingly: inpainting by replacement, for example. It corresponds to no energy,
+    so `guide` refuses it.
 
     Attributes:
         decoder: from `decode`, for a path with normal noise.
-        project: of data, to data.
+        project: a function from data to data.
 
     References:
         Wang, Yu, Zhang. Zero-shot image restoration using denoising diffusion null-space model.
@@ -128,7 +129,7 @@ class Project(AbstractLookahead):
         found = self.decoder(x, t)
         at = found.coefficients
         _, scale = at.normal()
-        # Tweedie's formula: how far the score moves with the expected data.
+        # Tweedie's formula: the derivative of the score with respect to the expected data.
         return None, at.alpha / (at.sigma * scale) ** 2 * (self.project(found.x1) - found.x1)
 
 

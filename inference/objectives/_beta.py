@@ -22,8 +22,8 @@ def beta_elbo(model: Program, guide: Program, *, beta: float) -> Callable[..., F
 
     *A lower bound* on the log evidence for :math:`\beta \ge 1`, below the ELBO by
     :math:`(\beta - 1)` divergences. For :math:`\beta < 1` it is *not a bound* of the evidence.
-    Value and gradients are *unbiased* for it. It trades what z tells of x for a z that is like the
-    prior: report `elbo` of what was fitted with it.
+    Value and gradients are *unbiased* for it. A larger `beta` makes z carry less information about
+    x and follow the prior more closely. Report the `elbo` of a model that was fitted with it.
 
     Args:
         model: As for `elbo`; its latent sites are z, its observed ones (and factors) x.
@@ -35,7 +35,7 @@ def beta_elbo(model: Program, guide: Program, *, beta: float) -> Callable[..., F
 
     Raises:
         ValueError: `beta` is negative.
-        SiteError: A density is estimated, and cannot be told apart into prior and likelihood.
+        SiteError: A density is estimated, so it cannot be separated into prior and likelihood.
 
     References:
         Higgins, Matthey, Pal, Burgess, Glorot, Botvinick, Mohamed, Lerchner. beta-VAE: learning

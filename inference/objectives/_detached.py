@@ -11,11 +11,11 @@ import jax
 
 
 def detached(program: Callable[..., Any]) -> Callable[..., Any]:
-    """The same program, without derivatives by what its arguments hold.
+    """The same program, without derivatives with respect to its arguments.
 
     Args:
-        program: Any function. What it closes over keeps its derivatives: parameters have to be
-            arguments.
+        program: Any function. Arrays that it closes over keep their derivatives, so parameters have
+            to be arguments.
 
     Returns:
         A function of the same arguments, equal in value.

@@ -1,4 +1,4 @@
-"""Bounds and losses of other divergences than Kullback and Leibler's."""
+"""Bounds and losses from divergences other than the Kullback-Leibler divergence."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def renyi(
 
     For 0 ≤ α < 1 *a lower bound* on the log evidence, that of `iwelbo` for α = 0, and closer to the
     ELBO the closer α is to 1. For α > 1 its limit for many draws is a lower bound, for α < 0 an
-    upper one; at finite K either is approached from inside, so it is *heuristic*. The gradients are
-    *unbiased* for the expectation of what is computed. By element of shared plates, as `iwelbo`.
+    upper one, but at finite K the expectation lies between the ELBO and that limit, so it is
+    *heuristic*. The gradients are *unbiased* for the expectation of the returned value. Where all
+    sites share plates, it is a sum over their elements, as for `iwelbo`.
 
     Args:
         model: As for `iwelbo`.
@@ -50,7 +51,7 @@ def renyi(
     """
     if alpha == 1:
         raise ValueError("the bound of order 1 is elbo(model, guide)")
-    draw = ppgen.importance(model, guide, particles=particles)
+    draw = ppgen.importance(model, guide, particles=particles, linear=True)
 
     def bound(*args: Any) -> Float[Array, ""]:
         runs = draw(*args)
@@ -75,7 +76,7 @@ def cubo(
 
     The mean inside of the logarithm is estimated by K draws, which lowers its expectation: a
     *heuristic*, an upper bound in the limit of many draws only. To be *minimised*. Its gradients
-    are *unbiased* for the expectation of what is computed.
+    are *unbiased* for the expectation of the returned value.
 
     Args:
         model: As for `iwelbo`.
@@ -87,7 +88,7 @@ def cubo(
         A function of the common arguments: one draw, in nats.
 
     Raises:
-        ValueError: n < 1, where it is no upper bound.
+        ValueError: n < 1, where it is not an upper bound.
 
     References:
         Dieng, Tran, Ranganath, Paisley, Blei. Variational inference via χ upper bound minimization.
@@ -95,7 +96,7 @@ def cubo(
     """
     if order < 1:
         raise ValueError(f"the order of an upper bound is at least 1, not {order}")
-    draw = ppgen.importance(model, guide, particles=particles)
+    draw = ppgen.importance(model, guide, particles=particles, linear=True)
 
     def loss(*args: Any) -> Float[Array, ""]:
         runs = draw(*args)
@@ -128,7 +129,7 @@ def f_divergence(
     Args:
         model: As for `elbo`.
         guide: As for `elbo`.
-        f: Of the log ratio, elementwise and convex in the ratio.
+        f: A function of the log ratio, elementwise, and convex as a function of the ratio.
         log_scale: log c in nats.
 
     Returns:
@@ -140,14 +141,14 @@ def f_divergence(
     References:
         Wan, Li, Hovakimyan. f-divergence variational inference. NeurIPS 2020.
     """
-    draw = ppgen.importance(model, guide)
+    draw = ppgen.importance(model, guide, linear=True)
 
     def loss(*args: Any) -> Float[Array, ""]:
-        # One ratio for all that a call draws: a function of it is not a sum over a plate.
+        # One ratio for the whole run: a function of it is not a sum over a plate.
         runs = draw(*args)
         for trace in (runs.model, runs.guide):
             trace.refuse_subsampled(
-                "a function of it that is not linear is not that of all, on average",
+                "a nonlinear function of it is biased for that of all data",
                 instead="the whole plate; or elbo, if f is the negative of its argument",
             )
         return jnp.sum(f(runs.total(runs.log_weights) - log_scale))

@@ -26,15 +26,15 @@ def elbo(
               = \log p(x) - \mathrm{KL}(q(z) \,\|\, p(z \mid x)) \le \log p(x).
 
     *A lower bound* on the log evidence, exact where the guide is the posterior. The value and the
-    gradients that `ppgen.expectation` makes of it are *unbiased* for the bound, whatever mix of
-    continuous and discrete choices the guide makes.
+    gradients that `ppgen.expectation` makes of it are *unbiased* for the bound, for any mix of
+    continuous and discrete choices in the guide.
 
     Args:
         model: A program with the same arguments as the guide. It must contain every site of the
             guide and no other latent site.
         guide: A program that draws the latent choices.
-        analytic_kl: Whether to put Kullback-Leibler divergences in closed form where they are
-            known, site by site: the same mean, less variance.
+        analytic_kl: Whether to use closed forms of the Kullback-Leibler divergence, site by site,
+            where they are known: the same mean, less variance.
 
     Returns:
         A function of the common arguments: one draw of the bound, in nats.
@@ -81,8 +81,9 @@ def sticking_the_landing(model: Program, guide: Program) -> Callable[..., Float[
     .. math:: E_{q_\phi(z)}[\log p(x, z) - \log q_{\bar\phi}(z)], \qquad \bar\phi = \phi
               \text{ held fixed},
 
-    has the value of the ELBO, and its gradient too, for the term that is left out has mean zero.
-    Where choices are reparameterised and the guide is the posterior, its variance is zero.
+    has the value of the ELBO and, in expectation, its gradient, because the term that is left out
+    has mean zero. Where choices are reparameterised and the guide is the posterior, its variance is
+    zero.
 
     *A lower bound* whose gradient is *unbiased*; second derivatives are not those of the ELBO.
 
@@ -100,7 +101,7 @@ def sticking_the_landing(model: Program, guide: Program) -> Callable[..., Float[
         Roeder, Wu, Duvenaud. Sticking the landing: simple, lower-variance gradient estimators for
         variational inference. NeurIPS 2017.
     """
-    draw = ppgen.importance(model, guide, density=detached(guide))
+    draw = ppgen.importance(model, guide, density=detached(guide), linear=True)
 
     def bound(*args: Any) -> Float[Array, ""]:
         runs = draw(*args)

@@ -1,6 +1,7 @@
-"""Bounds for guides that draw more than the model has: mixtures, flows with noise, Markov chains.
+"""Bounds for guides with auxiliary choices: mixtures, flows with noise, Markov chains.
 
-Each is `elbo` or `iwelbo` of `ppgen.marginal(guide, keep, ...)`, here by the names of the papers.
+Each is `elbo` or `iwelbo` of `ppgen.marginal(guide, keep, ...)`, under the name that its paper gave
+it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ppgen.inference.objectives._importance_weighted import iwelbo
 def hvi(
     model: Program, guide: Program, keep: Sequence[str], *, proposal: Program | None = None
 ) -> Callable[..., Float[Array, ""]]:
-    r"""The hierarchical bound: the guide's own draw of what the model lacks.
+    r"""The hierarchical bound, with one draw of the guide's auxiliary choices.
 
     For a guide q(u) q(z | u) and a reverse model r(u | z),
 
@@ -31,10 +32,10 @@ def hvi(
 
     Args:
         model: A program over the sites `keep`.
-        guide: A program over these and others.
-        keep: The sites of the guide that the model has.
-        proposal: The reverse model `r(kept, *args)`, which draws the others; by default the
-            guide's own law of them, with `kept` held fixed.
+        guide: A program over these and auxiliary sites.
+        keep: The sites of the guide that the model has too; the others are auxiliary.
+        proposal: The reverse model `r(kept, *args)`, which draws the auxiliary sites; by default
+            they are drawn as the guide draws them, with `kept` held fixed.
 
     Returns:
         A function of the common arguments: one draw of the bound, in nats.
@@ -54,7 +55,7 @@ def iwhvi(
     inner: int,
     proposal: Program | None = None,
 ) -> Callable[..., Float[Array, ""]]:
-    r"""The importance-weighted hierarchical bound, of M = `inner` draws of what is integrated out.
+    r"""The importance-weighted hierarchical bound, of M = `inner` draws of the auxiliary sites.
 
     .. math:: E\Big[\log p(x, z) - \log \frac1M \sum_{m=1}^M \frac{q(u_m, z)}{r(u_m \mid z)}\Big],
               \qquad u_1 \sim q(u \mid z), \; u_2, \dots, u_M \sim r,

@@ -1,4 +1,4 @@
-"""Importance-weighted bounds, and gradients of theirs of less variance."""
+"""Importance-weighted bounds, and lower-variance estimators of their gradients."""
 
 from __future__ import annotations
 
@@ -37,16 +37,17 @@ def iwelbo(
     the bound, for continuous and discrete choices.
 
     Where all sites of both programs share a plate, it is the sum of the bounds for each element of
-    it, which is tighter, scaled by the plate's subsampling. Otherwise it is one bound on all that
-    one call observes; `jax.vmap` of an objective for one datum gives one for each.
+    the plate, which is tighter, scaled by the plate's subsampling. Otherwise it is one bound on
+    everything that a call observes; `jax.vmap` of an objective of one datum gives a bound for each
+    datum.
 
     Args:
         model: A program with the same arguments as the guide. It must contain every site of the
             guide and no other latent site.
         guide: A program that draws the latent choices.
         particles: K, the draws inside the logarithm.
-        sharding: How they are divided over the devices of a mesh, as
-            `NamedSharding(mesh, PartitionSpec("particles"))`: the same bound, computed elsewhere.
+        sharding: How the particles are divided over the devices of a mesh, such as
+            `NamedSharding(mesh, PartitionSpec("particles"))`. It does not change the bound.
 
     Returns:
         A function of the common arguments: one draw of the bound, in nats.
@@ -58,7 +59,7 @@ def iwelbo(
     References:
         Burda, Grosse, Salakhutdinov. Importance weighted autoencoders. ICLR 2016.
     """
-    draw = ppgen.importance(model, guide, particles=particles, sharding=sharding)
+    draw = ppgen.importance(model, guide, particles=particles, sharding=sharding, linear=True)
 
     def bound(*args: Any) -> Float[Array, ""]:
         runs = draw(*args)
@@ -133,8 +134,8 @@ def dreg(model: Program, guide: Program, *, particles: int) -> Callable[..., Flo
     .. math:: \sum_k \tilde w_k^2 \, \frac{\partial \log w_k}{\partial z_k}
               \frac{\partial z_k}{\partial \phi},
 
-    whose signal does not drown in noise as K grows, and the model's is the usual
-    :math:`\sum_k \tilde w_k \, \partial \log p(x, z_k) / \partial \theta`.
+    whose signal-to-noise ratio does not vanish as K grows; the model's is the usual :math:`\sum_k
+    \tilde w_k \, \partial \log p(x, z_k) / \partial \theta`.
 
     *A lower bound* with an *unbiased* gradient (first derivatives only), also for parameters that
     model and guide share.
@@ -155,7 +156,9 @@ def dreg(model: Program, guide: Program, *, particles: int) -> Callable[..., Flo
         Tucker, Lawson, Gu, Maddison. Doubly reparameterized gradient estimators for Monte Carlo
         objectives. ICLR 2019.
     """
-    draw = ppgen.importance(detached(model), guide, particles=particles, density=detached(guide))
+    draw = ppgen.importance(
+        detached(model), guide, particles=particles, density=detached(guide), linear=True
+    )
 
     def bound(*args: Any) -> Float[Array, ""]:
         runs = draw(*args)
@@ -169,8 +172,8 @@ def dreg(model: Program, guide: Program, *, particles: int) -> Callable[..., Flo
                 )
         if not runs.model.exact:
             raise SiteError(
-                "the density of the model is estimated: it would be estimated anew for its own "
-                "gradient, apart from the weights",
+                "the density of the model is estimated: its gradient would need another estimate "
+                "than the weights",
                 instead="iwelbo, which estimates it once",
             )
         weights = self_normalized(stop_gradient(runs.log_weights))

@@ -1,4 +1,4 @@
-"""Objectives of one datum as objectives of a batch."""
+"""`per_batch`: objectives of one datum as objectives of a batch."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ from ppgen.claims import claims
 def per_batch(
     objective: Callable[..., Float[Array, ""]],
 ) -> Callable[..., Float[Array, ""]]:
-    """Makes an objective of one datum that of a batch: its mean, in the same unit.
+    """Turn an objective of one datum into its mean over a batch, in the same unit.
 
-    Each datum has random choices of its own. The value and its gradients are *unbiased* where those
-    of the objective are, and *a bound* of each datum becomes a bound of their mean; a bound of
-    several particles stays one on every datum, which the bound of a batch as a whole is not.
+    Each datum has its own random choices. The value and its gradients are *unbiased* where those of
+    the objective are, and *a bound* for each datum becomes a bound on their mean. A bound of
+    several particles is then a bound on every datum, which is tighter than one bound on the whole
+    batch.
 
     Args:
-        objective: `(params, *datum) -> scalar`, such as `elbo(model, guide)`.
+        objective: `(params, *datum) -> scalar`, such as `elbo(model, guide)`; or that returns
+            `(scalar, metrics)`, for `fit(has_aux=True)`: each metric is averaged too.
 
     Returns:
         `(params, *batch) -> scalar`, for `ppgen.inference.fit`: each argument but the first is an
@@ -45,11 +47,12 @@ def per_batch(
         2.0
     """
 
-    def mean(params: Any, *batch: Any) -> Float[Array, ""]:
+    def mean(params: Any, *batch: Any) -> Any:
         if any(jnp.shape(x)[:1] == (0,) for x in jax.tree.leaves(batch)):
-            raise ValueError("the batch has no rows: there is no mean over none")
+            raise ValueError("the batch has no rows, so there is no mean over them")
         axes = (None, *(0 for _ in batch))
-        return jnp.mean(jax.vmap(objective, in_axes=axes)(params, *batch))
+        each = jax.vmap(objective, in_axes=axes)(params, *batch)
+        return jax.tree.map(lambda x: jnp.mean(x, 0), each)
 
     mean.__wrapped__ = objective  # so that what is claimed of it can be followed
     return mean

@@ -16,7 +16,7 @@ from ppgen.claims import claims
 def expected_reward(
     program: Program, reward: Callable[[Any], Float[Array, ""]]
 ) -> Callable[..., Float[Array, ""]]:
-    r"""The reward of what a program returns, to be maximised in expectation.
+    r"""The expected reward of what a program returns, to be maximised.
 
     .. math:: E_{x \sim p_\theta}[r(x)].
 
@@ -25,8 +25,8 @@ def expected_reward(
 
     Args:
         program: Any program.
-        reward: Of what it returns, a real scalar. It may depend on other arrays, which get their
-            derivatives too. For one without derivatives, see `ppgen.black_box`.
+        reward: A function of what the program returns, to a real scalar. Arrays that it closes over
+            are differentiated too. For a reward without derivatives, see `ppgen.black_box`.
 
     Returns:
         A function of the program's arguments: one draw of the reward.
@@ -64,7 +64,7 @@ def kl_regularized_reward(
     *,
     beta: float | int,
 ) -> Callable[..., Float[Array, ""]]:
-    r"""The expected reward less what it costs to leave a reference, to be maximised.
+    r"""The expected reward less a divergence from a reference program, to be maximised.
 
     .. math:: E_{x \sim p_\theta}[r(x)] - \beta\, \mathrm{KL}(p_\theta \,\|\, p_{ref})
               = \beta \log Z - \beta\, \mathrm{KL}(p_\theta \,\|\, p_{ref}\, e^{r / \beta} / Z),
@@ -75,9 +75,9 @@ def kl_regularized_reward(
 
     Args:
         program: p_θ, a program of arguments `*args`.
-        reference: p_ref, a program of the same arguments and sites, of which it holds those fixed
-            that are learned: `lambda params, *rest: program(initial, *rest)`.
-        reward: Of what the program returns, a real scalar, as for `expected_reward`.
+        reference: p_ref, a program of the same arguments and sites, which must hold learned
+            arguments fixed: `lambda params, *rest: program(initial, *rest)`.
+        reward: A function of what the program returns, to a real scalar, as for `expected_reward`.
         beta: β, the price of a nat of divergence.
 
     Returns:

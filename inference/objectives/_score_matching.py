@@ -29,7 +29,7 @@ def implicit_score_matching(
     estimates it. With noise added to the data, `regress(..., predict="score")` needs no divergence.
 
     Args:
-        score: `(params, x)`, of the shape of x.
+        score: `(params, x) -> array` of the shape of x.
         program: draws and returns one x.
 
     Returns:
@@ -71,7 +71,7 @@ def sliced_score_matching(
     Args:
         score: as for `implicit_score_matching`.
         program: as for `implicit_score_matching`.
-        slices: how many directions, called `"slices"` in reports.
+        slices: how many directions; the choice is named `"slices"` in reports.
 
     Returns:
         As for `implicit_score_matching`.

@@ -34,7 +34,8 @@ def tvo(
     `temperatures` is *a lower bound*, the ELBO for the single temperature 0. Each expectation is
     estimated with self-normalised weights :math:`\propto w_k^\beta` of the same K draws, which is
     consistent, not unbiased: at finite K the whole is *heuristic*. Its gradients are *unbiased* for
-    the expectation of what is computed. By element of shared plates, as `iwelbo`.
+    the expectation of the returned value. Where all sites share plates, it is a sum over their
+    elements, as for `iwelbo`.
 
     Args:
         model: As for `iwelbo`.
@@ -54,7 +55,7 @@ def tvo(
     edges = [*temperatures, 1.0]
     if edges[0] != 0 or any(a >= b for a, b in zip(edges, edges[1:], strict=False)):
         raise ValueError(f"temperatures must rise from 0 to less than 1, got {temperatures}")
-    draw = ppgen.importance(model, guide, particles=particles)
+    draw = ppgen.importance(model, guide, particles=particles, linear=True)
 
     def bound(*args: Any) -> Float[Array, ""]:
         runs = draw(*args)

@@ -1,4 +1,4 @@
-"""Objectives that fit a guide to what the model says: forward divergences and wake-sleep."""
+"""Objectives that fit a guide to the model's posterior: forward divergences and wake-sleep."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def forward_kl(
     References:
         Bornschein, Bengio. Reweighted wake-sleep. ICLR 2015.
     """
-    draw = ppgen.importance(model, detached(guide), particles=particles, density=guide)
+    draw = ppgen.importance(model, detached(guide), particles=particles, density=guide, linear=True)
 
     def loss(*args: Any) -> Float[Array, ""]:
         runs = draw(*args)
@@ -77,8 +77,8 @@ def reweighted_wake_sleep(
     estimator for discrete choices.
 
     To be *maximised*. The value is *a lower bound* on the log evidence; the model's gradient is
-    *unbiased* for it, the guide's is *biased* at finite K and consistent, and not the gradient of
-    the same function (a *heuristic*). Parameters that model and guide share get the sum.
+    *unbiased* for it; the guide's is *biased* at finite K, consistent, and not a gradient of the
+    same function (a *heuristic*). The gradient of shared parameters is the sum of both.
 
     Args:
         model: As for `iwelbo`.
@@ -95,7 +95,7 @@ def reweighted_wake_sleep(
         Bornschein, Bengio. Reweighted wake-sleep. ICLR 2015. Le, Kosiorek, Siddharth, Teh, Wood.
         Revisiting reweighted wake-sleep for models with stochastic control flow. UAI 2019.
     """
-    draw = ppgen.importance(model, detached(guide), particles=particles, density=guide)
+    draw = ppgen.importance(model, detached(guide), particles=particles, density=guide, linear=True)
 
     def bound(*args: Any) -> Float[Array, ""]:
         runs = draw(*args)
@@ -122,13 +122,13 @@ def sleep(
     observed: Sequence[str],
     guide_args: Callable[..., tuple],
 ) -> Callable[..., Float[Array, ""]]:
-    r"""The cross entropy of model and guide on dreamed data.
+    r"""The cross entropy of the guide on data that the model draws ("dreams").
 
     .. math:: -E_{p(z, x)}[\log q(z \mid x)] = E_{p(x)}[\mathrm{KL}(p(z \mid x) \,\|\, q(z \mid x))]
               + \text{const.}
 
-    *Unbiased*, value and gradient by the guide's parameters; the model is held fixed. It is
-    amortised inference by simulation, and the sleep phase of wake-sleep.
+    *Unbiased*, value and gradient with respect to the guide's parameters; the model is held fixed.
+    It is amortised inference by simulation, and the sleep phase of wake-sleep.
 
     Args:
         model: A program that draws its observations too, as latent sites.

@@ -1,4 +1,4 @@
-"""Populations of weighted particles: sequential Monte Carlo, annealing, importance sampling."""
+"""Weighted particles: sequential Monte Carlo, annealing, importance sampling."""
 
 from ppgen.inference.particles._annealing import AnnealedSamples as AnnealedSamples
 from ppgen.inference.particles._annealing import ais as ais

@@ -29,7 +29,7 @@ class AnnealedSamples(eqx.Module):
         log_weights: normalised log weights, `(K,)`.
         log_evidence: in nats; its exponential is an *unbiased* estimate of the evidence (itself a
             lower *bound* in expectation).
-        acceptance: the part of the moves that was accepted at each temperature, `(N,)`.
+        acceptance: the acceptance rate at each temperature, `(N,)`.
     """
 
     choices: dict[str, Array]
@@ -43,7 +43,7 @@ class AnnealedSamples(eqx.Module):
         return jnp.exp(-jax.nn.logsumexp(2 * self.log_weights))
 
     def for_arviz(self) -> tuple[dict[str, Array], dict[str, Array], bool]:
-        """The draws, what is known of each, and whether chains are in front. For `to_arviz`."""
+        """For `to_arviz`: the draws, their statistics, and whether the first axis is of chains."""
         return self.choices, {"log_weight": self.log_weights}, False
 
 
@@ -62,12 +62,12 @@ def ais(
     :math:`0 = \beta_0 < \dots < \beta_N = 1`, each particle starts at a draw of q, and at step n
 
     .. math:: w \leftarrow w \Big(\frac{p(x_{n-1})}{q(x_{n-1})}\Big)^{\beta_n - \beta_{n-1}}, \qquad
-              x_n \sim \text{a transition that leaves } \pi_{\beta_n} \text{ as it is}.
+              x_n \sim \text{a transition that leaves } \pi_{\beta_n} \text{ invariant}.
 
-    The mean of the weights is an *unbiased* estimate of the evidence, whatever the transitions and
-    temperatures. Kernels walk in unconstrained space, through NumPyro's bijections. Transitions are
-    a `jax.lax.scan`, particles are vectorised. An acceptance jumps, so that gradients through the
-    run are refused by `ppgen.expectation`.
+    The mean of the weights is an *unbiased* estimate of the evidence, for any transitions and
+    temperatures. Kernels work in unconstrained space, by NumPyro's bijections. Transitions are a
+    `jax.lax.scan`, particles are vectorised. Acceptance is discontinuous, so `ppgen.expectation`
+    refuses gradients through the run.
 
     Args:
         program: a program with continuous latents, that observes, or has factors.
@@ -147,5 +147,5 @@ def ais(
 
 
 def _tempered(log_q: Array, power: Array) -> Array:
-    """`power * log_q`, zero at the power zero: where the guide cannot be, the program may."""
+    """`power * log_q`, and zero at power zero, even where the guide has no density."""
     return jnp.where(power > 0, power * jnp.where(power > 0, log_q, 0.0), 0.0)

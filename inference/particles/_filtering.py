@@ -43,10 +43,9 @@ def smc(
               \hat Z \leftarrow \hat Z \sum_k w_k.
 
     Where their effective size is below `threshold` times K, particles are resampled before the next
-    step. :math:`\hat Z` is an *unbiased* estimate of the evidence p(x_1, ..., x_T), whatever the
-    proposal, the scheme, the threshold and K; also where the density of a program is itself
-    estimated. Time is a `jax.lax.scan`, particles are vectorised: what is compiled grows with
-    neither.
+    step. :math:`\hat Z` is an *unbiased* estimate of the evidence p(x_1, ..., x_T), for any
+    proposal, scheme, threshold and K; also where the density of a program is itself estimated. Time
+    is a `jax.lax.scan`, particles are vectorised: the compiled program grows with neither.
 
     Args:
         step: the program of one step. The state is any pytree of arrays.
@@ -55,10 +54,10 @@ def smc(
             as `step` draws them, without regard to what it observes (the bootstrap filter).
         resampling: `"multinomial"`, `"systematic"` or `"residual"`; see `MultinomialResampling`,
             `SystematicResampling` and `ResidualResampling`.
-        threshold: resample where the effective sample size is below this part of K: never at 0,
-            and before every step but the first at 1.
-        gradient: how ancestors enter gradients: `"score"`, *unbiased*; or `"biased"`, which leaves
-            them out, and which `ppgen.expectation` refuses without `allow_biased=True`.
+        threshold: resample where the effective sample size is below this part of K: 0 never
+            resamples, 1 resamples before every step except the first.
+        gradient: how ancestors enter gradients: `"score"`, *unbiased*; or `"biased"`, which ignores
+            them, and which `ppgen.expectation` refuses without `allow_biased=True`.
 
     Returns:
         A function `(initial, xs, *args) -> ParticleFilter`. `initial` is the state before the
@@ -70,10 +69,10 @@ def smc(
     Raises:
         ValueError: fewer than one particle, a threshold outside of [0, 1], no such scheme.
         ChoiceMismatchError: step and proposal do not match.
-        SiteError: a plate is subsampled; the proposal observes something; or there is none, and
-            what `step` observes cannot be told from what it draws.
+        SiteError: a plate is subsampled; the proposal observes something; or there is none, and the
+            observed sites of `step` cannot be separated from its latent ones.
         DiscontinuityError: on `ppgen.expectation`, where the particles are reparameterised and
-            `threshold` is neither 0 nor 1: the decision to resample jumps.
+            `threshold` is neither 0 nor 1: the decision to resample is discontinuous.
 
     References:
         Doucet, de Freitas, Gordon, *Sequential Monte Carlo Methods in Practice*, 2001. Del Moral,
@@ -130,8 +129,8 @@ def conditional_smc(
 ) -> Callable[..., ParticleFilter]:
     r"""A particle filter in which one given path survives (conditional SMC).
 
-    As `smc` with multinomial resampling, but that particle 0 makes the choices of `retained` and is
-    its own ancestor throughout. If `retained` is a draw from the posterior of the path, then
+    Like `smc` with multinomial resampling, except that particle 0 makes the choices of `retained`
+    and is its own ancestor throughout. If `retained` is a draw from the posterior of the path, then
     :math:`1 / \hat Z` is *unbiased* for :math:`1 / Z`, so that the log evidence is bounded *from
     above* in expectation (and from below by `smc`); and `draw_trajectory` of the result is again a
     draw from the posterior (particle Gibbs). Densities of `step` must be exact.
@@ -248,7 +247,7 @@ def _filter(
 
 
 def _after_resampling(log_weights: Float[Array, " k"], flag: Array) -> Float[Array, " k"]:
-    """Equal, where there was resampling: what the weights said is in the numbers of particles."""
+    """Equal weights after resampling: the particles' multiplicities carry the weights."""
     return jnp.where(flag > 0, -math.log(log_weights.shape[0]), log_weights)
 
 
@@ -291,7 +290,7 @@ def _revisit(
 def _whole(*traces: ppgen.Trace) -> None:
     for trace in traces:
         trace.refuse_subsampled(
-            "its exponential is no unbiased weight of a particle", instead="the whole plate"
+            "its exponential is not an unbiased weight of a particle", instead="the whole plate"
         )
 
 
@@ -317,8 +316,8 @@ def _observed(trace: ppgen.Trace) -> Array:
     for name, log_prob in trace.log_probs.items():
         if len(found := _parts(trace, name)) > 1:
             raise SiteError(
-                "latent and observed sites have a density together only, so that the program "
-                "cannot propose the ones and be weighted by the others",
+                "latent and observed sites have a density together only, so that the latent ones "
+                "cannot be proposed and weighted by the observed ones",
                 site=name,
                 instead="a proposal of its own: smc(step, proposal=...)",
             )
@@ -371,8 +370,9 @@ def fivo(
         particles: K.
         resampling: as for `smc`. The expectation is smooth in the parameters under multinomial
             resampling only.
-        threshold: as for `smc`; 1, resampling before every step, is right for all choices. Between
-            0 and 1, a reparameterised particle is refused: the decision to resample jumps.
+        threshold: as for `smc`; 1, resampling before every step, is unbiased for all choices.
+            Between 0 and 1, a reparameterised particle is refused: the decision to resample is
+            discontinuous.
         gradient: as for `smc`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Markov transitions that leave a density as it is: steps of annealed importance sampling."""
+"""Markov kernels that leave a density invariant, for annealed importance sampling."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class AbstractKernel(eqx.Module):
     def __call__(
         self, log_density: LogDensity, position: Float[Array, " n"]
     ) -> tuple[Float[Array, " n"], Float[Array, ""]]:
-        """The next position, and the part of the proposed moves that was accepted."""
+        """The next position, and the acceptance rate of the proposed moves."""
 
 
 class RandomWalk(AbstractKernel):

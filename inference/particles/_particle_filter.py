@@ -1,4 +1,4 @@
-"""What a particle filter returns, and the paths in it."""
+"""The result of a particle filter, and the paths in it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ParticleFilter(eqx.Module):
         ancestors: `(T, K)`: from which particle before the step each particle of a step comes.
         ess: effective sample sizes after each step, `(T,)`, between 1 and K. *Heuristic*.
         steps: the choices of the particles as they were made, `(T, K, ...)` by site. See
-            `trajectories` for those that belong together.
+            `trajectories` for whole paths.
     """
 
     log_evidence: Float[Array, ""]
@@ -52,8 +52,8 @@ class ParticleFilter(eqx.Module):
     def trajectories(self) -> Trajectory:
         """The paths that lead to the last states, traced back: of shape `(T, K, ...)`.
 
-        With `log_weights` they *approach* the posterior of the whole path as K grows; early steps
-        of them have few different values.
+        With `log_weights` they *approach* the posterior of the whole path as K grows; their early
+        steps have few distinct values.
         """
         return self._back(jnp.arange(self.log_weights.shape[0]))
 

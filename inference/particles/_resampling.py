@@ -1,4 +1,4 @@
-"""Laws of ancestors: which particles live on, given their weights."""
+"""Resampling schemes: distributions of the ancestors, given the weights."""
 
 # pyright: reportIncompatibleMethodOverride=false, reportReturnType=false
 # (NumPyro annotates what distributions return more widely than what they do return.)
@@ -68,7 +68,7 @@ class _Ancestors(Distribution):
 
 
 class MultinomialResampling(_Ancestors):
-    r"""Each ancestor on its own: :math:`a_i \sim \mathrm{Categorical}(w)`, i = 1, ..., K.
+    r"""Independent ancestors: :math:`a_i \sim \mathrm{Categorical}(w)`, i = 1, ..., K.
 
     *Unbiased*: particle k has :math:`K w_k` children on average. The largest variance of the three,
     and the only one that is smooth in the weights everywhere. It takes O(K log K) time, where K
@@ -102,7 +102,7 @@ class SystematicResampling(_Ancestors):
 
     Particle k has a child for each of the points (i + u) / K, i = 0, ..., K − 1, between
     :math:`w_1 + \dots + w_{k-1}` and :math:`w_1 + \dots + w_k`. *Unbiased*: it has :math:`K w_k`
-    children on average, and always less than one more or fewer. Ancestors come in order.
+    children on average, and always differs from it by less than one. Ancestors come in order.
 
     The log density is *exact*: the logarithm of the length of the interval of u that gives these
     ancestors. It is continuous in the weights, with kinks where :math:`K (w_1 + \dots + w_k)` is a
@@ -164,13 +164,13 @@ class SystematicResampling(_Ancestors):
 
 
 class ResidualResampling(_Ancestors):
-    r"""As many copies as the weights make sure, and independent draws for the others.
+    r"""Deterministic copies by the integer part of K w, and independent draws for the rest.
 
     Particle k has :math:`\lfloor K w_k \rfloor` children; the others are drawn from what is left of
     the weights. *Unbiased*: it has :math:`K w_k` children on average. Its law *jumps* where
-    :math:`K w_k` passes a whole number. Hence a gradient through weights that move with a
-    reparameterised value is refused; through weights that are functions of parameters and of
-    discrete choices alone it is right wherever there is one. The copies come first, in order.
+    :math:`K w_k` passes a whole number. Hence a gradient through weights that depend on a
+    reparameterised value is refused; for weights that are functions of parameters and of discrete
+    choices alone it is right wherever it exists. The copies come first, in order.
 
     Args:
         log_weights: of shape `(*batch, K)`, in nats; they need not be normalised.
@@ -197,7 +197,7 @@ class ResidualResampling(_Ancestors):
         return self.event_shape[0] * jax.nn.softmax(self.log_weights)
 
     def _copied(self) -> tuple[Int[Array, "*batch k"], Any]:
-        """The ancestors that are sure, and of which of the K places that is true."""
+        """The deterministic ancestors, and which of the K places they fill."""
         ends = jnp.cumsum(self.copies, axis=-1).astype(int)
         places = jnp.arange(self.event_shape[0])
         return _below(ends, places), places < ends[..., -1:]
@@ -206,7 +206,7 @@ class ResidualResampling(_Ancestors):
         rest = self._expected() - self.copies
         left = rest > 0
         logs = jnp.where(left, jnp.log(jnp.where(left, rest, 1.0)), -jnp.inf)
-        # Nothing is left where all is copied; then nothing is drawn from it either.
+        # The rest is zero where all are copied; then nothing is drawn from it.
         return jnp.where(jnp.any(left, axis=-1, keepdims=True), logs, 0.0)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
@@ -246,7 +246,7 @@ class _Where(_Ancestors):
 
 
 class WithoutScore(ppgen.AbstractEstimator):
-    """Draw, and leave the choice out of the gradient: *biased*.
+    """Ignore the choice in the gradient: *biased*.
 
     The usual practice for ancestors in particle filters, whose score has a large variance. It is
     refused without `ppgen.expectation(..., allow_biased=True)`.
@@ -270,7 +270,7 @@ class WithoutScore(ppgen.AbstractEstimator):
     first_order: ClassVar[bool] = False
 
     def misfit(self, dist: Distribution) -> str | None:
-        """It fits any."""
+        """It fits every distribution."""
         return None
 
     def __call__(self, key: Array, dist: Distribution) -> ppgen.Points:
@@ -287,7 +287,7 @@ _ESTIMATORS = {"score": None, "biased": WithoutScore()}
 
 
 def check_scheme(scheme: str, gradient: str) -> None:
-    """Refuse names that mean nothing, before anything is run.
+    """Refuse unknown names before anything is run.
 
     Raises:
         ValueError: no such scheme, or no such gradient.
@@ -311,7 +311,7 @@ def draw_ancestors(
         log_weights: in nats; they need not be normalised.
         scheme: `"multinomial"`, `"systematic"` or `"residual"`.
         flag: where it is zero, nothing is drawn: every particle is its own ancestor.
-        gradient: `"score"`, *unbiased*; or `"biased"`, which leaves the ancestors out of it.
+        gradient: `"score"`, *unbiased*; or `"biased"`, which ignores the ancestors.
 
     Returns:
         The index of the ancestor of each particle: a random choice of the name `"ancestors"`.

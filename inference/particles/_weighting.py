@@ -20,7 +20,7 @@ from ppgen.inference.posteriors._arviz_data import ParetoSmoothed, pareto_smooth
 
 
 class ImportanceSamples(eqx.Module):
-    """K runs of a guide, weighted to stand for the posterior of a model.
+    """K runs of a guide, weighted to represent the posterior of a model.
 
     Attributes:
         choices: the latent choices by site, each with a leading axis of the runs.
@@ -60,7 +60,7 @@ class ImportanceSamples(eqx.Module):
         return jax.tree.map(lambda x: x[index], self.choices)
 
     def for_arviz(self) -> tuple[dict[str, Array], dict[str, Array], bool]:
-        """The draws, what is known of each, and whether chains are in front. For `to_arviz`."""
+        """For `to_arviz`: the draws, their statistics, and whether the first axis is of chains."""
         k_hat = jnp.full(self.log_weights.shape, self.psis().k_hat)
         return self.choices, {"log_weight": self.log_weights, "k_hat": k_hat}, False
 
@@ -115,7 +115,7 @@ def importance_sampling(
         found = runs(*args)
         for trace in (found.model, found.guide):
             trace.refuse_subsampled(
-                "its exponential is no unbiased weight", instead="the whole plate"
+                "its exponential is not an unbiased weight", instead="the whole plate"
             )
         # Where all sites share plates there is a weight for each element of them.
         each = found.log_weights.reshape(particles, -1)
@@ -133,8 +133,9 @@ def sir(
     """Sampling-importance-resampling: unweighted draws, approximately from the posterior.
 
     *Biased*; their law approaches the posterior as `particles` grows. All come from one set of
-    particles, so they are not independent, and repeat each other. A program whose density counts
-    for its own (in an ELBO, say) is `ppgen.normalize(model, proposal=guide, particles=K)`.
+    particles, so they are not independent, and contain duplicates. `ppgen.normalize(model,
+    proposal=guide, particles=K)` is the same sampler as a program with a density, for use in an
+    ELBO, for example.
 
     Args:
         model: as for `importance_sampling`.

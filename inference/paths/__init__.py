@@ -1,4 +1,4 @@
-"""Paths from noise to data as programs, and what moves along them."""
+"""Paths from noise to data as programs, their fields, and samplers along them."""
 
 from ppgen.inference.paths._algebra import Coefficients as Coefficients
 from ppgen.inference.paths._algebra import Decoded as Decoded

@@ -1,4 +1,4 @@
-"""The algebra of a path: from one of data, noise, velocity and score to all the others."""
+"""Linear algebra of a path: data, noise, velocity and score from any one of them."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ PREDICTIONS = ("x1", "x0", "velocity", "score")
 
 
 class Coefficients(NamedTuple):
-    """What a path is made of at one time: `x = alpha x1 + sigma x0`, element by element.
+    """The coefficients of a path at one time: `x = alpha x1 + sigma x0`, element by element.
 
     Attributes:
-        alpha: of the data.
-        sigma: of the noise site.
-        alpha_dot: the derivative of `alpha` by t.
-        sigma_dot: the derivative of `sigma` by t.
+        alpha: the coefficient of the data.
+        sigma: the coefficient of the noise site.
+        alpha_dot: the derivative of `alpha` with respect to t.
+        sigma_dot: the derivative of `sigma` with respect to t.
         noise: location and scale of the noise site where it is normal and independent of all other
             sites, else `None`.
     """
@@ -48,7 +48,7 @@ class Coefficients(NamedTuple):
 
     @property
     def exchange(self) -> Float[Array, "..."]:
-        r"""How far the velocity moves with the score: ε* = τ² σ (σ α̇ − α σ̇) / α.
+        r"""The coefficient of the score in the velocity: ε* = τ² σ (σ α̇ − α σ̇) / α.
 
         It is half the squared diffusion of the noising process, g²/2, with τ² the variance of the
         noise site.
@@ -78,16 +78,17 @@ class Coefficients(NamedTuple):
 
 
 def ratio(numerator: Array, alpha: Array) -> Array:
-    """`numerator / alpha`, which is only ever multiplied by how expected data move with a point.
+    """`numerator / alpha`, or zero where `alpha` is zero.
 
-    At pure noise, where alpha is zero, they do not move: nothing is left of the product.
+    It is only used as a factor of the derivative of the expected data with respect to the
+    point, which is zero at pure noise, where `alpha` is.
     """
     none = alpha == 0
     return jnp.where(none, 0.0, numerator / jnp.where(none, 1.0, alpha))
 
 
 def coefficients(bridge: Program) -> Callable[..., Coefficients]:
-    """The coefficients of a path that is linear in its ends, and their derivatives by time.
+    """The coefficients of a path that is linear in its ends, and their time derivatives.
 
     They are found by running the bridge, and `jax.jvp`, *exactly*.
 
@@ -100,8 +101,8 @@ def coefficients(bridge: Program) -> Callable[..., Coefficients]:
         of the points, and `args` go to the bridge.
 
     Raises:
-        PathError: the path is something else. Where that cannot be known before it runs, under
-            `jax.jit`, the coefficients are NaN instead.
+        PathError: the path is not of this form. Under `jax.jit`, where values cannot be checked,
+            the coefficients are NaN instead.
 
     Example:
         >>> import jax.numpy as jnp, numpyro, numpyro.distributions as dist
@@ -129,7 +130,7 @@ def coefficients(bridge: Program) -> Callable[..., Coefficients]:
                     )
                 return x, normal_parameters(sites.laws["x0"])
 
-            # Whatever else it draws must not matter, which is checked below.
+            # The values of its other sites must not matter, which is checked below.
             return ppgen.seed(program)(jax.random.key(0))
 
         def ends(t: Array) -> tuple[Array, Array]:
@@ -202,7 +203,7 @@ class Decoded(eqx.Module):
 
     @property
     def exchange(self) -> Float[Array, "..."] | None:
-        """How far the velocity moves with the score; `None` where there is none."""
+        """The coefficient of the score in the velocity; `None` where there is none."""
         return None if self.coefficients.noise is None else self.coefficients.exchange
 
 
@@ -210,8 +211,8 @@ class Decoder(eqx.Module):
     """A field that predicts everything: see `decode`. Final.
 
     Attributes:
-        field: what was given.
-        given: which of the predictions it is.
+        field: the given prediction.
+        given: the kind of that prediction.
         bridge: the path.
         args: what the bridge is called with.
     """
@@ -222,7 +223,7 @@ class Decoder(eqx.Module):
     args: tuple[Any, ...] = ()
 
     def coefficients(self, t: Any, like: Array) -> Coefficients:
-        """Those of the path at the time `t`."""
+        """The coefficients of the path at the time `t`."""
         return coefficients(self.bridge)(t, like, *self.args)
 
     def __call__(self, x: Float[Array, "..."], t: Any) -> Decoded:
@@ -246,7 +247,7 @@ class Decoder(eqx.Module):
 
 
 def decode(field: Field, bridge: Program, *, given: str, args: tuple[Any, ...] = ()) -> Decoder:
-    r"""Everything that can be told from one prediction, by linear algebra.
+    r"""All predictions of a field from one of them, by linear algebra.
 
     With :math:`x = \alpha x_1 + \sigma x_0` and :math:`v = \dot\alpha x_1 + \dot\sigma x_0`, two of
     x, v, x₁ and x₀ give the others; expectations given x do so too. Where the noise site is

@@ -25,7 +25,7 @@ class Step(NamedTuple):
         mean: of the next point, of its shape.
         std: its standard deviation, a scalar or of its shape. The Python number 0.0 says that
             there is no noise, and no site for it.
-        pull: how far the mean moves with the score, which guidance adds to; `None` if unknown.
+        pull: the derivative of the mean with respect to the score, for guidance; `None` if unknown.
     """
 
     mean: Float[Array, "..."]
@@ -37,7 +37,7 @@ Stepper = Callable[[Array, Array, Array], Step]
 
 
 class Chain(eqx.Module):
-    r"""A sampler: a field, a schedule, and how to step along it. Final.
+    r"""A sampler: an initial distribution, a schedule, and a rule for its steps. Final.
 
     It is a program. Its sites are `"x0"`, where it begins, and, in a `jax.lax.scan`, `"noise"`, the
     standard normal noise of each step; it returns the last point. So it can be scored, tilted,
@@ -94,7 +94,7 @@ class Chain(eqx.Module):
         return jnp.concatenate([x[None], jax.lax.scan(body, x, self.intervals())[1]])
 
     def abduct(self, path: Float[Array, "n ..."]) -> dict[str, Array]:
-        r"""The choices with which the chain would have gone this way: the noise, solved for.
+        r"""The choices that make the chain follow a given path: its noise, solved for.
 
         :math:`z_k = (x_{k+1} - \text{mean}(x_k)) / \text{std}(x_k)`, *exact*. Of a path from data,
         by a chain of `noising` steps, it is the encoding of the data; scored with another chain's
@@ -107,8 +107,8 @@ class Chain(eqx.Module):
             The choices `x0` and `noise`, the latter `(T, ...)`, to run `ppgen.assess(chain)` on.
 
         Raises:
-            PathError: the steps have no noise. Where the standard deviation is zero at some time
-                only, what is solved for is not finite.
+            PathError: the steps have no noise. Where the standard deviation is zero at some times
+                only, the noise there is not finite.
 
         References:
             Wu, De la Torre. A latent space of stochastic diffusion models for zero-shot image
@@ -119,8 +119,8 @@ class Chain(eqx.Module):
             step = self.stepper(x, t, s)
             if is_silent(step):
                 raise PathError(
-                    "steps without noise cannot be made to go a given way",
-                    instead="a chain with epsilon > 0; or its first point, by solve(..., times"
+                    "a chain without noise cannot follow a given path",
+                    instead="a chain with epsilon > 0; or only the first point, by solve(..., times"
                     "[::-1])",
                 )
             return (after - step.mean) / step.std
@@ -129,7 +129,7 @@ class Chain(eqx.Module):
 
 
 def is_silent(step: Step) -> bool:
-    """Whether a step says of itself that it has no noise."""
+    """Whether a step declares that it has no noise."""
     return isinstance(step.std, (int, float)) and step.std == 0
 
 
@@ -142,7 +142,7 @@ def noise_law(x: Float[Array, "..."], shift: Any = 0.0) -> dist.Distribution:
 def euler_maruyama(fields: Callable[[Array, Any], Any], epsilon: Any = 0.0) -> Stepper:
     r"""Steps of the equation of `solve`: drift v + εs, noise √(2ε).
 
-    The error of the law at the end is of the first order in the steps.
+    The error of the final distribution is of first order in the step size.
 
     Args:
         fields: as for `solve`. If they have an `.exchange`, steps can be guided.
@@ -173,8 +173,8 @@ def euler_maruyama(fields: Callable[[Array, Any], Any], epsilon: Any = 0.0) -> S
 def ancestral(decoder: Decoder, eta: float = 1.0, *, large: bool = False) -> Stepper:
     r"""Steps towards data that are exact if the data given a point are known: DDPM and DDIM.
 
-    Drawn from the law of :math:`x_s` given :math:`x_t` and the expected :math:`\hat x_1`, of which
-    `eta` scales the standard deviation κ:
+    Each step is drawn from the law of :math:`x_s` given :math:`x_t` and the expected data
+    :math:`\hat x_1`. Its standard deviation κ is scaled by `eta`:
 
     .. math:: x_s = \alpha_s \hat x_1 + \sigma_s \mu + \sqrt{\sigma_s^2 - \kappa^2}\,
               (\hat x_0 - \mu) + \kappa \tau z.
@@ -184,9 +184,9 @@ def ancestral(decoder: Decoder, eta: float = 1.0, *, large: bool = False) -> Ste
     Args:
         decoder: from `decode`.
         eta: between 0 and 1.
-        large: whether the noise is as much as the noising process adds from s to t, which is κ with
-            σ_t in place of σ_s. At `eta = 1` that is best for normal data of unit variance, and κ
-            for a single datum; the mean is the same.
+        large: whether the variance of the noise is what the noising process adds from s to t: κ²
+            with σ_t in place of σ_s. At `eta = 1` the large variance is optimal for normal data of
+            unit variance, the small one for a single datum; the mean is the same.
 
     Returns:
         A stepper for `Chain`, towards data: `alpha / sigma` must increase.
@@ -208,7 +208,7 @@ def ancestral(decoder: Decoder, eta: float = 1.0, *, large: bool = False) -> Ste
             kept, spread, kappa = to.sigma, 1.0, 0.0
         else:
             loc, spread = at.normal()
-            # The part of the noise at t that has come since s.
+            # The part of the noise at t that was added since s.
             fresh = 1 - (at.alpha * to.sigma / (to.alpha * at.sigma)) ** 2
             share = eta * jnp.sqrt(jnp.maximum(fresh, 0.0))
             kappa = share * to.sigma

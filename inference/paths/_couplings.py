@@ -15,7 +15,7 @@ from ppgen.inference.paths._errors import PathError
 
 
 def optimal_pairs(x0: Float[Array, " n *event"], x1: Float[Array, " n *event"]) -> Int[Array, " n"]:
-    r"""Which row of `x1` each row of `x0` is coupled with, to the least squared distance in sum.
+    r"""Pair the rows of `x0` with rows of `x1` so that the sum of squared distances is minimal.
 
     The *exact* optimum for these rows (scipy's assignment, on the host, O(n³)): the minibatch
     coupling of rectified flows, whose law approaches the optimal transport as n grows. In a bridge,
@@ -26,7 +26,7 @@ def optimal_pairs(x0: Float[Array, " n *event"], x1: Float[Array, " n *event"]) 
         x1: as many data.
 
     Returns:
-        Indices of rows of `x1`, each of them once.
+        Indices of rows of `x1`, each exactly once.
 
     Raises:
         PathError: it is differentiated. As the pairs jump, there is no pathwise derivative.
@@ -44,7 +44,7 @@ def optimal_pairs(x0: Float[Array, " n *event"], x1: Float[Array, " n *event"]) 
     """
 
     def assign(a: Any, b: Any) -> np.ndarray:
-        # As slow to import as to run, and only needed here.
+        # Slow to import, and only needed here.
         from scipy.optimize import linear_sum_assignment
 
         a, b = (np.reshape(np.asarray(x, np.float64), (len(x), -1)) for x in (a, b))
@@ -55,7 +55,7 @@ def optimal_pairs(x0: Float[Array, " n *event"], x1: Float[Array, " n *event"]) 
 
     @jax.custom_jvp
     def pairs(x0: Array, x1: Array) -> Array:
-        # No path leads through the pairs: the rule below is what sees to that.
+        # The pairs have no derivative, which the rule below enforces.
         x0, x1 = jax.lax.stop_gradient((x0, x1))
         return jax.pure_callback(assign, out, x0, x1, vmap_method="sequential")
 
@@ -63,7 +63,8 @@ def optimal_pairs(x0: Float[Array, " n *event"], x1: Float[Array, " n *event"]) 
     def _(primals: Any, tangents: Any) -> Any:
         if not all(type(t) is jax.custom_derivatives.SymbolicZero for t in tangents):
             raise PathError(
-                "the pairs jump with what is differentiated here: the gradient would miss it",
+                "the pairs change discontinuously with what is differentiated here: the gradient "
+                "would miss it",
                 instead="jax.lax.stop_gradient of the ends, if that bias does not matter",
             )
         found = pairs(*primals)

@@ -18,13 +18,14 @@ from ppgen.inference.paths._structure import fixing
 def empirical_denoiser(
     bridge: Program, data: Float[Array, " n *event"], *, args: tuple[Any, ...] = ()
 ) -> Callable[[Array, Any], Array]:
-    r"""The expected data given a point of a path, if the data are these rows, each as likely.
+    r"""The expected data given a point of a path, for data uniform over these rows.
 
     .. math:: E[x_1 | x_t = x] = \sum_i w_i x_1^i, \qquad
               w_i \propto q\big((x - \alpha x_1^i) / \sigma\big),
 
-    *exact*, for noise of any density q: what a regression without limits would learn, which is to
-    repeat its data. `decode(..., given="x1")` makes the velocity of it. It takes O(n) time.
+    *exact*, for noise of any density q. It is what an unlimited regression would learn, and
+    samplers with it repeat the data. `decode(..., given="x1")` turns it into a velocity. It takes
+    O(n) time.
 
     Args:
         bridge: the path, as for `coefficients`; its `x0` independent of its `x1`.

@@ -1,4 +1,4 @@
-"""What can be wrong with a path, or with the levels that a chain visits."""
+"""Errors of paths, and of the noise levels that a chain visits."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from ppgen.errors import PpgenError
 
 
 class PathError(PpgenError, ValueError):
-    """A program is not a path, or lacks what was asked of it: a score, a time, a coefficient.
+    """A program is not a path, or has no score, time or coefficient where one is needed.
 
     Example:
-        Where noise is uniform, the score is not a linear function of what is predicted.
+        For uniform noise, the score is not a linear function of the prediction.
 
         >>> import jax.numpy as jnp, numpyro, numpyro.distributions as dist
         >>> from ppgen.inference import decode
@@ -26,7 +26,7 @@ class PathError(PpgenError, ValueError):
           Write instead: numpyro.sample("x0", dist.Normal(...).to_event()); ...
           See: ppgen.inference.PathError
 
-        Of normal noise it is:
+        For normal noise it is:
 
         >>> decoded = decode(field, bridge, given="x1", args=(dist.Normal(0.0, 1.0),))(*at)
         >>> print(f"{decoded.score:.2f}")
@@ -38,10 +38,10 @@ class PathError(PpgenError, ValueError):
 
 
 class ScheduleError(PpgenError, ValueError):
-    """Noise levels, or moves between them, that make no chain. The message says which.
+    """Noise levels, or steps between them, that do not form a chain. The message says which.
 
     Example:
-        A step cannot take away more variance than there is.
+        A step cannot remove more variance than there is.
 
         >>> from ppgen.inference import linear_schedule
         >>> linear_schedule(10)
@@ -50,7 +50,7 @@ class ScheduleError(PpgenError, ValueError):
         ppgen.inference.ScheduleError: 10 levels make β from 0.01 to 2, ...
           See: ppgen.inference.ScheduleError
 
-        With fewer levels, less noise:
+        With fewer levels, use less noise:
 
         >>> len(linear_schedule(10, last=8.0))
         11

@@ -1,4 +1,4 @@
-"""Fields made of fields: predictions that are clipped, and guidance without a classifier."""
+"""Fields made from other fields: clipped predictions, and classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ Field = Callable[[Array, Any], Array]
 
 
 def clipped(decoder: Decoder, low: Any = -1.0, high: Any = 1.0) -> Decoder:
-    r"""Predictions whose data lie between bounds, as pixels do: static thresholding.
+    r"""Clip the predicted data to bounds, such as those of pixels: static thresholding.
 
-    The predicted :math:`\hat x_1` is clipped, and the noise is what makes :math:`x` of it,
-    :math:`\hat x_0 = (x - \alpha \hat x_1) / \sigma`, so that velocity and score change along.
-    *Exact* where data lie within the bounds and the field is exact: it is not changed.
+    The predicted :math:`\hat x_1` is clipped, and the predicted noise is changed to match it,
+    :math:`\hat x_0 = (x - \alpha \hat x_1) / \sigma`, so that velocity and score change
+    accordingly. *Exact* where data lie within the bounds and the field is exact: nothing is clipped
+    then.
 
     Args:
         decoder: from `decode`, whichever prediction it was given.
@@ -27,7 +28,7 @@ def clipped(decoder: Decoder, low: Any = -1.0, high: Any = 1.0) -> Decoder:
         high: the greatest.
 
     Returns:
-        A decoder: for `ancestral`, `euler_maruyama`, `solve` and all else that takes one.
+        A decoder, for `ancestral`, `euler_maruyama`, `solve` and others.
 
     References:
         Ho, Jain, Abbeel. Denoising diffusion probabilistic models. NeurIPS 2020. Saharia et al.
@@ -61,18 +62,19 @@ class _Clipped(eqx.Module):
 
 
 def classifier_free(conditional: Field, unconditional: Field, weight: Any) -> Field:
-    r"""Classifier-free guidance: a field extrapolated from no condition to one.
+    r"""Classifier-free guidance: extrapolation from an unconditional field to a conditional one.
 
     .. math:: (1 + w) f(x, t \mid c) - w f(x, t)
 
-    At w = 0 it is the condition alone, at −1 none at all, and then as exact as the field. Others
-    are *heuristic*: a chain does not draw from :math:`p(x)\, p(c \mid x)^{1 + w}`, since a product
-    of noised densities is not a noised product. `guide` draws from such laws, with weights.
+    At w = 0 it is the conditional field, at w = −1 the unconditional one, and as exact as they are.
+    Other weights are *heuristic*: a chain does not draw from :math:`p(x)\, p(c \mid x)^{1 + w}`,
+    since a product of noised densities is not a noised product. `guide` draws from such laws, with
+    weights.
 
     Args:
-        conditional: of a point and a time, with the condition: a prediction of any kind that
-            `decode` takes.
-        unconditional: the same prediction, without.
+        conditional: a function of a point and a time, given the condition: a prediction of any kind
+            that `decode` takes.
+        unconditional: the same prediction, without the condition.
         weight: w, a number or a function of the time. Where it is 0 or −1, as a Python number, only
             one of the fields is evaluated.
 
@@ -95,7 +97,7 @@ def classifier_free(conditional: Field, unconditional: Field, weight: Any) -> Fi
 
 
 class _Extrapolated(eqx.Module):
-    """A field less another: see `classifier_free`."""
+    """A combination of two fields: see `classifier_free`."""
 
     conditional: Field
     unconditional: Field

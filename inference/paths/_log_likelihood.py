@@ -1,4 +1,4 @@
-"""The log density of what a probability-flow ODE makes of noise."""
+"""The log density of samples of a probability-flow ODE."""
 
 from __future__ import annotations
 
@@ -34,17 +34,19 @@ def flow_log_density(
 
     .. math:: \log p_1(x_1) = \log p_0(x_0) - \int_0^1 \nabla \cdot v(x_t, t)\, dt,
 
-    along the solution that ends at x₁. *Exact* but for the errors of the solver: of the density of
-    this flow, which is that of the data only if the field is. With `probes` an *unbiased* estimate
-    of it (Hutchinson's), up to the tolerance where a `controller` looks at it.
+    along the solution that ends at x₁. *Exact* up to the errors of the solver, for the density of
+    this flow, which is that of the data only if the field is exact. With `probes` it is an
+    *unbiased* estimate (Hutchinson's), up to the tolerance if a `controller` adapts the steps to
+    it.
 
     Args:
-        fields: as for `solve`: what has a `.velocity`.
+        fields: as for `solve`, with a `.velocity`.
         times: the schedule, as for sampling: from noise to data.
-        base: log density where `times` begin. Where a path begins at noise that still knows the
+        base: log density where `times` begin. If the first point of a path still depends on the
             data, a standard normal is an approximation.
-        probes: how many random directions to estimate the divergence in, the same ones all along;
-            by default it is the exact trace, at the cost of as many directions as `x` has elements.
+        probes: the number of random directions in which the divergence is estimated, fixed along
+            the solution; by default it is the exact trace, at the cost of as many directions as `x`
+            has elements.
         solver: as for `solve`.
         controller: as for `solve`.
         max_steps: as for `solve`.

@@ -19,7 +19,7 @@ _FROZEN = "x = alpha(t) * x1 + sigma(t) * x0 from sites that do not know t"
 
 
 class PathPoint(eqx.Module):
-    """One draw of a bridge: a point on a path, and all that went into it.
+    """One draw of a bridge: a point on a path, its velocity and the sites behind it.
 
     Attributes:
         x: the point.
@@ -42,13 +42,13 @@ def path_point(
     r"""Draw a point on a path, with its velocity.
 
     A bridge is a program with a site `"t"`, the time, and sites `"x0"` (noise, where the time is 0)
-    and `"x1"` (data, where it is 1), and maybe others; it returns the point on the path between
-    them. The velocity is the derivative by t *with all other sites held as they are*, exactly: by
-    `jax.jvp`, so that no derivative is ever written by hand.
+    and `"x1"` (data, where it is 1), and possibly others; it returns the point on the path between
+    them. The velocity is the derivative with respect to t *with all other sites held fixed*. It is
+    exact, by `jax.jvp`, so that no derivative has to be written by hand.
 
     Args:
         bridge: the program. `t` may have a batch shape: a time for every row of `x`.
-        time: where to be on the path; by default `t` is drawn.
+        time: the time of the point; by default `t` is drawn.
         keep: observed sites whose values to keep besides those of `x0`, `x1` and latent sites.
 
     Returns:
@@ -56,7 +56,7 @@ def path_point(
         `ppgen.seed`, `ppgen.expectation` or a program.
 
     Raises:
-        PathError: there is no site `"t"`, or the path does not move with it.
+        PathError: there is no site `"t"`, or the path does not depend on it.
 
     References:
         Lipman, Chen, Ben-Hamu, Nickel, Le. Flow matching for generative modeling. ICLR 2023.
@@ -93,7 +93,7 @@ def path_point(
 
         if not any(depends(at, sites["t"])):
             raise PathError(
-                "the path does not move with t: its sites are held as they are while t moves",
+                "the path does not depend on t: its other sites are held fixed while t changes",
                 site="t",
                 instead=_FROZEN,
             )

@@ -1,4 +1,4 @@
-"""Regression of fields on what happens along a path."""
+"""Regression of fields on targets along a path."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ppgen.inference.paths._structure import (
 
 
 def squared_error(prediction: Array, target: Array) -> Float[Array, ""]:
-    """The sum of squared differences: what it makes of a regression is the conditional mean."""
+    """The sum of squared differences, whose regression is the conditional mean."""
     return jnp.sum((prediction - target) ** 2)
 
 
@@ -51,8 +51,8 @@ def regress(
     conditional mean :math:`E[y_t | x_t]`: for `"velocity"` the field that transports noise to data.
 
     *Unbiased*, value and gradients. The law of `t` in the bridge and the weight decide what the
-    objective is; `proposal` decides only which times are drawn for it: its density ratio goes in by
-    itself, so that another proposal has the same mean and another variance.
+    objective is; `proposal` decides only which times are drawn: the density ratio is included
+    automatically, so that another proposal has the same mean and another variance.
 
     Args:
         model: `(params, x, t, *inputs) -> prediction`, of the shape of the target.
@@ -63,10 +63,10 @@ def regress(
             of the line); the name of a site, such as `"x1"` or `"x0"`; or a function of the
             `PathPoint`.
         weight: w, of the time; 1 by default.
-        proposal: a distribution to draw `t` from, that covers its law in the bridge.
+        proposal: a distribution from which to draw `t`, which covers its law in the bridge.
         loss: of one prediction and one target, to a scalar.
         noise: the site whose density gives the score.
-        inputs: sites whose values the model gets too, a label say.
+        inputs: sites whose values are passed to the model too, such as a label.
 
     Returns:
         `(params, *args) -> scalar`: one draw of the loss. `args` go to the bridge. Average many:
@@ -75,7 +75,7 @@ def regress(
 
     Raises:
         PathError: as for `path_point`; no such site to predict; or a score where the noise has
-            bounds, is not linear in the path, or is what other sites depend on.
+            bounds, does not enter the path linearly, or influences other sites.
 
     References:
         Lipman, Chen, Ben-Hamu, Nickel, Le. Flow matching for generative modeling. ICLR 2023.
@@ -97,8 +97,8 @@ def regress(
     """
 
     def propose() -> None:
-        # Held fixed where it is drawn: the law of the bridge's own time may end, and a density
-        # jumps there.
+        # Held fixed: the law of the bridge's time may have bounds, where its density is
+        # discontinuous.
         numpyro.sample("t", proposal, infer={"grad": ppgen.ScoreFunction()})
 
     def objective(params: Any, *args: Any) -> Float[Array, ""]:
@@ -161,7 +161,8 @@ def _score(point: PathPoint, bridge: Program, noise: str, args: tuple) -> Array:
         raise PathError("the bridge has no such site of noise", site=noise)
     if not is_unbounded(laws[noise]):
         raise PathError(
-            "the density of the noise jumps at its bounds, so that it does not give the score",
+            "the density of the noise is discontinuous at its bounds, so that it does not give the "
+            "score",
             site=noise,
             instead="noise with a smooth density on all of the line, as dist.Normal",
         )

@@ -1,7 +1,7 @@
 """Noise levels of a diffusion, and which of them a sampler visits.
 
-A schedule is an array of log ᾱ_0, ..., log ᾱ_T, with ᾱ_0 = 1: what is left of an image x_0 at level
-t is x_t ~ N(√ᾱ_t x_0, (1 − ᾱ_t) I). The logarithm keeps 1 − ᾱ_t exact where ᾱ_t is close to 1.
+A schedule is an array of log ᾱ_0, ..., log ᾱ_T, with ᾱ_0 = 1: an image x_0 has become x_t ~ N(√ᾱ_t
+x_0, (1 − ᾱ_t) I) at level t. The logarithm keeps 1 − ᾱ_t exact where ᾱ_t is close to 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def linear_schedule(
 
     Args:
         levels: T, the number of levels with noise.
-        first: T β_1. The default is β_1 = 1e-4 at T = 1000, and about the same chain at others.
+        first: T β_1. The default is β_1 = 1e-4 at T = 1000, and gives about the same chain for
+            other T.
         last: T β_T, smaller than T. The default is β_T = .02 at T = 1000.
 
     Returns:
@@ -70,9 +71,9 @@ def uniform_times(levels: int, count: int) -> Int[np.ndarray, " {count}"]:
 
 
 def quadratic_times(levels: int, count: int) -> Int[np.ndarray, " {count}"]:
-    """Levels with squares for distances, up to .8 T: closer to each other where noise is low.
+    """Quadratically spaced levels up to .8 T: closer to each other where noise is low.
 
-    Squares round to the same level near zero. Of such, each is moved to the next free one, so that
+    Near zero, squares round to equal levels. Duplicates are moved to the next free level, so that
     there are always `count` different levels.
 
     Args:
@@ -104,15 +105,15 @@ def _check(levels: int, count: int) -> None:
 
 
 def variance_preserving(data: dist.Distribution, *, least: float = -20.0) -> Callable[[], Array]:
-    r"""The path of a diffusion of unit variance, whose time is what is left of the data.
+    r"""The path of a variance-preserving diffusion, with the log signal power as its time.
 
     .. math:: x_t = e^{t/2} x_1 + \sqrt{1 - e^t}\, x_0, \qquad t = \log \bar\alpha \le 0.
 
-    So a schedule, from its last level to its first, is the times of a `Chain` along it.
+    So a schedule, read from its last level to its first, gives the times of a `Chain` along it.
 
     Args:
         data: the distribution of x₁, an event of the shape of points. Noise is N(0, I).
-        least: times are uniform from there to 0.
+        least: the least time; times are uniform from there to 0.
 
     Returns:
         A bridge, as for `decode` and `regress`.

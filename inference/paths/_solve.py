@@ -1,4 +1,4 @@
-"""Solving for what a field transports: ordinary and stochastic differential equations."""
+"""Samplers that solve ordinary and stochastic differential equations of a field."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ppgen.inference.paths._structure import key_of_program
 
 
 class Fields(NamedTuple):
-    """What moves points, where it does not come from one prediction by `decode`.
+    """The fields of a sampler, if they are not made by `decode`.
 
     Attributes:
-        velocity: of the probability-flow ODE.
+        velocity: the velocity of the probability-flow ODE.
         score: the gradient of the log density; `None` if it is not known.
-        exchange: how far the velocity moves with the score, if that is known: see `Coefficients`.
+        exchange: the coefficient of the score in the velocity, if known: see `Coefficients`.
     """
 
     velocity: Float[Array, "..."]
@@ -52,18 +52,18 @@ def solve(
     controller: diffrax.AbstractStepSizeController | None = None,
     max_steps: int | None = None,
 ) -> Callable[[Array], Array]:
-    r"""A sampler by diffrax: from a point at the first of the times to one at the last.
+    r"""A sampler by diffrax, from a point at the first time to one at the last.
 
     .. math:: dx = (v + \epsilon s)\, dt + \sqrt{2 \epsilon}\, dW,
 
-    with the velocity v and the score s of the path's marginals p_t. Whatever ε(t) ≥ 0, it carries
-    p_t along: ε = 0 is the probability-flow ODE, ε = `exchange` the noising process reversed.
-    *Exact* but for the errors of fields and steps. Times may decrease, from data to noise: a
-    stochastic equation then runs in the time that has passed.
+    with the velocity v and the score s of the path's marginals p_t. Its marginals are p_t for any
+    ε(t) ≥ 0: ε = 0 is the probability-flow ODE, ε = `exchange` the reversed noising process.
+    *Exact* up to the errors of fields and steps. Times may decrease, from data to noise: a
+    stochastic equation is then solved in the elapsed time.
 
     Args:
-        fields: of a point and a time, with `.velocity` and (for ε > 0) `.score`, as `decode` makes
-            them, or `Fields`.
+        fields: a function of a point and a time that returns `.velocity` and (for ε > 0) `.score`,
+            such as a `decode(...)`, or `Fields`.
         times: the schedule, monotone: the ends of the steps.
         epsilon: a number or a function of the time. Zero as a Python number is the ODE.
         solver: by default `diffrax.Heun()`, of second order on ODEs.
@@ -126,9 +126,9 @@ def integrate(
     controller: diffrax.AbstractStepSizeController | None,
     max_steps: int | None,
 ) -> Any:
-    """Solve for `drift(y, t, direction)` per unit of the time that has passed since the first.
+    """Solve for `drift(y, t, direction)` per unit of elapsed time.
 
-    Time passes upwards whatever the times do, so that Brownian motion never has to run backwards.
+    Elapsed time increases even if the times decrease, so that Brownian motion runs forwards.
     """
     begin, direction = times[0], jnp.sign(times[-1] - times[0])
     passed = (times - begin) * direction

@@ -1,4 +1,4 @@
-"""What a path is a function of: which sites it fixes, what depends on what, what is linear."""
+"""The structure of a path: its sites, their dependences, and its linearity."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ def depends(f: Callable[[Array], Any], x: Array) -> list[bool]:
 
 
 def checked(coefficients: Any, right: Array, message: str, instead: str) -> Any:
-    """The coefficients if `right` holds.
+    """The coefficients if `right` holds, else an error.
 
-    Else an error; or NaNs under `jax.jit`, where it is too late for one.
+    Under `jax.jit`, where no error can be raised, they are NaN.
     """
     if not isinstance(right, jax.core.Tracer):
         if not bool(right):
@@ -111,14 +111,14 @@ def checked(coefficients: Any, right: Array, message: str, instead: str) -> Any:
 
 
 def probe(like: Array, index: int) -> Array:
-    """Fixed numbers to look at a function with, the same in every run."""
+    """Fixed test inputs for a function, the same in every run."""
     return jax.random.normal(jax.random.key(index), like.shape, like.dtype)
 
 
 def agree(found: Array, *terms: Array) -> Array:
-    """Whether `found` is the sum of the terms, but for rounding.
+    """Whether `found` is the sum of the terms, up to rounding.
 
-    Nothing that has a derivative depends on it, so none goes into it.
+    It is not differentiated: nothing with a derivative depends on it.
     """
     held = jax.lax.stop_gradient(jnp.stack(terms))
     size = jnp.sum(jnp.max(jnp.abs(held).reshape(len(terms), -1), axis=1))
@@ -127,10 +127,10 @@ def agree(found: Array, *terms: Array) -> Array:
 
 
 def key_of_program() -> Array:
-    """A key from whoever runs the program.
+    """A key from the transformation that runs the program.
 
     Raises:
-        PathError: nobody does.
+        PathError: there is none.
     """
     if (key := numpyro.prng_key()) is None:
         raise PathError(

@@ -1,8 +1,8 @@
-"""Functions of a number between zero and one, evaluated by the logs of both its tails.
+"""Functions of a number in (0, 1), evaluated from the logs of it and of its complement.
 
-A float near one has lost what is missing to one, and below 1e-38 single precision has nothing. So a
-function of u is not evaluated at a float: its jaxpr is, at u = sigmoid(w), where a value that is
-known by its log, or by that of its complement, is kept so for as long as operations allow. What
+A float near one has lost the digits of its complement, and single precision underflows below 1e-38.
+So a function of u is not evaluated at a float: its jaxpr is, at u = sigmoid(w), where a value that
+is known by its log, or by that of its complement, is kept so for as long as operations allow. What
 quantile functions are made of does: logs, powers, odds, tangents, normal quantiles.
 """
 

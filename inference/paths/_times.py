@@ -1,4 +1,4 @@
-"""Densities of time: where along a path to look."""
+"""Distributions of the time along a path."""
 
 # pyright: reportIncompatibleMethodOverride=false, reportReturnType=false
 # pyright: reportAssignmentType=false
@@ -27,12 +27,12 @@ _ROUNDING = 0.02  # what may become of a log density, in nats
 class Warped(TransformedDistribution):
     r"""The law of f(u, parameters), with u uniform on (0, 1) and f increasing.
 
-    A density of time, from the function that draws it. The density is *exact* up to rounding: u is
-    found by bisection, and 1 / f'(u) by `jax.jvp`. Neither u nor 1 - u has to be a float: where f
-    is made of logs, powers, odds, tangents and normal quantiles (`ndtri`, `erf_inv`) of u or of
-    1 - u, their logs are used, and single precision keeps its digits at any distance. Where f is
-    made of something else and u's own rounding moves the density by more than 2%, that is NaN.
-    Three that are in use:
+    A distribution of time, given by the function that draws it. The density is *exact* up to
+    rounding: u is found by bisection, and 1 / f'(u) by `jax.jvp`. Neither u nor 1 - u has to be a
+    float: where f is made of logs, powers, odds, tangents and normal quantiles (`ndtri`, `erf_inv`)
+    of u or of 1 - u, their logs are used, and single precision keeps its digits at any distance.
+    Where f is made of something else and u's own rounding moves the density by more than 2%, the
+    density is NaN. Three common ones:
 
     - logit-normal: `Warped(lambda u, m, s: sigmoid(m + s * ndtri(u)), m, s)`;
     - mode, for -1 ≤ s ≤ 2/(π-2): `Warped(lambda u, s: u + s * (u - sin(pi * u / 2) ** 2), s)`;
@@ -42,7 +42,7 @@ class Warped(TransformedDistribution):
         warp: an increasing function of a scalar in (0, 1), and of the parameters.
         parameters: scalars.
 
-    Samples are a function of a logistic variable and of the parameters, and differentiable by them.
+    Samples are a function of a logistic variable and of the parameters, and differentiable.
 
     References:
         Esser et al. Scaling rectified flow transformers for high-resolution image synthesis. 2024.

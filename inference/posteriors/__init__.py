@@ -1,4 +1,4 @@
-"""Samples of posteriors by others' samplers, and what ArviZ makes of them."""
+"""Posterior samples by NumPyro's and BlackJAX's samplers, and their conversion to ArviZ."""
 
 from ppgen.inference.posteriors._arviz_data import ParetoSmoothed as ParetoSmoothed
 from ppgen.inference.posteriors._arviz_data import pareto_smoothed as pareto_smoothed

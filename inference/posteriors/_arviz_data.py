@@ -1,4 +1,4 @@
-"""What ArviZ is used for: diagnostics of weights, and its container of samples."""
+"""Uses of ArviZ: diagnostics of importance weights, and its container of samples."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import ppgen
 
 
 class ParetoSmoothed(NamedTuple):
-    """Importance weights whose largest ones are replaced by what a fitted Pareto tail expects.
+    """Importance weights, the largest replaced by quantiles of a fitted Pareto tail.
 
     Attributes:
-        log_weights: normalised, in nats, of the shape of those that were smoothed.
+        log_weights: the smoothed log weights, normalised, in nats.
         k_hat: the shape of the tail. *Heuristic*: below 0.5 estimates converge as usual, up to 0.7
-            they are useful, beyond they are not to be relied on.
+            they are useful, beyond that they are unreliable.
     """
 
     log_weights: Float[np.ndarray, " k"]
@@ -64,7 +64,7 @@ def pareto_smoothed(log_weights: Float[Array, " k"]) -> ParetoSmoothed:
 def to_arviz(
     samples: ppgen.Trace | Mapping[str, Any] | Any, *, observed: Mapping[str, Any] | None = None
 ) -> Any:
-    """Samples as ArviZ has them, for its diagnostics, summaries and plots.
+    """Convert samples to ArviZ, for its diagnostics, summaries and plots.
 
     Args:
         samples: what `posterior` returns; a dict by site, with a leading axis of the draws; a
@@ -98,7 +98,7 @@ def to_arviz(
     elif isinstance(samples, Mapping):
         values = samples
     else:
-        # Anything of this package that knows how it is laid out.
+        # Results of this package that describe their own layout.
         values, stats, chains = samples.for_arviz()
     groups = {"posterior": values, "sample_stats": stats}
     if any(np.ndim(x) < 1 + chains for group in groups.values() for x in group.values()):

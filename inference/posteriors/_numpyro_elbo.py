@@ -1,4 +1,4 @@
-"""Objectives where NumPyro expects one of its own: `numpyro.infer.SVI(..., loss=...)`."""
+"""ppgen's objectives as losses for NumPyro: `numpyro.infer.SVI(..., loss=...)`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def as_numpyro_elbo(
 
     Model, guide, optimiser and training loop stay as they are: with `loss=as_numpyro_elbo(iwelbo,
     particles=5)`, the steps of `SVI` follow the gradient of the IWELBO, *unbiased* also for
-    discrete latents, subsampled plates, masks and loops, where NumPyro's own may be wrong without
-    saying so. Estimators are chosen in the programs, by `infer={"grad": ...}` or
+    discrete latents, subsampled plates, masks and loops, where NumPyro's own losses may be silently
+    wrong. Estimators are chosen in the programs, by `infer={"grad": ...}` or
     `ppgen.with_estimators`. Mutable state (`mutable`, batch normalisation) is updated as by
-    NumPyro's own, of several `draws` by the first one.
+    NumPyro's own losses; with several `draws`, by the first one.
 
     Args:
         objective: A builder `objective(model, guide, **options)`, one of `ppgen.inference` or your
@@ -40,8 +40,8 @@ def as_numpyro_elbo(
         **options: For the builder.
 
     Returns:
-        A `numpyro.infer.ELBO`: `loss(key, params, model, guide, *args)` is one estimate, in nats,
-        of what is to be minimised, for *constrained* parameters.
+        A `numpyro.infer.ELBO`: `loss(key, params, model, guide, *args)` is one estimate of the
+        loss, in nats, for *constrained* parameters.
 
     Raises:
         TypeError: `objective` is not a builder, but what one returned, or a class of NumPyro's.

@@ -1,4 +1,4 @@
-"""Posteriors by Markov chain Monte Carlo: handed over to NumPyro or BlackJAX."""
+"""Posteriors by Markov chain Monte Carlo, with NumPyro's or BlackJAX's samplers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Posterior(eqx.Module):
         return x.reshape(-1, *x.shape[2:])
 
     def for_arviz(self) -> tuple[dict[str, Array], dict[str, Array], bool]:
-        """The draws, what is known of each, and whether chains are in front. For `to_arviz`."""
+        """For `to_arviz`: the draws, their statistics, and whether the first axis is of chains."""
         return self.choices, self.statistics, True
 
 
@@ -61,9 +61,9 @@ def posterior(
     """Draw from the posterior of a program with continuous latents by the no-U-turn sampler.
 
     The program is any that `ppgen.log_density` takes: conditioned, tilted, with sites in
-    `jax.lax.scan` or under `jax.vmap`. Its density is handed over as a function on unconstrained
-    space, and draws come back in the space of the program. *Approaches* the posterior as the chains
-    get longer; see `to_arviz` for diagnostics.
+    `jax.lax.scan` or under `jax.vmap`. The sampler works on its density in unconstrained space, and
+    draws are returned in the space of the program. *Approaches* the posterior as the chains get
+    longer; see `to_arviz` for diagnostics.
 
     Args:
         program: a program that observes, or has factors.
@@ -71,7 +71,7 @@ def posterior(
         warmup: steps of each chain that adapt the sampler and are left out.
         draws: of each chain after that.
         chains: how many, vectorised.
-        target_acceptance: what the step size is adapted for.
+        target_acceptance: the acceptance rate for which the step size is adapted.
         progress: show a progress bar (NumPyro only).
         **options: passed on to `numpyro.infer.NUTS` or `blackjax.window_adaptation`.
 
@@ -120,7 +120,7 @@ def posterior(
         if not jnp.all(jnp.isfinite(jax.vmap(log_density)(starts))):
             raise DensityError(
                 f"the density is not finite at any of {_STARTS} points to start from",
-                instead="supports that exclude what is impossible, in place of factors that do",
+                instead="supports that exclude impossible values, in place of factors that do",
             )
         u, statistics = _METHODS[method](run_key, log_density, starts, warmup, draws, **options)
         return Posterior(jax.vmap(jax.vmap(space.constrain))(u), statistics)

@@ -1,4 +1,4 @@
-"""Programs over continuous latents as log densities on all of R^n: what samplers walk on."""
+"""Programs over continuous latents as log densities on R^n, for samplers."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Unconstrained:
     def log_density(self, program: Program, *args: Any) -> Callable[[Float[Array, " n"]], Array]:
         """The log density in nats of a program with these sites, as a function of u.
 
-        With respect to Lebesgue measure on R^n: what the bijections stretch is accounted for.
+        It is with respect to Lebesgue measure on R^n: the Jacobians of the bijections are included.
 
         Raises:
             DensityError: the density is itself an estimate.
@@ -90,10 +90,11 @@ class Unconstrained:
             drawn = ", ".join(repr(c.name) for c in report.choices)
             raise DensityError(
                 "the density of this program is itself an estimate, which draws "
-                f"{drawn}: a Markov chain that evaluates it anew has another law",
+                f"{drawn}: a Markov chain that evaluates it anew has another stationary "
+                "distribution",
                 where=report.choices[0].where,
-                instead="the program without `marginal` and `normalize`: the chain can as well be "
-                "over the sites that they integrate out",
+                instead="the program without `marginal` and `normalize`: let the chain run over "
+                "the sites that they integrate out",
             )
         return value
 
@@ -115,18 +116,18 @@ class _Supports(numpyro.primitives.Messenger):
 
 
 def _constraint(name: str, facts: Any, seen: Any) -> Any:
-    """The support as NumPyro has it: as the site says, or from what is known of it."""
+    """The support as a NumPyro constraint."""
     support = facts.support
     if support.kind == "integer" or (seen is not None and seen.is_discrete):
         raise SiteError(
-            f"a discrete site ({support}) has no unconstrained space to walk in",
+            f"a discrete site ({support}) has no unconstrained space",
             site=name,
             where=facts.where,
             instead="the sum over its values as a factor, or importance sampling or SMC",
         )
     if not facts.has_density:
         raise SiteError(
-            "the indices of a subsampled plate are no latents to infer",
+            "the indices of a subsampled plate are not latents to infer",
             site=name,
             where=facts.where,
             instead="the whole plate",

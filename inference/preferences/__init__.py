@@ -1,4 +1,4 @@
-"""Preferences: rewards from votes, losses on what was preferred, and training on what is kept."""
+"""Preferences: rewards from votes, losses on preferred data, and training on curated draws."""
 
 from ppgen.inference.preferences._curated_law import curated_law as curated_law
 from ppgen.inference.preferences._direct import ddo as ddo

@@ -1,4 +1,4 @@
-"""The law of curated draws from a finite one, exactly."""
+"""The exact law of curated draws from a finite law."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def curated_law(
     *,
     choices: int | float,
 ) -> Float[np.ndarray, " n"]:
-    r"""What `ppgen.curate` draws from a finite law, *exactly*: p(x) H^K(x), K = `choices`.
+    r"""The law of `ppgen.curate` for a finite law p, *exactly*: p(x) H^K(x), K = `choices`.
 
     .. math:: H^K(x) = E\Big[\frac{K e^{r(x)}}{e^{r(x)} + \sum_{k<K} e^{r(x_k)}}\Big]
               = K \int_0^\infty e^{r(x)} e^{-s e^{r(x)}} M(s)^{K-1}\, ds, \qquad
@@ -37,7 +37,7 @@ def curated_law(
         Probabilities, in double precision.
 
     Raises:
-        ValueError: K < 1, a reward that is not finite, or probabilities that are none.
+        ValueError: K < 1, a reward that is not finite, or invalid probabilities.
 
     References:
         Ferbach, Bertrand, Bose, Gidel. Self-consuming generative models with curated data provably
@@ -45,8 +45,8 @@ def curated_law(
         clocks of rates exp(r).
 
     Examples:
-        Of two fair draws that differ, the one that is better by 1 nat is kept with probability
-        σ(1) = .731:
+        Of two different draws, the one that is better by 1 nat is kept with probability σ(1) =
+        .731:
 
         >>> import numpy as np
         >>> from ppgen.inference import curated_law

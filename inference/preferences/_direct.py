@@ -25,21 +25,21 @@ Choices = Mapping[str, Any] | ppgen.Trace
 def dpo(
     program: Program, reference: Program, *, beta: float | int
 ) -> Callable[..., Float[Array, ""]]:
-    r"""Direct preference optimisation: a pair of which one was preferred to the other.
+    r"""Direct preference optimisation, for a pair of which one was preferred to the other.
 
     .. math:: -\log \sigma\Big(\beta \log \frac{p_\theta(y^+)}{p_{ref}(y^+)}
               - \beta \log \frac{p_\theta(y^-)}{p_{ref}(y^-)}\Big),
 
     the negative log likelihood of the vote where the reward is r = β log p_θ / p_ref, up to a
-    constant. Its minimum over all laws is that of `kl_regularized_reward` with the reward that
-    the voters have, by Bradley and Terry. *Unbiased* (it draws nothing) for exact densities;
+    constant. Its minimum over all laws is the maximum of `kl_regularized_reward` with the voters'
+    reward, in the model of Bradley and Terry. *Unbiased* (it draws nothing) for exact densities;
     *heuristic* where a density is itself estimated, for the logarithm of σ is not linear.
 
     Args:
         program: p_θ, a program of arguments `*args`.
-        reference: p_ref, of the same arguments, of which it holds those fixed that are learned:
+        reference: p_ref, a program of the same arguments, which must hold learned arguments fixed:
             `lambda params, *rest: program(initial, *rest)`.
-        beta: β > 0, the price of a nat of divergence from the reference.
+        beta: β > 0, the weight of the divergence from the reference.
 
     Returns:
         `loss(preferred, rejected, *args)`, of one pair of choices as for `ppgen.log_density`.
@@ -78,23 +78,23 @@ def dpo(
 def ddo(
     program: Program, reference: Program, *, alpha: float | int = 1.0, beta: float | int = 1.0
 ) -> Callable[..., Float[Array, ""]]:
-    r"""Direct discriminative optimisation: a model as its own discriminator from a reference.
+    r"""Direct discriminative optimisation: a model as the discriminator of data and a reference.
 
     .. math:: -E_{data}[\log \sigma(\beta r_\theta(x))]
               - \alpha E_{x \sim p_{ref}}[\log \sigma(-\beta r_\theta(x))],
               \qquad r_\theta = \log \frac{p_\theta}{p_{ref}}.
 
     For α = β = 1 it is smallest at the law of the data; in general, over all functions r, at
-    p_ref^{1 − 1/β} (p_data / α)^{1/β}, which is a law for one α only: at another one there need not
-    be a minimum, and it is the best checkpoint of a short run that becomes the next reference. At
-    θ = ref the loss is (1 + α) log 2 and its gradient β/2 times that of the negative log
-    likelihood, zero at a maximum of the likelihood. *Unbiased*, value and gradients, for exact
-    densities; *heuristic* where a density is itself estimated.
+    p_ref^{1 − 1/β} (p_data / α)^{1/β}, which is normalised for one α only: for others there need
+    not be a minimum, and the best checkpoint of a short run becomes the next reference. At θ = ref
+    the loss is (1 + α) log 2 and its gradient β/2 times that of the negative log likelihood, zero
+    at a maximum of the likelihood. *Unbiased*, value and gradients, for exact densities;
+    *heuristic* where a density is itself estimated.
 
     Args:
         program: p_θ, a program of arguments `*args`.
         reference: p_ref, as for `dpo`; it is drawn from, and not differentiated.
-        alpha: α > 0, the weight of what is drawn from the reference.
+        alpha: α > 0, the weight of draws from the reference.
         beta: β > 0.
 
     Returns:
@@ -142,7 +142,7 @@ def ddo_jensen(
     alpha: float | int = 1.0,
     beta: float | int = 1.0,
 ) -> Callable[..., Float[Array, ""]]:
-    r"""`ddo` for models whose density is known by a bound: diffusion, flow matching, VAEs.
+    r"""`ddo` for models with a bound on their density: diffusion, flow matching, VAEs.
 
     With a loss ℓ_θ(x, ε) whose mean over ε bounds −log p_θ(x), and the *same* ε for both models,
 
@@ -152,7 +152,7 @@ def ddo_jensen(
 
     and likewise for the other term. So it is an *upper bound* on the loss with the difference of
     the two bounds for r, and *unbiased* for that upper bound; that this difference is the log ratio
-    is *heuristic*. Sharing ε takes most of the variance out of Δ, and so closes most of the gap.
+    is *heuristic*. Sharing ε removes most of the variance of Δ, and so most of the gap.
 
     Args:
         noise: `noise(x)` draws ε, with `ppgen.draw`: a time and a Gaussian, say.
@@ -192,7 +192,7 @@ def _log_ratio(program: Program, reference: Program) -> Callable[..., Float[Arra
 def _log_density(program: Program, choices: Choices, *args: Any) -> Float[Array, ""]:
     trace = ppgen.assess(program)(choices, *args)
     trace.refuse_subsampled(
-        "the loss, which is not linear in it, is not that of all, on average",
+        "the loss is not linear in it, and would be biased for that of all data",
         instead="the whole plate",
     )
     return trace.log_density

@@ -1,4 +1,4 @@
-"""Models that are trained on what was preferred among their own draws."""
+"""Training of models on the preferred among their own draws."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ import ppgen
 from ppgen.annotations import Program
 from ppgen.inference.fitting._fit import fit
 
-_AT_ONCE = 1024  # Draws that are made at the same time: memory grows with it.
+_AT_ONCE = 1024  # Number of draws made at the same time: memory grows with it.
 
 
 class Round(NamedTuple):
-    """What a callback of `retrain` is told after a round.
+    """The state of `retrain` after a round, which a callback receives.
 
     Attributes:
         number: Rounds so far, from one.
         params: The parameters now.
-        curated: What the parameters before were curated to, with a leading axis of `size`.
-        rewards: Of each of these.
+        curated: The curated draws of the previous parameters, with a leading axis of `size`.
+        rewards: Their rewards.
         history: The objective at each step, as `fit` returns it.
     """
 
@@ -42,7 +42,7 @@ class Retrained(NamedTuple):
 
     Attributes:
         params: The parameters after the last round.
-        rewards: The mean reward of what was kept in each round.
+        rewards: The mean reward of the curated draws of each round.
     """
 
     params: Any
@@ -66,7 +66,7 @@ def retrain(
     batch_size: int | None = None,
     callback: Callable[[Round], bool | None] | None = None,
 ) -> Retrained:
-    r"""Trains a model on its own draws, round after round, of K the one that is preferred.
+    r"""Train a model on its own curated draws, round after round.
 
     In each round it draws `size` data from the curated program (`ppgen.curate`), adds real data in
     the ratio 1 : λ of real to curated, and maximises the objective on both,
@@ -77,23 +77,23 @@ def retrain(
     With enough data, steps and capacity its law is that of `curated_law`, mixed with the reference:
     E[exp(r)] rises in every round by at least (K−1)/K Var(exp(r)) / max exp(r) without real data,
     until all mass is where the reward is largest; with λ(K−1) < 1 the divergence from the reference
-    stays below −log(1 − λ(K−1)). What is done here with samples, steps and a model is *heuristic*
-    for that.
+    stays below −log(1 − λ(K−1)). With finite samples, steps and capacity it is a *heuristic* for
+    that.
 
     Args:
         program: `program(params)` draws and returns a datum, a pytree of arrays.
-        reward: Of a datum, a real scalar in nats. It is evaluated, K times for each datum that is
-            kept, and not differentiated, so it may be anything that `jax.vmap` can evaluate: a
-            classifier, `jax.pure_callback` with a `vmap_method`.
+        reward: A function of a datum, to a real scalar in nats. It is evaluated K times for each
+            datum that is kept, and not differentiated, so it may be anything that `jax.vmap`
+            supports: a classifier, `jax.pure_callback` with a `vmap_method`.
         params: Where to begin, as for `fit`.
-        optimizer: From optax. Its state begins anew in each round.
+        optimizer: From optax. Its state is initialised in each round.
         key: Everything random here follows from it.
         rounds: How many.
         choices: K.
         size: Curated data of a round.
         steps: Steps of a round.
         reference: Real data, a pytree like a datum with one leading axis. `round(size / mix)` of
-            them are drawn in each round, none more often than any other by more than one.
+            them are drawn in each round, all equally often up to one.
         mix: λ > 0.
         objective: `objective(params, batch)`, to be maximised, a mean over a batch of data. By
             default log p(x), for a program that takes the datum as a second argument and observes
@@ -102,12 +102,13 @@ def retrain(
         callback: Called after every round. If it returns True, the loop ends there.
 
     Returns:
-        The parameters, and the mean reward of what was kept in each round.
+        The parameters, and the mean reward of the curated draws of each round.
 
     Raises:
         FitError: The objective or its gradient is not finite at some step.
         ChoiceMismatchError: By default, if the program still draws when it is given a datum.
-        ValueError: An argument makes no sense, or one of `reference` and `mix` without the other.
+        ValueError: An argument is invalid, or one of `reference` and `mix` is given without the
+            other.
 
     References:
         Ferbach, Bertrand, Bose, Gidel. Self-consuming generative models with curated data provably
@@ -180,7 +181,7 @@ def _log_likelihood(program: Program) -> Callable[[Any, Any], Float[Array, ""]]:
 
 
 def _rows(data: PyTree, count: int, key: Key[Array, ""]) -> PyTree:
-    """`count` rows in random order: all of them as often as it takes, and then some of them."""
+    """`count` rows in random order: all of them as often as they fit, and then a random subset."""
     (rows,) = {len(x) for x in jax.tree.leaves(data)}
     copies = -(-count // rows)
     orders = [jax.random.permutation(k, rows) for k in jax.random.split(key, copies)]

@@ -22,7 +22,7 @@ class VotesError(PpgenError, ValueError):
     """Votes that do not determine the rewards. The message says which do not.
 
     Example:
-        No finite reward is the likeliest of an item that always wins.
+        The likelihood has no maximum if an item always wins.
 
         >>> import jax.numpy as jnp
         >>> from ppgen.inference import fit_rewards
@@ -34,7 +34,7 @@ class VotesError(PpgenError, ValueError):
           Write instead: more votes, without these items, or features that items have in common
           See: ppgen.inference.VotesError
 
-        One vote more:
+        Add a vote:
 
         >>> best = fit_rewards(jnp.concatenate([votes, jnp.array([[0, 2]])])).rewards.argmax()
         >>> int(best)
@@ -60,11 +60,12 @@ class FittedRewards(NamedTuple):
     covariances.
 
     Attributes:
-        rewards: Of each item, in nats.
-        covariance: Of their errors, by the observed information: right where the model is.
-        robust: The same by the sandwich of the information and the spread of the scores: right for
-            independent votes also where the model is wrong (White, 1982), noisier where it is not.
-        log_likelihood: At the maximum, in nats.
+        rewards: The reward of each item, in nats.
+        covariance: The covariance of their errors, by the observed information: valid if the model
+            is right.
+        robust: The sandwich estimate of that covariance: valid for independent votes even if the
+            model is wrong (White, 1982), and noisier if it is right.
+        log_likelihood: The log likelihood at the maximum, in nats.
     """
 
     rewards: Float[np.ndarray, " items"]
@@ -75,12 +76,12 @@ class FittedRewards(NamedTuple):
     def difference(
         self, one: int, other: int, *, level: float = 0.95, robust: bool = False
     ) -> Interval:
-        """By how much one item is better than another: the log odds of a vote between them.
+        """The difference of two rewards: the log odds of a vote between the two items.
 
         Args:
             one: An item.
             other: Another one.
-            level: With what probability the interval covers the truth, in large samples.
+            level: The coverage probability of the interval, in large samples.
             robust: Whether to use the sandwich.
 
         Returns:
@@ -97,10 +98,10 @@ class FittedRewards(NamedTuple):
     def interval(
         self, weights: Float[np.ndarray, " items"], *, level: float = 0.95, robust: bool = False
     ) -> Interval:
-        """The same of any contrast of the rewards: a sum with weights that sum to zero.
+        """The interval for a contrast of the rewards: a sum with weights that sum to zero.
 
         Raises:
-            VotesError: The weights do not sum to zero: nothing determines that sum.
+            VotesError: The weights do not sum to zero, so votes do not determine the sum.
         """
         weights = np.asarray(weights, float)
         if abs(weights.sum()) > 1e-9 * max(1.0, np.abs(weights).sum()):
@@ -128,13 +129,13 @@ def vote_log_likelihood(
     objective for `fit`. For K = 2 both are log σ(r₁ − r₂).
 
     Args:
-        rewards: Of the candidates of each vote, the one that was chosen first; −∞ for one that was
-            not there.
+        rewards: The rewards of the candidates of each vote, the chosen one first; −∞ for an absent
+            candidate.
         ranked: Whether the voter put all of them in order, best first.
 
     Returns:
-        One number for each vote, in nats: −∞ if a candidate that was not there was chosen, or put
-        before one that was.
+        One number for each vote, in nats: −∞ if an absent candidate was chosen, or ranked before a
+        present one.
 
     References:
         Bradley, Terry. Rank analysis of incomplete block designs. Biometrika 39, 1952. Luce.
@@ -171,19 +172,19 @@ def fit_rewards(
     *heuristic*. The maximum is found by Newton's method in double precision.
 
     Args:
-        votes: Numbers of items, whole and of any type, those of each vote in a row, the one that
-            was chosen first; −1 at the end of a row of fewer items. Pairs make the model of Bradley
+        votes: Item numbers, integers of any type: one row for each vote, with the chosen item
+            first; shorter rows are filled with −1 at the end. For pairs it is the model of Bradley
             and Terry.
         ranked: Whether each row is in order, best first (Plackett and Luce).
-        features: Of each item, for rewards that are linear in them. By default every item has a
-            reward of its own; items are numbered up to the largest one in `votes`.
+        features: Features of each item, for rewards that are linear in them. By default every item
+            has its own reward, and the items are those up to the largest number in `votes`.
 
     Returns:
         The rewards, which sum to zero, and the covariances of their errors.
 
     Raises:
         VotesError: The votes do not determine the rewards: some items never win against the others
-            (their differences are infinite), or were never compared; or a row is none.
+            (their differences are infinite), or were never compared; or a row is invalid.
 
     References:
         Ford. Solution of a ranking problem from binary comparisons. American Mathematical Monthly
@@ -192,7 +193,7 @@ def fit_rewards(
         1982.
 
     Examples:
-        Chosen 3 times of 4, an item is better by log 3:
+        An item that is chosen 3 times of 4 is better by log 3:
 
         >>> import numpy as np
         >>> from ppgen.inference import fit_rewards
@@ -216,7 +217,7 @@ def fit_rewards(
     done = False
     while not done:
         curvature = basis.T @ information @ basis
-        # Where the likelihood has no maximum, it gets flat on the way.
+        # If the likelihood has no maximum, it becomes flat on the way.
         if not len(weights) or np.linalg.eigvalsh(curvature)[0] <= _FLAT * scale:
             raise VotesError(
                 "the votes do not determine the rewards: some combination of features never "
@@ -248,13 +249,13 @@ def _basis(features: np.ndarray) -> np.ndarray:
 def _derivatives(
     votes: np.ndarray, stages: range, rewards: np.ndarray
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-    """By the rewards: log likelihood, its gradient, the information, the sum of squared scores."""
+    """Log likelihood, its gradient, the information and the sum of squared scores."""
     items, there = len(rewards), votes >= 0
     value, information = 0.0, np.zeros((items, items))
     scores = np.zeros(votes.shape)
     pairs = (votes[:, :, None], votes[:, None, :])
     for stage in stages:
-        # What is chosen from at this stage; a row that has ended chooses from nothing.
+        # The candidates at this stage; a row that has ended has none.
         open_ = there & (np.arange(votes.shape[1]) >= stage) & there[:, [stage]]
         logits = np.where(open_, rewards[votes], -np.inf)
         top = np.where(open_[:, stage], logits.max(1), 0.0)
@@ -322,7 +323,7 @@ def _check_determined(votes: np.ndarray, stages: range, items: int) -> None:
     count, label = connected_components(graph, connection="strong")
     if count == 1:
         return
-    # A component that nobody else wins against, or that wins against nobody.
+    # A component that never loses to the others, or never wins against them.
     smallest = min(range(count), key=lambda c: int(np.sum(label == c)))
     inside = np.flatnonzero(label == smallest)
     won = np.any((label[rows] == smallest) & (label[columns] != smallest))

@@ -30,12 +30,12 @@ ABOUT = (
 )
 
 PARTICLES = 10
-"""Of the bounds."""
+"""Number of particles of the bounds."""
 NATS, SHARE = "nats per scene", "share right"
 
 
 class Size(NamedTuple):
-    """Of networks, data and training, and what has to be reached with them."""
+    """Sizes of networks, data and training, and the bounds of their marks."""
 
     recipe: dict[str, Any]
     training: dict[str, Any]
@@ -59,7 +59,7 @@ def marks(fast: bool = False, seed: int = 0) -> list[Mark]:
     scenes = load_scenes(train=recipe.scenes, held_out=recipe.held_out, seed=seed)
 
     def figures(data: SplitScenes = scenes, **options: Any) -> tuple[dict[str, Any], float, float]:
-        """All of a fit, its bound, and the share that it counts right."""
+        """The figures of a fit, its bound, and the share of correct counts."""
         kind = dataclasses.replace(recipe, **options)
         run = fit_recipe(kind, data=data, seed=seed, **size.training)
         found = run.figures(PARTICLES).estimates

@@ -28,7 +28,7 @@ import ppgen
 from ppgen.models.parts.networks import DiagonalGaussianMLP, attend, paint
 
 NEVER = -100.0
-"""The logit of what cannot be: no probability in single precision, and a finite logarithm."""
+"""The logit of an impossible event: probability zero in single precision, but finite."""
 
 PRESENT = (0.05, 0.05**2.3, 0.05**5)
 """The published prior of z_pres_t, given that there was something before: it must be worth it."""
@@ -70,7 +70,8 @@ class AIR(eqx.Module):
             side: Height and width of a glimpse.
             what: Dimensions of z_what.
             hidden: Width of the networks.
-            present: The prior probability of each look to find something, after the former did.
+            present: The prior probability that a look finds something, given that the previous one
+                did.
             noise: Standard deviation of a pixel around the canvas.
             key: Draws the weights.
         """
@@ -143,10 +144,10 @@ def air_guide(
 
     Args:
         air: The parameters.
-        image: What was seen.
-        conditional: Whether to look away only from what is present. It is the same distribution,
-            for what follows a "no" has no density, and dearer: the looks have to be repeated for
-            each value of the former `z_pres` that an estimator asks for.
+        image: The observed image.
+        conditional: Whether to remove only what is present from the image. The distribution is the
+            same, because sites after a "no" have no density, but it is more expensive: the looks
+            have to be repeated for each value of the previous `z_pres` that an estimator evaluates.
 
     Returns:
         How many things it found.
@@ -170,7 +171,7 @@ def air_guide(
 
 
 def reconstruct(air: AIR, image: Float[Array, "canvas canvas"]) -> Float[Array, "canvas canvas"]:
-    """What the guide finds in an image, painted again.
+    """The things that the guide finds in an image, painted on a canvas.
 
     Args:
         air: The parameters.
@@ -182,10 +183,10 @@ def reconstruct(air: AIR, image: Float[Array, "canvas canvas"]) -> Float[Array, 
 
 
 def _flip(before: Array | int, logit: Array) -> dist.Distribution:
-    """Once there is nothing, there is nothing any more."""
+    """A flip that is zero after a zero."""
     return dist.Bernoulli(logits=jnp.where(before == 1, logit, NEVER))
 
 
 def _normal(mean: Array, scale: Array, present: Array | int) -> dist.Distribution:
-    """The place or look of a thing; of none, it has no density."""
+    """The place or look of a thing, without a density if there is none."""
     return dist.Normal(mean, scale).to_event(1).mask(present == 1)

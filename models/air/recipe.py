@@ -14,7 +14,7 @@ from ppgen.models.parts import data as datasets
 from ppgen.models.parts.bounds import Bounds, Count
 from ppgen.models.parts.errors import CommandError
 from ppgen.models.parts.recipe import Recipe, Stage, image_picture
-from ppgen.models.parts.training import Training, at_least
+from ppgen.models.parts.training import Training, at_least, with_known_rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class AIRRecipe(Recipe):
         options = {} if self.objective == "elbo" else {"particles": self.particles}
         return Stage(
             getattr(inference, self.objective)(air.air_model, guide, **options),
-            optax.adam(training.learning_rate),
+            with_known_rate(optax.adam, training.learning_rate),
             rows=lambda scenes, model: scenes.train.images,
             maximize=True,
             label="ELBO" if self.objective == "elbo" else "IWELBO",
@@ -96,7 +96,7 @@ class AIRRecipe(Recipe):
         from ppgen.models.parts.runs import each_of
 
         model, train, images = run.model, run.data.train, rows.images
-        # Normal around the mean scene, with the model's own noise: what knows no digits says.
+        # Baseline without digits: normal around the mean scene, with the noise of the model.
         noise = (images - train.images.mean(0)) / model.noise
         floor = -0.5 * (noise**2 + np.log(2 * np.pi * model.noise**2)).sum((1, 2))
         programs = air.air_model, air.air_guide
@@ -116,7 +116,7 @@ class AIRRecipe(Recipe):
         import numpyro
 
         def scene():
-            # Of the prior's own, nineteen of 20 are empty.
+            # Nineteen of 20 scenes of the prior are empty.
             flips = [1, ppgen.draw(numpyro.distributions.Bernoulli(0.5)), 0]
             present = {f"z_pres_{t}": flip for t, flip in enumerate(flips[: self.looks])}
             return numpyro.handlers.condition(air.air_model, present)(run.model)

@@ -1,17 +1,19 @@
-"""What the words of the command line do."""
+"""The commands of the command line: `fit`, `resume`, `evaluate`, `sample`, `list`."""
 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from pathlib import Path
 from typing import Any
 
 from ppgen.models.cli._machine import Compiler, Machine
-from ppgen.models.cli._options import from_record, record_of
-from ppgen.models.cli._rooms import Room, installed, missing, room_of_run
+from ppgen.models.cli._options import arguments_of, differing, options_of, record_of
+from ppgen.models.cli._rooms import Room, installed, missing
 from ppgen.models.cli._run_folder import (
     CONFIG,
     FIGURES,
+    SEEDS,
     is_locked,
     last_metrics,
     read_config,
@@ -23,16 +25,22 @@ from ppgen.models.parts.recipe import Split
 from ppgen.models.parts.training import check_seed
 
 PICTURES, ARRAYS = (".png", ".pdf", ".svg"), ".npz"
-"""Files that samples are written to, by how their names end."""
+"""Suffixes of the files to which samples are written."""
 
 
 def fit(room: Room, options: Any) -> None:
     """`ppgen fit MODEL`."""
-    for group in (options.recipe, options.training, options.machine):
+    for group in (options.recipe, options.training, options.machine, options.repeats):
         check_bounds(group)
         group.check()
+    check_bounds(options.logs)
     options.compiler.start()
     workers = options.machine.start()
+    if options.repeats.seeds:
+        from ppgen.models.cli import _seeds
+
+        _seeds.fit_anew(room, options, workers)
+        return
     from ppgen.models.cli import _drive
 
     _drive.fit_anew(room, options, record_of(options), workers)
@@ -40,7 +48,7 @@ def fit(room: Room, options: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Resume:
-    """Go on with a run that was interrupted or killed, from its last good checkpoint."""
+    """Resume a run that was interrupted or killed, from its last undamaged checkpoint."""
 
     run: Path
     """Folder of the run (or the first word)."""
@@ -48,13 +56,18 @@ class Resume:
     compiler: Compiler = Compiler()
 
     def execute(self) -> None:
-        """Fits the rest, evaluates, and writes what there is to write."""
+        """Fits the remaining steps, evaluates, and writes figures and pictures."""
         check_bounds(self.machine)
         self.machine.check()
+        if (self.run / SEEDS).is_file():
+            from ppgen.models.cli import _seeds
+
+            _seeds.fit_on(self)
+            return
         options = options_of(self.run)
         if (self.run / FIGURES).is_file():
             steps = read_json(self.run / FIGURES).get("steps")
-            if not isinstance(steps, int):
+            if type(steps) is not int:
                 raise CommandError(f"{self.run / FIGURES} is damaged: it has no 'steps'")
             print(f"{self.run} is finished, after {steps} steps")
             return
@@ -65,7 +78,7 @@ class Resume:
         workers = machine.start()
         from ppgen.models.cli import _drive
 
-        _drive.fit_on(options.recipe, options.training, self.run, workers)
+        _drive.fit_on(options, self.run, workers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +88,10 @@ class Evaluate:
     run: Path
     """Folder of the run (or the first word)."""
     particles: Count | None = None
-    """Draws in the tightest bound on each datum. None stands for those of the figures after a
+    """Draws in the tightest bound on each datum. None means as many as in the figures after a
     fit."""
     split: Split = "held-out"
-    """Data that were not fitted to, or those that were."""
+    """The held-out data, or the training data."""
     compiler: Compiler = Compiler()
 
     def execute(self) -> None:
@@ -99,10 +112,12 @@ class Sample:
     run: Path
     """Folder of the run (or the first word)."""
     out: Path = Path("samples.png")
-    """File to write: a picture (.png, .pdf, .svg), or arrays (.npz). One that exists is left
-    alone."""
+    """File to write: a picture (.png, .pdf, .svg), or arrays (.npz). An existing file is not
+    overwritten."""
     num: Count = 64
     """Number of samples."""
+    label: int | None = None
+    """What a conditional model is told. None stands for all labels in turn."""
     seed: int = 0
     """Seed of the samples."""
     compiler: Compiler = Compiler()
@@ -127,16 +142,41 @@ class Sample:
 
         run = _drive.load(options.recipe, options.training, self.run)
         key = jax.random.key(self.seed)
-        if suffix == ARRAYS:
-            run.write_samples(self.out, key, self.num)
-        else:
-            run.draw_samples(self.out, key, self.num)
+        write = run.write_samples if suffix == ARRAYS else run.draw_samples
+        write(self.out, key, self.num, self.label)
         print(f"wrote {self.out}")
 
 
 @dataclasses.dataclass(frozen=True)
+class Export:
+    """Write the weights of a run as safetensors, with a card: a folder to give away."""
+
+    run: Path
+    """Folder of the run (or the first word)."""
+    out: Path | None = None
+    """Folder to write, which must not exist. None stands for `export` in the folder of the run."""
+    compiler: Compiler = Compiler()
+
+    def execute(self) -> None:
+        """Loads the last checkpoint and writes."""
+        out = self.run / "export" if self.out is None else self.out
+        if out.exists():
+            raise CommandError(f"--out {out} exists; choose another folder")
+        options_of(self.run)  # before JAX is imported
+        self.compiler.start()
+        from ppgen.models.cli import _export
+
+        _export.export(self.run, out)
+        print(f"wrote {out}")
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
-    """List the models, and the runs in a folder."""
+    """List the models, and the runs in a folder.
+
+    Of a run: its steps, its objective, its last held-out figure, when it was started, the options
+    that differ from the defaults, and whether it is finished.
+    """
 
     runs: Path = Path("runs")
     """The folder (or the first word)."""
@@ -146,7 +186,10 @@ class List:
         print("models")
         for name, room in installed().items():
             print(f"  {name:<15} {room.line}")
-        runs = sorted(path.parent for path in self.runs.glob(f"*/{CONFIG}"))
+        found = [path.parent for path in self.runs.glob(f"*/{CONFIG}")]
+        # Of several seeds, each is a run.
+        found += [path.parent for path in self.runs.glob(f"*/seed-*/{CONFIG}")]
+        runs = sorted(found)
         print(f"runs in {self.runs}" + ("" if runs else ": none"))
         for run in runs:
             print(f"  {_described(run)}")
@@ -158,6 +201,7 @@ def _described(run: Path) -> str:
         if (what := missing(config)) is not None:
             return f"{run}  {what}"
         options = options_of(run)
+        figure = _figure(run)
     except CommandError as error:
         return f"{run}  damaged: {error}"
     done = []
@@ -172,11 +216,35 @@ def _described(run: Path) -> str:
     if (run / FIGURES).is_file():
         state = "finished"
     steps = f"{', '.join(done) or 0} of {options.training.steps} steps"
-    return f"{run}  {config['model']}  {steps}  objective {objective}  {state}"
+    parts = [
+        str(run),
+        config["model"],
+        steps,
+        f"objective {objective}",
+        figure,
+        _began(run, config),
+    ]
+    parts += [" ".join(arguments_of(differing(options))), state]
+    return "  ".join(part for part in parts if part)
 
 
-def options_of(run: Path) -> Any:
-    """What a run was started with, read again as if it were typed."""
-    config = read_config(run)
-    room = room_of_run(run, config)
-    return from_record(room, config["options"], str(run / CONFIG))
+def _figure(run: Path) -> str:
+    """The last of the held-out figures, which is that of the tightest bound, with its unit."""
+    if not (run / FIGURES).is_file():
+        return ""
+    figures: Any = read_json(run / FIGURES).get("figures")
+    try:
+        label, units = list(figures.items())[-1]
+        unit, x = next(iter(units.items()))
+        return f"{label} {x['mean']:.5g} ± {x['standard_error']:.2g} {unit}"
+    except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError):
+        return ""  # none, or none that is finite
+
+
+def _began(run: Path, config: dict[str, Any]) -> str:
+    """When a run was started; of one that does not say, when its configuration was written."""
+    began = config.get("began")
+    if not isinstance(began, str):
+        written = datetime.datetime.fromtimestamp((run / CONFIG).stat().st_mtime)
+        began = written.isoformat(timespec="minutes")
+    return began.replace("T", " ")

@@ -1,14 +1,18 @@
-"""Fitting, evaluation and pictures of any recipe, in the folder of a run."""
+"""Fitting, evaluation and pictures of any recipe, in a run folder."""
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 import signal
 from pathlib import Path
 from typing import Any
 
 from ppgen.inference import Checkpoints, Fitted, load_fitted
 from ppgen.models.cli._interrupts import Interrupted, deferred
+from ppgen.models.cli._logs import loggers_of, pictures_at_intervals
 from ppgen.models.cli._machine import Workers
+from ppgen.models.cli._options import Logs
 from ppgen.models.cli._rooms import Room
 from ppgen.models.cli._run_folder import (
     CHECKPOINTS,
@@ -18,6 +22,7 @@ from ppgen.models.cli._run_folder import (
     locked,
     make_run_folder,
     read_config,
+    write_config,
     write_json,
 )
 from ppgen.models.parts.errors import CommandError
@@ -38,7 +43,7 @@ from ppgen.models.parts.runs import (
 from ppgen.models.parts.training import Training
 
 SAMPLES = 100
-"""In the picture of a fit."""
+"""Number of samples in the picture of a fit."""
 AUDIT_SECONDS = 60.0
 
 
@@ -48,52 +53,69 @@ def fit_anew(room: Room, options: Any, record: dict[str, Any], workers: Workers)
     Args:
         room: the model.
         options: of `ppgen fit`.
-        record: what of them is written to the folder.
-        workers: where to.
+        record: the options that are written to the folder.
+        workers: the devices and processes.
     """
-    recipe, training = options.recipe, options.training
-    data = recipe.load()
-    facts = data.facts()
-    # What can be wrong with the first stage should be known before there is a folder.
-    model = fresh(recipe, training, facts)
-    _check(prepared(recipe, training, recipe.stages[0], model, data), training, workers)
-    folder = _shared_folder(options.files.out, room.name, workers)
+    run = prepared_first(options, workers)
+    folder = shared_folder(options.files.out, room.name, workers)
     if workers.leads:
-        what = {"model": room.name, "options": record, "facts": facts}
+        began = datetime.datetime.now().isoformat(timespec="minutes")
+        what = {"model": room.name, "options": record, "facts": run.facts, "began": began}
         if room.path is not None:
             what["path"] = str(room.path)
-        write_json(folder / CONFIG, what)
-    run = Run(recipe, training, facts, model, lambda: data)
-    _run(run, folder, workers, audit=options.checks.audit)
+        write_config(folder, what)
+    _run(run, folder, workers, options.logs, record, audit=options.checks.audit)
 
 
-def fit_on(recipe: Recipe, training: Training, folder: Path, workers: Workers) -> None:
-    """Goes on with a run."""
-    data = data_of(recipe, folder)
-    facts = read_config(folder)["facts"]
-    _run(
-        Run(recipe, training, facts, fresh(recipe, training, facts), lambda: data), folder, workers
-    )
-
-
-def data_of(recipe: Recipe, folder: Path) -> Dataset:
-    """The data of a run: of others, some that are held out now may have been fitted to.
+def prepared_first(options: Any, workers: Workers) -> Run:
+    """The run before its first stage; errors in it should be raised before the folder is made.
 
     Raises:
-        CommandError: they have changed.
+        CommandError: the first stage cannot be fitted.
+        DataError: the data cannot be used, or a package for logs is not installed.
+    """
+    recipe, training = options.recipe, options.training
+    loggers_of(options.logs, Path(), {})
+    data = recipe.load()
+    facts = data.facts()
+    model = fresh(recipe, training, facts)
+    _check(prepared(recipe, training, recipe.stages[0], model, data), training, workers)
+    return Run(recipe, training, facts, model, lambda: data)
+
+
+def fit_on(options: Any, folder: Path, workers: Workers) -> None:
+    """Resumes a run."""
+    recipe, training = options.recipe, options.training
+    config = read_config(folder)
+    facts = config["facts"]
+    data = data_of(recipe, folder, facts)
+    start = Run(recipe, training, facts, fresh(recipe, training, facts), lambda: data)
+    _run(start, folder, workers, options.logs, config["options"])
+
+
+def data_of(recipe: Recipe, folder: Path, facts: dict[str, Any]) -> Dataset:
+    """The data of a run, checked to be those of its fit.
+
+    Args:
+        recipe: the recipe of the run.
+        folder: the run folder, for errors.
+        facts: the facts about the data that the run recorded.
+
+    Raises:
+        CommandError: the data have changed.
     """
     data = recipe.load()
-    if data.facts() != read_config(folder)["facts"]:
+    if data.facts() != facts:
         raise CommandError(f"the data are not those that {folder} was fitted to")
     return data
 
 
 def load(recipe: Recipe, training: Training, folder: Path) -> Run:
-    """A run as its last checkpoints have it, for evaluation and samples.
+    """A run with the parameters of its last checkpoints, for evaluation and samples.
 
     Raises:
-        CommandError: a stage has none yet.
-        CheckpointError: they are of another model, or damaged.
+        CommandError: a stage has no checkpoint yet.
+        CheckpointError: the checkpoints are of another model, or damaged.
     """
     facts = read_config(folder)["facts"]
     try:
@@ -107,18 +129,26 @@ def load(recipe: Recipe, training: Training, folder: Path) -> Run:
         stage = recipe.stage(name, training)
         fitted = load_fitted(path, part_of(stage, model), ema=training.ema)
         model = with_part(stage, model, evaluated(fitted))
-    return Run(recipe, training, facts, model, lambda: data_of(recipe, folder))
+    return Run(recipe, training, facts, model, lambda: data_of(recipe, folder, facts))
 
 
-def _run(start: Run, folder: Path, workers: Workers, *, audit: bool = False) -> None:
+def _run(
+    start: Run,
+    folder: Path,
+    workers: Workers,
+    logs: Logs,
+    record: dict[str, Any],
+    *,
+    audit: bool = False,
+) -> None:
     """Fits every stage, each from its last checkpoint if it has any, and then all the rest."""
     if not workers.leads:
-        _stages(start, folder, workers, audit)
+        _stages(start, folder, workers, logs, record, audit)
         workers.any(False)  # the processes end together
         return
     with locked(folder):
         try:
-            run, stages = _stages(start, folder, workers, audit)
+            run, stages = _stages(start, folder, workers, logs, record, audit)
             workers.say("evaluating")
             _finish(run, folder, stages)
         except KeyboardInterrupt:
@@ -126,8 +156,10 @@ def _run(start: Run, folder: Path, workers: Workers, *, audit: bool = False) -> 
     workers.any(False)
 
 
-def _stages(start: Run, folder: Path, workers: Workers, audit: bool) -> tuple[Run, dict[str, Any]]:
-    """The run with a fitted model; of each stage, what was fitted and how that went."""
+def _stages(
+    start: Run, folder: Path, workers: Workers, logs: Logs, record: dict[str, Any], audit: bool
+) -> tuple[Run, dict[str, Any]]:
+    """The run with its fitted model, and the result of each stage."""
     recipe, training, data, model = start.recipe, start.training, start.data, start.model
     found: dict[str, tuple[Stage, Fitted]] = {}
     for name in recipe.stages:
@@ -138,7 +170,8 @@ def _stages(start: Run, folder: Path, workers: Workers, audit: bool) -> tuple[Ru
         what = f"{folder}" if name == "" else f"{folder} (stage {name})"
         rows = "a stream of data" if ready.number is None else f"{ready.number} rows of data"
         workers.say(f"fitting {rows}, writing to {what}")
-        fitted = _fit(ready, training, name, folder, workers)
+        now = dataclasses.replace(start, model=model)
+        fitted = _fit(ready, now, name, folder, workers, logs, record)
         if fitted.stopped == "early stopping":
             workers.say(f"stopped early after {len(fitted.history)} steps")
         if fitted.skipped:
@@ -148,10 +181,20 @@ def _stages(start: Run, folder: Path, workers: Workers, audit: bool) -> tuple[Ru
     return Run(recipe, training, start.facts, model, lambda: data), found
 
 
-def _fit(ready: Prepared, training: Training, name: str, folder: Path, workers: Workers) -> Fitted:
-    place = folder / name
+def _fit(
+    ready: Prepared,
+    run: Run,
+    name: str,
+    folder: Path,
+    workers: Workers,
+    logs: Logs,
+    record: dict[str, Any],
+) -> Fitted:
+    place, training = folder / name, run.training
     if workers.leads:
         place.mkdir(exist_ok=True)
+    loggers = loggers_of(logs, place, record)
+    drawn = pictures_at_intervals(ready, run, place, workers, loggers, logs.pictures_every)
     with deferred() as interrupts:
         fitted = fit_prepared(
             ready,
@@ -162,7 +205,8 @@ def _fit(ready: Prepared, training: Training, name: str, folder: Path, workers: 
                 place / CHECKPOINTS, every=training.checkpoint_every, keep=training.keep
             ),
             metrics=place / METRICS if workers.leads else None,
-            callback=lambda progress: workers.any(interrupts.number is not None),
+            loggers=loggers,
+            callback=[drawn, lambda progress: workers.any(interrupts.number is not None)],
             progress=workers.leads,
         )
     if fitted.stopped == "callback":
@@ -194,7 +238,7 @@ def _finish(run: Run, folder: Path, stages: dict[str, tuple[Stage, Fitted]]) -> 
     write_json(
         folder / FIGURES, {"steps": steps, "title": figures.title, "figures": figures.record()}
     )
-    # Shown when they are written: a run that is killed here has lost nothing that was seen.
+    # Printed only once they are written, so that a kill here loses nothing that was shown.
     print(figures.table())
     print(f"wrote {CHECKPOINTS}, {METRICS}, {FIGURES} and pictures to {folder}")
 
@@ -205,8 +249,8 @@ def _check(ready: Prepared, training: Training, workers: Workers) -> None:
         raise CommandError(f"--batch-size {size} must divide over {workers.mesh.size} devices")
 
 
-def _shared_folder(out: Path | None, model: str, workers: Workers) -> Path:
-    """Process 0 makes it; the others learn whether it could."""
+def shared_folder(out: Path | None, model: str, workers: Workers) -> Path:
+    """Process 0 makes the folder, and tells the others whether it succeeded."""
     if workers.alone:
         return make_run_folder(out, model)
     if out is None:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: once to end in good order, twice to end at once."""
+"""SIGINT and SIGTERM: the first ends a run in good order, the second at once."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Interrupted(Exception):
 
 
 class Interrupts:
-    """What has been received.
+    """The signals received so far.
 
     Attributes:
-        number: of the signal, or None.
+        number: the number of the signal, or None.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
 
     def listen(self, numbers: socket.socket) -> None:
-        """In a thread: every signal is a byte. While XLA computes, Python handles none itself."""
+        """Listen in a thread, because Python handles no signals while XLA computes."""
         while received := numbers.recv(1):
             if received[0] not in SIGNALS:
                 continue
@@ -51,9 +51,9 @@ class Interrupts:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Interrupts]:
-    """Within it, a first signal is only noted, and a second one ends the process.
+    """A context in which the first signal is recorded, and the second ends the process.
 
-    Python can receive signals in its main thread alone: in another one nothing changes.
+    Python receives signals in its main thread only; in other threads this does nothing.
     """
     found = Interrupts()
     if threading.current_thread() is not threading.main_thread():
@@ -77,4 +77,4 @@ def deferred() -> Iterator[Interrupts]:
 
 
 def _noted_by_the_thread(number: int, frame: object) -> None:
-    """There must be a handler, or the signal would do what it does by default."""
+    """A handler that does nothing, in place of the default action of the signal."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ppgen.models.cli._commands import options_of
 from ppgen.models.cli._drive import load
+from ppgen.models.cli._options import options_of
 from ppgen.models.parts.runs import Run
 
 
 def load_run(folder: str | Path) -> Run:
-    """Loads what a command fitted: `ppgen fit` in Python's hands.
+    """Loads a run of `ppgen fit` into Python.
 
     Args:
-        folder: of the run, finished or not: the last checkpoints count.
+        folder: the run folder, finished or not; its last checkpoints are read.
 
     Returns:
         The run: `model` has the parameters, `recipe` and `training` the options, `data` the data,

@@ -21,11 +21,11 @@ class Compiler:
     """Compilation."""
 
     compilation_cache: bool = True
-    """Keep compiled programs in $XDG_CACHE_HOME/ppgen (~/.cache/ppgen): a second start is faster.
-    A folder in $JAX_COMPILATION_CACHE_DIR takes its place."""
+    """Keep compiled programs in $XDG_CACHE_HOME/ppgen (~/.cache/ppgen), or in
+    $JAX_COMPILATION_CACHE_DIR if that is set, for a faster next start."""
 
     def start(self) -> None:
-        """Set JAX's cache up. A folder that cannot be written costs a note, and nothing else."""
+        """Set up JAX's compilation cache; if its folder cannot be written, only print a note."""
         import jax
 
         if not self.compilation_cache or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -50,18 +50,18 @@ class Machine:
     """Devices and hosts."""
 
     devices: Count | None = None
-    """Local devices to divide each batch over. None stands for one, or for all in a run of several
+    """Local devices over which each batch is divided. None means one, or all in a run of several
     processes."""
     coordinator: str | None = None
-    """HOST:PORT of process 0 of a run of several processes, each started with the same options
-    but for --process-id, and all with one --out on a file system that they share."""
+    """HOST:PORT of process 0 in a run of several processes. Start each with the same options except
+    for --process-id, and with one --out on a shared file system."""
     num_processes: Count | None = None
-    """How many processes there are."""
+    """Number of processes."""
     process_id: int | None = None
-    """Which one this is. Process 0 writes and prints."""
+    """Number of this process. Process 0 writes and prints."""
 
     def check(self) -> None:
-        """Refuse what makes no sense.
+        """Refuse invalid options.
 
         Raises:
             CommandError: it names the option.
@@ -122,12 +122,12 @@ class Workers:
         self.alone = jax.process_count() == 1
 
     def say(self, text: str) -> None:
-        """Print, once."""
+        """Print, in one process only."""
         if self.leads:
             print(text, flush=True)
 
     def any(self, here: bool) -> bool:
-        """Whether it is so in any process; all have to ask."""
+        """Whether a value is true in any process; all processes have to call this."""
         if self.alone:
             return here
         import numpy as np
@@ -136,7 +136,7 @@ class Workers:
         return bool(np.any(multihost_utils.process_allgather(np.array(here))))
 
     def local(self, tree: Any) -> Any:
-        """The arrays of a pytree, which are on each device, on the default one alone."""
+        """Move the replicated arrays of a pytree to the default device."""
         import jax
 
         if self.mesh is None:

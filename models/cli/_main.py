@@ -23,6 +23,7 @@ ON_RUNS: dict[str, Any] = {
     "resume": _commands.Resume,
     "evaluate": _commands.Evaluate,
     "sample": _commands.Sample,
+    "export": _commands.Export,
     "list": _commands.List,
 }
 """Every command but `fit`: a frozen dataclass of options with an `execute`."""
@@ -61,7 +62,7 @@ def _complain(message: str, status: int) -> int:
 
 
 def _command(args: list[str]) -> Callable[[], None] | None:
-    """What the arguments ask for, or None if they ask for help, which is printed."""
+    """The command of the arguments, or None if they ask for help, which is printed."""
     words = ["fit", *ON_RUNS]
     word = args.pop(0) if args else None
     if word in ("-h", "--help"):
@@ -109,7 +110,7 @@ def _help(prog: str, about: dict[str, str]) -> str:
 
 @contextlib.contextmanager
 def _in_one_line() -> Iterator[None]:
-    """Warnings for the user as notes; and no log of the checkpoints' library, which says more."""
+    """Show warnings as one-line notes, and silence the log of the checkpoint library."""
     log = logging.getLogger("absl")
     level = log.level
     with warnings.catch_warnings():

@@ -12,15 +12,16 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
 from ppgen.models.cli._machine import Compiler, Machine
-from ppgen.models.cli._rooms import Room
-from ppgen.models.parts.bounds import check_bounds
+from ppgen.models.cli._rooms import Room, room_of_run
+from ppgen.models.cli._run_folder import CONFIG, check_unchanged, read_config
+from ppgen.models.parts.bounds import Count, check_bounds
 from ppgen.models.parts.errors import CommandError
-from ppgen.models.parts.training import flag
+from ppgen.models.parts.training import check_seed, flag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Files:
     """Files."""
 
     out: Path | None = None
-    """Folder of the run, new or empty. None stands for the next free runs/MODEL-001."""
+    """Folder of the run, new or empty. None means the next free runs/MODEL-001."""
     config: Path | None = None
     """JSON or TOML file of options by name, or the config.json of a run, to repeat it. Options on
     the command line win."""
@@ -39,21 +40,57 @@ class Checks:
     """Checks before the fit."""
 
     audit: bool = False
-    """Compare the gradient on the first batch with slopes of the objective's value, in a minute at
-    most, and fit only if they do not disagree."""
+    """Before the fit, compare the gradient on the first batch with slopes of the objective's value,
+    for at most a minute, and stop if they disagree."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Logs:
+    """Logs of the fit, in the folder of the run. There is always metrics.jsonl."""
+
+    log: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
+    """Also a table, events for TensorBoard, or an offline run of Weights & Biases: the objective,
+    the norm of its gradient, the learning rate and metrics that the objective names. They need the
+    extras of their names, but for csv."""
+    pictures_every: Count | None = None
+    """Steps between pictures of samples, up to the next multiple of --chunk: in the folder
+    `pictures`, and in the logs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeats:
+    """Several fits."""
+
+    seeds: tuple[int, ...] = ()
+    """In place of --seed: a run for each of them, in the folders seed-N of one folder, with means
+    and spreads of the figures over the seeds."""
+
+    def check(self) -> None:
+        """Refuse what is no seed, and one that comes twice.
+
+        Raises:
+            CommandError: it says which.
+        """
+        for seed in self.seeds:
+            check_seed(seed)
+        if len(set(self.seeds)) < len(self.seeds):
+            raise CommandError(f"--seeds {' '.join(map(str, self.seeds))} has one seed twice")
 
 
 @functools.cache
 def fit_options(room: Room) -> type:
     """The options of `ppgen fit MODEL`: a frozen dataclass of groups of options.
 
-    Its fields are `recipe`, `training`, `files`, `checks`, `machine` and `compiler`.
+    Its fields are `recipe`, `training`, `files`, `logs`, `repeats`, `checks`, `machine` and
+    `compiler`.
     """
     recipe = room.recipe()
     groups: list[Any] = [
         ("recipe", recipe()),
         ("training", recipe.training),
         ("files", Files()),
+        ("logs", Logs()),
+        ("repeats", Repeats()),
         ("checks", Checks()),
         ("machine", Machine()),
         ("compiler", Compiler()),
@@ -72,10 +109,10 @@ def fit_options(room: Room) -> type:
 def parse(kind: type, prog: str, args: Sequence[str], default: Any = None) -> Any:
     """Options from arguments, or None if these asked for help, which is printed.
 
-    Tyro draws a box around an error; it becomes one line.
+    Tyro's boxed error messages are turned into one line.
 
     Raises:
-        CommandError: they cannot be used.
+        CommandError: the arguments are invalid.
     """
     box = io.StringIO()
     given = {} if default is None else {"default": default}
@@ -90,16 +127,32 @@ def parse(kind: type, prog: str, args: Sequence[str], default: Any = None) -> An
 
 
 def parse_fit(room: Room, args: Sequence[str]) -> Any:
-    """The options of `ppgen fit MODEL`, those of `--config` included; None after help.
+    """The options of `ppgen fit MODEL`, those of `--config` and of the data included.
+
+    What is typed wins, then what the file says, then the recipe's settings for the data.
+
+    Returns:
+        None after help.
 
     Raises:
-        CommandError: they cannot be used.
+        CommandError: the arguments are invalid.
     """
     kind, prog = fit_options(room), f"ppgen fit {room.name}"
     options = parse(kind, prog, args)
-    if options is None or options.files.config is None:
+    if options is None:
         return options
     path = options.files.config
+    content = {} if path is None else _file_options(room, path)
+    source = options.recipe.__dict__.get("data")
+    settings = options.recipe.settings.get(str(content.get("data") if source is None else source))
+    if path is None and settings is None:
+        return options
+    default = from_record(room, {**(settings or {}), **content}, str(path or source))
+    return parse(kind, prog, args, default)
+
+
+def _file_options(room: Room, path: Path) -> dict[str, Any]:
+    """What a file of options says, by their names with underscores."""
     content = _read(path)
     if isinstance(content.get("options"), dict):  # the config.json of a run
         if content.get("model") != room.name:
@@ -107,23 +160,29 @@ def parse_fit(room: Room, args: Sequence[str]) -> Any:
                 f"{path} is of the model {content.get('model')!r}, not {room.name!r}"
             )
         content = content["options"]
-    default = from_record(room, content, str(path))
-    return parse(kind, prog, args, default)
+    return {name.replace("-", "_"): value for name, value in content.items()}
 
 
 def record_of(options: Any) -> dict[str, Any]:
-    """What a run depends on, by the names of the options, for its config.json."""
+    """The options that determine a run, by name, for its config.json."""
     found = dataclasses.asdict(options.recipe) | dataclasses.asdict(options.training)
     found["devices"] = options.machine.devices
-    return {name: str(x) if isinstance(x, Path) else x for name, x in found.items()}
+    if options.logs != Logs():
+        found |= dataclasses.asdict(options.logs)
+    shown = {Path: str, tuple: list}
+    return {name: shown.get(_kind(x), lambda x: x)(x) for name, x in found.items()}
+
+
+def _kind(value: Any) -> type:
+    return Path if isinstance(value, Path) else type(value)
 
 
 def from_record(room: Room, record: dict[str, Any], source: str) -> Any:
     """The options of `ppgen fit MODEL` with those of a file.
 
     Args:
-        room: whose they are.
-        record: by name.
+        room: the model.
+        record: the values, by name.
         source: the file, for errors.
 
     Raises:
@@ -154,8 +213,34 @@ def from_record(room: Room, record: dict[str, Any], source: str) -> Any:
     return options
 
 
+def options_of(run: Path) -> Any:
+    """The options with which a run was started, parsed again from its config.json.
+
+    Raises:
+        CommandError: it is no run, or damaged.
+    """
+    config = read_config(run)
+    options = from_record(room_of_run(run, config), config["options"], str(run / CONFIG))
+    check_unchanged(run, config)
+    return options
+
+
+def differing(options: Any) -> dict[str, Any]:
+    """The options of model and training that are not the defaults, by name."""
+    found = {}
+    for group, default in (
+        (options.recipe, type(options.recipe)()),
+        (options.training, options.recipe.training),
+    ):
+        for field in dataclasses.fields(group):
+            value = getattr(group, field.name)
+            if value != getattr(default, field.name):
+                found[field.name] = value
+    return found
+
+
 def arguments_of(options: Mapping[str, Any]) -> list[str]:
-    """Options by name, as they are typed."""
+    """Options by name, as command-line arguments."""
     return [word for name, value in options.items() for word in _arguments(name, value)]
 
 
@@ -180,9 +265,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _unboxed(text: str) -> str:
-    """What is in a box of tyro's: a title, the error, a rule, and advice.
+    """The text in one of tyro's boxes: a title, the error, a rule, and advice.
 
-    It is drawn with ASCII, and another rule after the title, where the terminal may need that.
+    On some terminals the box is drawn in ASCII, with another rule after the title.
     """
     lines = [re.sub(r"[╭╮╰╯│]", "", line).strip() for line in text.splitlines()]
     _, *lines = [line for line in lines if line] or [""]

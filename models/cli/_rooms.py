@@ -1,4 +1,4 @@
-"""Rooms: where the models are. A model is found by being there; no list of them is kept.
+"""Rooms: the folders or files of models, found without a list of them.
 
 There are three places: a folder of `ppgen.models` with a `recipe.py`; an entry point of the group
 `ppgen.models` in another package, which names such a folder or a module; and a file by its path.
@@ -25,28 +25,30 @@ from ppgen.models.parts.errors import CommandError
 from ppgen.models.parts.recipe import Recipe
 
 GROUP = "ppgen.models"
-"""Of the entry points."""
+"""The group of the entry points."""
 SHARED = ("cli", "parts")
-"""Folders of `ppgen.models` that are no rooms."""
+"""Folders of `ppgen.models` that are not rooms."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Room:
-    """Where a model is.
+    """The location of a model.
 
     Attributes:
-        name: what the command calls it; a file without its suffix.
+        name: its name in the command; for a file, the name without the suffix.
         module: the package or module, if it has been installed.
         path: the file, if it was given by its path.
+        given: the recipe itself, if that was given.
     """
 
     name: str
     module: str = ""
     path: Path | None = None
+    given: type[Recipe] | None = None
 
     @property
     def line(self) -> str:
-        """What the model is: the first line of the docstring, read without importing anything."""
+        """The first line of the model's docstring, read without importing anything."""
         try:
             text = ast.get_docstring(ast.parse(_source(self.module)))
         except (ImportError, SyntaxError, OSError) as error:
@@ -59,18 +61,18 @@ class Room:
         return (self.recipe().__doc__ or "").split("\n")[0]
 
     def recipe(self) -> type[Recipe]:
-        """The one recipe that is written there.
+        """The recipe that is defined there.
 
         Raises:
             CommandError: there is none, or more than one, or an import fails.
         """
-        return _recipe(self)
+        return _recipe(self) if self.given is None else self.given
 
 
 def installed() -> dict[str, Room]:
     """Every model that has a name, in the order of the names.
 
-    Of two with one name, that of `ppgen` is taken, then that of the first package.
+    If several have one name, that of `ppgen` is taken, else that of the first package.
     """
     found = {}
     for info in pkgutil.iter_modules(ppgen.models.__path__):
@@ -83,7 +85,7 @@ def installed() -> dict[str, Room]:
 
 
 def room_of(word: str) -> Room:
-    """The model of a word of the command line: a name, or the path of a file.
+    """The model for a word of the command line: a name, or the path of a file.
 
     Raises:
         CommandError: there is none.
@@ -101,8 +103,13 @@ def room_of(word: str) -> Room:
     return rooms[word]
 
 
+def recipe_of(name: str, recipe: type[Recipe]) -> Room:
+    """The model of a recipe that is at hand."""
+    return Room(name, given=recipe)
+
+
 def missing(config: Mapping[str, Any]) -> str | None:
-    """What to say of a run whose model is not here any more: it is as good as ever."""
+    """The message for a run whose model is not available; the run itself is intact."""
     if config.get("path") is not None:
         there = Path(config["path"]).is_file()
         return None if there else f"a run of {config['path']}, which is not there"

@@ -1,13 +1,14 @@
-"""The folder of a run: made for it alone, and enough to go on with it."""
+"""The run folder: made for one run, with everything that is needed to resume it."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 FIGURES = "figures.json"
-"""Written last: a run that has it is finished."""
+"""The file that is written last: a run that has it is finished."""
+SEEDS = "seeds.json"
+"""In a folder of several runs, one for each seed, in place of a configuration."""
 
 
 def make_run_folder(out: Path | None, model: str) -> Path:
@@ -39,7 +42,7 @@ def make_run_folder(out: Path | None, model: str) -> Path:
         raise CommandError(f"--out {out} is a file; it must be a folder")
     if out.is_dir() and any(out.iterdir()):
         what = "is not empty"
-        if (out / CONFIG).exists():
+        if (out / CONFIG).exists() or (out / SEEDS).exists():
             what = f"holds another run (`ppgen resume {out}` goes on with it)"
         raise CommandError(f"--out {out} {what}; choose a folder that does not exist yet")
     out.mkdir(parents=True, exist_ok=True)
@@ -49,7 +52,7 @@ def make_run_folder(out: Path | None, model: str) -> Path:
 def _next_free(model: str) -> Path:
     for number in itertools.count(1):
         folder = Path("runs") / f"{model}-{number:03d}"
-        # Making it is the test whether it is free: two runs may start at the same time.
+        # Making the folder tests whether the name is free: two runs may start at the same time.
         with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
             return folder
@@ -59,7 +62,7 @@ def _next_free(model: str) -> Path:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a file that is there whole or not at all; what is not finite is null, as in JSON."""
+    """Writes a file atomically; numbers that are not finite become null."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w") as file:
         file.write(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
@@ -77,14 +80,14 @@ def _finite(content: Any) -> Any:
 
 
 def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads an object.
+    """Reads a JSON object.
 
     Raises:
-        CommandError: If it is none.
+        CommandError: If the file does not hold one.
     """
     try:
         content = json.loads(path.read_text(), parse_constant=_no_number)
@@ -95,19 +98,72 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_entries(path: Path, entries: Mapping[str, type]) -> dict[str, Any]:
+    """Reads a JSON object that has these entries at least, of these types.
+
+    Raises:
+        CommandError: If it does not.
+    """
+    content = read_json(path)
+    for name, kind in entries.items():
+        if not isinstance(content.get(name), kind):
+            raise CommandError(f"{path} is damaged: it has no {name!r}")
+    return content
+
+
+def write_config(folder: Path, content: dict[str, Any]) -> None:
+    """Writes what a run is, and by what it is known again."""
+    write_json(folder / CONFIG, content | {"fingerprint": _fingerprint(content)})
+
+
+def _fingerprint(content: dict[str, Any]) -> str:
+    """Of all that decides what the parameters of a run mean.
+
+    Not of where the data are: they may be moved, and are known again by the facts about them.
+    """
+    options = {name: x if name != "data" else "" for name, x in content["options"].items()}
+    known = [content["model"], options, content["facts"]]
+    text = json.dumps(_finite(known), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_unchanged(folder: Path, content: dict[str, Any]) -> None:
+    """Refuses a configuration that is not that of the fit: its parameters would mean another model.
+
+    Raises:
+        CommandError: If it was changed.
+    """
+    if "fingerprint" not in content:
+        return  # an older version wrote it
+    data = content["options"].get("data")
+    if content["fingerprint"] != _fingerprint(content) or not isinstance(data, str | None):
+        raise CommandError(
+            f"{folder / CONFIG} is damaged or is of another fit than its checkpoints: it is not as "
+            f"it was written (`ppgen fit {content['model']} --config {folder / CONFIG}` fits anew)"
+        )
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """Reads what a run is.
+    """Reads the config.json of a run.
 
     Raises:
         CommandError: If the folder is not that of a run.
     """
+    if (folder / SEEDS).is_file():
+        runs = ", ".join(str(path) for path in sorted(folder.glob("seed-*"))) or "none yet"
+        raise CommandError(f"{folder} holds a run for each of several seeds: {runs}")
     if not (folder / CONFIG).is_file():
         raise CommandError(f"{folder} is not the folder of a run: it has no {CONFIG}")
-    content = read_json(folder / CONFIG)
-    for name, kind in (("model", str), ("options", dict), ("facts", dict)):
-        if not isinstance(content.get(name), kind):
-            raise CommandError(f"{folder / CONFIG} is damaged: it has no {name!r}")
+    content = read_entries(folder / CONFIG, _ENTRIES)
+    damaged = content.keys() - _ENTRIES.keys() - _OPTIONAL
+    damaged |= {k for k in _OPTIONAL if not isinstance(content.get(k), str | None)}
+    if damaged:
+        raise CommandError(f"{folder / CONFIG} is damaged: it has {min(damaged)!r}")
     return content
+
+
+_ENTRIES = {"model": str, "options": dict, "facts": dict}
+_OPTIONAL = {"path", "began", "fingerprint"}  # older versions wrote no more than the first
 
 
 def last_metrics(folder: Path) -> dict[str, Any] | None:
@@ -125,10 +181,10 @@ def last_metrics(folder: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes from writing to a run. The lock ends with the process, however it ends.
+    """Locks a run for writing. The lock is released when the process ends, however it ends.
 
     Raises:
-        CommandError: If another one has it.
+        CommandError: If another process holds the lock.
     """
     with (folder / CONFIG).open("rb") as file:
         if not _lock(file):

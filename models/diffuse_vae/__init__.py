@@ -1,8 +1,8 @@
 r"""DiffuseVAE: a diffusion that refines what a variational autoencoder decodes.
 
-An autoencoder draws the whole of an image from a few numbers, but blurs it; a diffusion draws it
-sharply, but needs many moves, and has no few numbers to hold on to. Here the diffusion is told what
-the autoencoder decodes:
+An autoencoder generates an image from a low-dimensional latent vector, but blurs it; a diffusion
+generates sharp images, but needs many steps, and has no such latent vector. Here the diffusion is
+conditioned on what the autoencoder decodes:
 
 .. math:: z \sim p(z), \quad \hat x = \mathrm{Dec}(z), \quad x_T \sim p(x_T \mid z), \quad
           x_s \sim p_\phi(x_s \mid x_t, \hat x) \text{ down to the image } x.
@@ -13,17 +13,17 @@ ends in noise around zero; in *form 2*, in noise around x̂: the same chain, of 
 
 Training in *two stages* is that of the paper: `fit_autoencoder` by a bound, then, with it frozen,
 `fit_denoiser` by `denoising_loss`, which is heuristic as a likelihood. `fit_jointly` trains both at
-once, and `variational_bound` is a bound in nats on the log density of the whole, for those who want
-one; `bound_terms` says where it loses them. `dropout=` leaves the condition out now and then, for
-classifier-free guidance, and for an unconditional chain at 1.
+once, and `variational_bound` is a bound in nats on the log density of the whole model;
+`bound_terms` gives its terms. `dropout=` is the probability of leaving out the condition, for
+classifier-free guidance; at 1 the chain is unconditional.
 
-A `Sampler` says which levels a chain visits, and whether it is DDPM (η = 1), DDIM (η = 0) or in
-between. A prediction that is clipped changes the noise that is moved along with it.
+A `Sampler` determines the levels that a chain visits, and whether it is DDPM (η = 1), DDIM (η = 0)
+or in between. If a prediction is clipped, the predicted noise is changed to match it.
 
-The decoder has seen draws of q(z | x) in training, and N(0, I) is not their law: where it has mass
-and they have none, images are bad however long the chain is. `fit_mixture_prior` fits a prior to
-them afterwards. In `benchmarks/models.md` it is what makes the chain better for its condition;
-without it, a long unconditional chain is better.
+In training the decoder sees draws of q(z | x), whose aggregate law is not N(0, I): for draws of
+N(0, I) where that law has little mass, images are bad however long the chain is.
+`fit_mixture_prior` fits a prior to it afterwards. In `benchmarks/models.md` the condition improves
+the chain only with this prior; without it, a long unconditional chain is better.
 
 Examples:
     >>> import jax, optax

@@ -71,8 +71,8 @@ def autoencoder_model(
 
     Args:
         vae: The parameters.
-        x: What was seen, or None to draw an image.
-        prior: In place of N(0, I), as `fit_mixture_prior` finds one.
+        x: An observed image, or None to draw one.
+        prior: A prior in place of N(0, I), such as that of `fit_mixture_prior`.
 
     Returns:
         Dec(z), the mean of x given z.

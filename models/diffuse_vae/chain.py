@@ -32,10 +32,10 @@ from ppgen.inference import (
 
 
 class Move(NamedTuple):
-    """One move of a chain, from level t down to level s < t; or several, stacked.
+    """One step of a chain, from level t down to level s < t; or several, stacked.
 
     Attributes:
-        time: t / T, in (0, 1], which is what networks read.
+        time: t / T, in (0, 1], the time input of networks.
         before: log ᾱ_t.
         after: log ᾱ_s.
     """
@@ -53,7 +53,7 @@ class Move(NamedTuple):
     def posterior(
         self, x_t: Float[Array, " pixels"], x: Float[Array, " pixels"], *, eta: float = 1.0
     ) -> tuple[Float[Array, " pixels"], Any]:
-        """Mean and scale of q_η(x_s | x_t, x_0): a step of the chain that knows x_0."""
+        """Mean and scale of q_η(x_s | x_t, x_0), the step given x_0."""
         known = decode(lambda x_t, t: x, path_like(x), given="x1")
         step = ancestral(known, eta)(x_t, self.before, self.after)
         return step.mean, step.std
@@ -65,7 +65,7 @@ def path_like(x: Float[Array, " pixels"]) -> Callable[[], Array]:
 
 
 class Sampler(eqx.Module):
-    """Which levels a reverse chain visits, and how it moves between them.
+    """The levels that a reverse chain visits, and the steps between them.
 
     Attributes:
         moves: From t_1 to t_0 = 0 first, from t_n to t_{n−1} last: a sampler starts with the last.
@@ -121,7 +121,7 @@ class Sampler(eqx.Module):
 
     @property
     def deterministic(self) -> bool:
-        """Whether everything follows from where the chain starts."""
+        """Whether the first point determines the whole chain."""
         return self.eta == 0
 
     def move(self, i: int | Int[Array, ""]) -> Move:

@@ -3,8 +3,8 @@
 Model: z ~ prior, x̂ = Dec(z), x_T ~ N(shift, I), then moves x_s ~ p(x_s | x_t, x̂), and in the end x.
 Guide: z ~ q(z | x), x_T ~ q(x_T | x, x̂), and then backwards, x_s ~ q(x_s | x_t, x, x̂).
 
-In form 1, shift = 0 and the network is told x̂. In form 2 the chain lives around shift = x̂: what it
-is of the image is y_t = x_t − x̂, which is a chain of form 1. So there is one chain, and a shift.
+In form 1, shift = 0 and the network reads x̂. In form 2 the chain is centred on shift = x̂: y_t =
+x_t − x̂ is a chain of form 1. So there is one chain, and a shift.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class DiffuseVAE(eqx.Module):
     form: Literal[1, 2] = eqx.field(static=True, default=1)
 
     def shift(self, x_hat: Float[Array, " pixels"]) -> Float[Array, " pixels"]:
-        """Where the chain lives: around zero, or around x̂."""
+        """The centre of the chain: zero, or x̂."""
         return jnp.zeros_like(x_hat) if self.form == 1 else x_hat
 
     def noise(
@@ -65,12 +65,12 @@ class DiffuseVAE(eqx.Module):
 
 
 class Reverse(NamedTuple):
-    """What goes down the levels for one x̂ and label: the chain of y_t = x_t − shift.
+    """The reverse chain of y_t = x_t − shift, for one x̂ and label.
 
     Attributes:
-        shift: where the chain lives.
-        decoder: what the network sees in y_t, guided and clipped.
-        chain: from noise to the first level.
+        shift: the centre of the chain.
+        decoder: the predictions of the network at y_t, guided and clipped.
+        chain: the chain from noise to the first level.
     """
 
     shift: Float[Array, " pixels"]
@@ -85,7 +85,7 @@ class Reverse(NamedTuple):
         return self.shift + step.mean, step.std
 
     def clean(self, x_t: Float[Array, " pixels"], t: Float[Array, ""]) -> Float[Array, " pixels"]:
-        """The image that the network sees in x_t: the mean of x given x_1."""
+        """The predicted image: the mean of x given x_1."""
         return self.decoder(x_t - self.shift, t).x1
 
 
@@ -121,10 +121,10 @@ def diffuse_vae_model(
 
     Args:
         model: The parameters.
-        sampler: The levels to visit, and how to move.
-        x: What was seen, on the scale of the data, or None to draw an image.
+        sampler: The levels to visit, and the steps between them.
+        x: An observed image, on the scale of the data, or None to draw one.
         label: The class, if the model has classes; None for an unknown one.
-        prior: In place of N(0, I), as `fit_mixture_prior` finds one.
+        prior: A prior in place of N(0, I), such as that of `fit_mixture_prior`.
 
     Returns:
         The mean of x given the rest: the image without the noise of the last move.
@@ -174,7 +174,7 @@ def diffuse_vae_guide(
         model: The parameters.
         sampler: As for `diffuse_vae_model`.
         x: An image.
-        label: Not used: it has the arguments of the model.
+        label: Not used; model and guide take the same arguments.
         prior: Not used.
     """
     x_hat = model.vae.decoder(numpyro.sample("z", model.vae.posterior(x)))  # pyright: ignore
@@ -246,7 +246,7 @@ def replay(
     Args:
         model: The parameters.
         sampler: As for `abduct`.
-        noise: What `abduct` returned.
+        noise: The result of `abduct`.
         label: The class.
 
     Returns:
@@ -265,7 +265,7 @@ def replay(
 def refine(
     model: DiffuseVAE, sampler: Sampler, x: Float[Array, " pixels"], *, chains: int = 2
 ) -> tuple[Float[Array, " pixels"], Float[Array, "{chains} pixels"]]:
-    """What a draw of q(z | x) decodes to, and what independent chains make of that. It draws.
+    """The decoded image of a draw of q(z | x), and images of chains conditioned on it. It draws.
 
     Args:
         model: The parameters.
@@ -302,7 +302,7 @@ def draw_images(
         prior: As for `diffuse_vae_model`.
 
     Returns:
-        What `count` runs of `diffuse_vae_model` return, clipped as its predictions are.
+        The results of `count` runs of `diffuse_vae_model`, clipped as its predictions are.
     """
     keys = jax.random.split(key, count)
     return _draw_images(keys, model, sampler, labels, prior)

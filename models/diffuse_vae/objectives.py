@@ -1,4 +1,4 @@
-"""What a DiffuseVAE is trained on, for one image: losses, and the bound in nats."""
+"""Objectives of a DiffuseVAE for one image: losses, and the bound in nats."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ def denoising_loss(
     replaced by a constant.
 
     Args:
-        model: The parameters. To freeze the first stage, differentiate by `model.net` alone.
-        sampler: The levels to draw t from, usually all of them; nothing else of it matters.
+        model: The parameters. To freeze the first stage, differentiate with respect to `model.net`
+            alone.
+        sampler: The levels from which t is drawn, usually all of them; nothing else of it matters.
         x: An image.
         label: Its class, if the model has classes.
         dropout: Probability of leaving out x̂ and label, for classifier-free guidance.
@@ -94,7 +95,7 @@ def joint_loss(
         x: An image.
         label: Its class.
         dropout: As for `denoising_loss`.
-        weight: Of the second stage.
+        weight: The weight of the second stage.
 
     Returns:
         One draw of the loss.
@@ -127,8 +128,8 @@ def bound_terms(
 ) -> BoundTerms:
     """Every term of the variational bound, each at its own draw of x_t: all levels are evaluated.
 
-    The means of the terms are *exact* terms of a bound, so each one says how many nats are lost at
-    its level. See `variational_bound`.
+    The means of the terms are *exact* terms of a bound, so each shows how many nats are lost at its
+    level. See `variational_bound`.
 
     Args:
         model: The parameters.
@@ -160,7 +161,8 @@ def variational_bound(
 
     with every divergence in closed form, and the sum estimated at one uniform t. *A lower bound*
     on the log density of x under `diffuse_vae_model` with the same sampler; value and gradients are
-    *unbiased* for it. It trains both stages together where it is differentiated by all of `model`.
+    *unbiased* for it. It trains both stages together if it is differentiated with respect to all of
+    `model`.
 
     Args:
         model: The parameters.

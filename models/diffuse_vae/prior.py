@@ -1,4 +1,4 @@
-"""A prior that is fitted after the autoencoder is: Ex-PDE, ex-post density estimation."""
+"""A prior that is fitted after the autoencoder: ex-post density estimation (Ex-PDE)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ def fit_mixture_prior(
 ) -> dist.Distribution:
     """Fits a mixture of Gaussians to the aggregate posterior, the mean of q(z | x) over images.
 
-    What a decoder, and a chain that is conditioned on what it decodes, have seen in training are
-    draws of the aggregate posterior. N(0, I) is another distribution, and what it draws where the
-    aggregate posterior has no mass makes bad images. *Heuristic*: the mixture is fitted by
-    expectation maximisation to draws of q(z | x); no bound contains it. With one draw for each
-    image it fits the draws, and no longer their distribution: on digits, latent vectors of other
-    images were less likely under such a mixture than under N(0, I).
+    In training, the decoder and a chain conditioned on its output see draws of the aggregate
+    posterior. N(0, I) is another distribution, and its draws where the aggregate posterior has no
+    mass give bad images. *Heuristic*: the mixture is fitted by expectation maximisation to draws of
+    q(z | x); no bound contains it. With one draw for each image the mixture overfits the draws: on
+    digits, latent vectors of other images were less likely under such a mixture than under N(0, I).
 
     Args:
         vae: The trained first stage.
@@ -72,7 +71,7 @@ def fit_mixture_prior(
 def aggregate_posterior(
     vae: Autoencoder, images: Float[Array | np.ndarray, "n pixels"]
 ) -> dist.Distribution:
-    """The mean of q(z | x) over images itself: what `fit_mixture_prior` gets close to by copying.
+    """The mean of q(z | x) over images itself, the target of `fit_mixture_prior`.
 
     Args:
         vae: The trained first stage.

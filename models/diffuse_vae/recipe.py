@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from ppgen.models import diffuse_vae
 from ppgen.models.parts import data as datasets
 from ppgen.models.parts.bounds import Bounds, Count, Number, Positive, Share
 from ppgen.models.parts.errors import CommandError
+from ppgen.models.parts.options import ImageSource
 from ppgen.models.parts.recipe import Recipe, Stage, image_picture
 from ppgen.models.parts.training import Training
 
@@ -41,27 +41,26 @@ class DiffuseVAERecipe(Recipe):
     levels: Annotated[int, Bounds(21)] = 1000
     """Noise levels in training."""
     dropout: Share = 0.0
-    """Share of the images for which the network is not told what was decoded: for guidance."""
+    """Share of the images for which the network is not given the decoded image, for guidance."""
     warmup: Number = 0
     """Steps in which each learning rate rises from zero before it falls."""
     components: Number = 20
-    """Gaussians in the prior of latent vectors that is fitted to those of the training images when
-    images are drawn. 0 stands for the standard normal distribution."""
+    """Gaussians in the prior of latent vectors, which is fitted to those of the training images
+    when images are drawn. 0 means the standard normal distribution."""
     moves: Count = 50
     """Noise levels that a chain visits."""
     stride: Literal["quadratic", "uniform"] = "quadratic"
-    """Which levels: quadratic ones lie closer where there is less noise."""
+    """Spacing of the levels: quadratic ones are closer to each other where there is less noise."""
     eta: Share = 0.0
-    """Noise of the moves: 0 for none (DDIM), 1 for that of the forward chain (DDPM)."""
+    """Noise of the steps: 0 for none (DDIM), 1 for that of the forward chain (DDPM)."""
     guidance: Annotated[float, Bounds(-1)] = 0.0
-    """Weight of classifier-free guidance by what was decoded; needs dropout."""
-    data: Path | None = None
-    """Images in an .npz, .npy or IDX file, of shape (n, height, width) with whole grey levels.
-    None stands for the 1,797 digits of scikit-learn."""
+    """Weight of classifier-free guidance by the decoded image; needs dropout."""
+    data: ImageSource = None
 
     training: ClassVar[Training] = Training(
         steps=8000, batch_size=128, learning_rate=4e-3, chunk=100, checkpoint_every=1000, ema=0.999
     )
+    settings: ClassVar = {"mnist5k": {"hidden": 1024, "encoder_hidden": 512, "latent": 16}}
     tiny: ClassVar = {"hidden": 8, "encoder_hidden": 8, "latent": 2, "components": 2} | {
         "levels": 50,
         "moves": 3,
@@ -100,7 +99,7 @@ class DiffuseVAERecipe(Recipe):
         first, levels = name == "autoencoder", self.sampler(every_level=True)
         return Stage(
             objective,
-            optax.adam(training.rate(self.warmup)),
+            training.optimizer(optax.adam, warmup=self.warmup),
             lambda data, model: datasets.centred(data.train, data.levels),
             part=lambda model: model.vae if first else model.net,
             maximize=first,
@@ -153,7 +152,7 @@ class DiffuseVAERecipe(Recipe):
         return diffuse_vae.Sampler(schedule, visited, eta=self.eta, guidance=self.guidance)
 
     def prior(self, run, key):
-        """Of latent vectors, fitted to those of the training images; None for N(0, I)."""
+        """The prior of latent vectors, fitted to those of the training images; None for N(0, I)."""
         if self.components == 0:
             return None
         vae, train = run.model.vae, datasets.centred(run.data.train, run.data.levels)

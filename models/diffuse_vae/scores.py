@@ -1,4 +1,4 @@
-"""How well a DiffuseVAE predicts noise, and how easily what it draws is told from images."""
+"""Scores of a DiffuseVAE: errors of predicted noise, and how easily draws are told from data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ppgen.models.parts.metrics.distances import told_apart
 from ppgen.models.parts.runs import each_of
 
 DRAWN = 4000
-"""Most images that are drawn to be told from held-out ones."""
+"""Most images that are drawn for comparison with held-out ones."""
 
 
 def noise_errors(
@@ -37,7 +37,7 @@ def noise_errors(
         sampler: The levels, as for `denoising_loss`.
         images: On the scale of the data.
         key: Everything random follows from it.
-        draws: To average for each image.
+        draws: The number of draws to average for each image.
         dropout: As for `denoising_loss`; 1 for a model that is told nothing.
 
     Returns:
@@ -67,7 +67,7 @@ def autoencoder_bounds(
 def decoded_draws(
     key: Key[Array, ""], vae: Autoencoder, number: int, *, prior: dist.Distribution | None = None
 ) -> Float[np.ndarray, "{number} pixels"]:
-    """What draws of the prior decode to: images of the first stage alone.
+    """Decoded draws of the prior: images of the first stage alone.
 
     Args:
         key: Draws them.
@@ -93,12 +93,12 @@ def image_scores(
 
     Args:
         model: The parameters.
-        sampler: What draws images: of those that are scored as many, but at most `DRAWN`.
-        levels: Those to predict noise at.
+        sampler: The sampler of images; as many are drawn as are scored, at most `DRAWN`.
+        levels: The levels at which noise is predicted.
         train: Images that trivial models are fitted to.
         images: Images to score, on the same scale.
         prior: As for `diffuse_vae_model`.
-        draws: Of the noise, for each image.
+        draws: The number of draws of the noise for each image.
         keys: Everything random follows from them.
 
     Returns:

@@ -175,7 +175,7 @@ def fit_jointly(
         labels: As for `fit_denoiser`.
         batch_size: Images in a step.
         dropout: As for `fit_denoiser`.
-        weight: Of the second stage.
+        weight: The weight of the second stage.
         **options: Any others of `ppgen.inference.fit`, such as `ema=` or a callback.
 
     Returns:

@@ -7,6 +7,7 @@ from ppgen._lazy import export_lazily as _export_lazily
 if TYPE_CHECKING:
     from ppgen.models.marginalization.data import BinaryDigits as BinaryDigits
     from ppgen.models.marginalization.data import Energy as Energy
+    from ppgen.models.marginalization.data import binary_images as binary_images
     from ppgen.models.marginalization.model import MaM as MaM
     from ppgen.models.marginalization.model import any_order as any_order
     from ppgen.models.marginalization.model import any_order_bound as any_order_bound
@@ -21,13 +22,11 @@ if TYPE_CHECKING:
     from ppgen.models.marginalization.model import untrained as untrained
     from ppgen.models.marginalization.pictures import agreement as agreement
     from ppgen.models.marginalization.pictures import samples as samples
-    from ppgen.models.marginalization.scores import INK as INK
     from ppgen.models.marginalization.scores import MARGINALS as MARGINALS
     from ppgen.models.marginalization.scores import TOGETHER as TOGETHER
     from ppgen.models.marginalization.scores import Draws as Draws
     from ppgen.models.marginalization.scores import Part as Part
     from ppgen.models.marginalization.scores import ancestral as ancestral
-    from ppgen.models.marginalization.scores import binary_digits as binary_digits
     from ppgen.models.marginalization.scores import energy_scores as energy_scores
     from ppgen.models.marginalization.scores import image_scores as image_scores
     from ppgen.models.marginalization.scores import independent_sites as independent_sites

@@ -29,7 +29,7 @@ from ppgen.models.marginalization import (
     ancestral,
     any_order,
     any_order_bound,
-    binary_digits,
+    binary_images,
     fitted,
     log_conditionals,
     log_marginal,
@@ -219,7 +219,8 @@ def speed(fast: bool, seed: int) -> list[Mark]:
 
 
 def digits(fast: bool, seed: int) -> list[Mark]:
-    name, (train, held_out) = "digits 8x8", binary_digits()
+    name, images = "digits 8x8", binary_images()
+    train, held_out = images.train, images.held_out
     hidden, steps, batch, joined = (64, 200, 128, 2000) if fast else (256, 4000, 256, 20_000)
     recipe = MarginalizationRecipe(hidden=hidden, joined=joined)
     keys = [jax.random.key(seed + i) for i in range(2, 7)]

@@ -8,9 +8,10 @@ other, from *conditionals* p_φ; the *marginals* p_θ say how likely the values 
           p_\theta(x_{\sigma(<d)})\, p_\phi(x_{\sigma(d)} \mid x_{\sigma(<d)})
           = p_\theta(x_{\sigma(\le d)}).
 
-The last equation, *self-consistency*, holds at the end of training, as nearly as `inconsistency`
-says. Then both are one distribution, and p_θ answers in one pass what would take p_φ up to D. While
-it does not hold, p_θ is not quite normalised, and every figure has to say whose it is.
+The last equation, *self-consistency*, holds at the end of training, up to the error that
+`inconsistency` measures. Then both are one distribution, and p_θ gives in one pass what takes p_φ
+up to D passes. As long as it does not hold, p_θ is not exactly normalised, and every figure states
+which of the two it is of.
 
 Training by *maximum likelihood* takes two stages: `any_order_bound` for p_φ, then `consistency` for
 p_θ. Training by an *energy*, an unnormalised target f, does both at once: `importance_weighted_kl`
@@ -45,7 +46,7 @@ LogWeight = Callable[[Num[Array, " sites"]], Float[Array, ""]]
 
 
 class MaM(eqx.Module):
-    """A network with two heads, read as marginals and conditionals.
+    """A network with two heads: marginals and conditionals.
 
     Attributes:
         network: Maps one-hot values, zeros for unknown sites, of shape `(sites, values)`, to a
@@ -116,14 +117,14 @@ def any_order(
     """The generative program: erase the last sites of a random order, and draw them from p_φ again.
 
     With everything erased, the default, this is any-order ancestral sampling, and its density is
-    p(σ) p_φ(x | σ). With less it is a step of block-Gibbs sampling from where it starts.
+    p(σ) p_φ(x | σ). With less it is a step of block-Gibbs sampling from `start`.
 
     Sites: `order`, and `values`, the values in that order.
 
     Args:
         mam: The parameters.
-        x: What was seen, or None to draw.
-        start: Where it starts.
+        x: The observed vector, or None to draw one.
+        start: The vector to start from.
         erased: How many sites to draw; all if None.
 
     Returns:
@@ -154,8 +155,8 @@ def uniform_order(mam: MaM, x: Int[Array, " sites"] | None = None) -> None:
 def target(mam: MaM, log_weight: LogWeight) -> None:
     """The unnormalised program p(σ) f(x), with the sites of `any_order`.
 
-    `elbo` of it under the guide `any_order` is log Z − KL(p_φ ‖ f / Z), bounded from below: what an
-    autoregressive model is trained on that knows no marginals, at D passes for each gradient.
+    `elbo` of it under the guide `any_order` is a lower bound on log Z − KL(p_φ ‖ f / Z): the
+    objective of an autoregressive model without marginals, at D passes for each gradient.
     """
     order: Any = numpyro.sample("order", UniformPermutation(mam.sites))
     uniform: Any = dist.Categorical(logits=jnp.zeros((mam.sites, mam.values)))
@@ -180,8 +181,8 @@ def any_order_bound(mam: MaM, x: Int[Array, " sites"]) -> Float[Array, ""]:
     .. math:: E_\sigma[\log p_\phi(x \mid \sigma)] = E_{\sigma, d}\Big[\frac{D}{D - d + 1}
               \sum_{i \ge d} \log p_\phi(x_{\sigma(i)} \mid x_{\sigma(<d)})\Big],
 
-    for whatever comes next is as likely to be any site that is not known. A *bound*, of which this
-    is an *unbiased* estimate, its gradients too. It draws.
+    because the next site is uniform over those that are not known yet. A *bound*, of which this is
+    an *unbiased* estimate, its gradients too. It draws.
 
     Args:
         mam: The parameters; those of p_φ matter.
@@ -203,7 +204,7 @@ def _bound_at(
 def inconsistency(
     mam: MaM, x: Int[Array, " sites"], rank: Int[Array, " sites"], d: Int[Array, ""]
 ) -> Float[Array, ""]:
-    """What self-consistency is violated by, at one step of one order: a difference in nats.
+    """The violation of self-consistency at one step of one order, in nats.
 
     Args:
         mam: The parameters.
@@ -223,8 +224,9 @@ def inconsistency(
 def consistency(mam: MaM, x: Int[Array, " sites"]) -> Float[Array, ""]:
     """The squared `inconsistency` at a random step of a random order: C(q), for x ~ q.
 
-    *Unbiased* for its expectation over orders and steps, which is zero just if p_θ and p_φ agree on
-    whatever leads to x. It draws. Multiplied by D it is the sum over the steps of an order.
+    *Unbiased* for its expectation over orders and steps, which is zero if and only if p_θ and p_φ
+    agree on all subsets of the values of x. It draws. Multiplied by D it is the sum over the steps
+    of an order.
 
     Args:
         mam: The parameters.
@@ -241,7 +243,7 @@ def importance_weighted_kl(
 ) -> Float[Array, ""]:
     r"""KL(p_θ ‖ f), from ancestral draws of p_φ: *unbiased*, whether or not the two agree.
 
-    With x ~ p_φ(· | σ), the weight w = p_θ(x) / p_φ(x | σ) makes up for drawing from the other, and
+    With x ~ p_φ(· | σ), the weight w = p_θ(x) / p_φ(x | σ) corrects for drawing from p_φ, and
 
     .. math:: E\big[w\,(\log p_\theta(x) - \log f(x) - 1 - b) + 1 + b\big]
               = \sum_x p_\theta(x) \log \frac{p_\theta(x)}{f(x)}
@@ -284,7 +286,7 @@ def importance_weighted_kl(
 def published_kl(
     mam: MaM, log_weight: LogWeight, x: Int[Array, "draws sites"], *, penalty: float | Array = 0.0
 ) -> Float[Array, ""]:
-    r"""The paper's stand-in for KL(p_θ ‖ f), at given vectors: *heuristic*, cheap and stable.
+    r"""The paper's substitute for KL(p_θ ‖ f), at given vectors: *heuristic*, cheap and stable.
 
     The published gradient is the score function of p_θ on vectors that come from p_φ, mostly from
     its persistent chains, with the differences log p_θ − log f centred and divided by their
@@ -293,9 +295,9 @@ def published_kl(
     .. math:: \frac1n \sum_i \frac{c_i - \bar c}{\mathrm{std}(c)} \nabla \log p_\theta(x_i)
               = \nabla\, \mathrm{std}(c), \qquad c_i = \log p_\theta(x_i) - \log f(x_i).
 
-    It is not the gradient of KL(p_θ ‖ f), neither in length nor in direction. But it is the one of
-    the standard deviation on the right, which is what is computed here: zero just where p_θ is
-    proportional to f, whatever the vectors are drawn from. So its minimum is the right one.
+    It is not the gradient of KL(p_θ ‖ f), neither in length nor in direction, but that of the
+    standard deviation on the right, which is computed here. This is zero if and only if p_θ is
+    proportional to f at the vectors, whatever they are drawn from, so its minimum is right.
 
     Args:
         mam: The parameters.
@@ -318,16 +320,16 @@ def published_kl(
 def target_loss(
     mam: MaM, log_weight: LogWeight, x: Int[Array, "draws sites"], *, penalty: float | Array = 0.0
 ) -> Float[Array, ""]:
-    """`published_kl`, less `any_order_bound`, where the vectors are of the target itself.
+    """`published_kl` less `any_order_bound`, for vectors that follow the target itself.
 
-    So p_φ is told by every site that is not known, not just by one in a step: in many sites this
-    is what makes it learn. *Unbiased* for its expectation over the vectors, the standard deviation
-    apart; they are of f in the limit of the chains of `persistent_chains` with a `log_weight`.
+    So p_φ learns from every unknown site, not from one in each step, which is needed for many
+    sites. *Unbiased* for its expectation over the vectors, the standard deviation apart; they are
+    of f in the limit of the chains of `persistent_chains` with a `log_weight`.
 
     Args:
         mam: The parameters.
         log_weight: log f.
-        x: Vectors of f / Z, held fixed.
+        x: Vectors that follow f / Z, held fixed.
         penalty: λ, the weight of `consistency` at the same vectors.
 
     Returns:

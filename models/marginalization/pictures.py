@@ -1,9 +1,10 @@
-"""Pictures of a marginalization model: what it draws, and whether its marginals are right."""
+"""Pictures of a marginalization model: its draws, and its marginals against exact ones."""
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from ppgen.models.parts.pictures import draw_agreement, draw_strings
 from ppgen.models.parts.recipe import Picture, image_picture
 
 
-def samples(title: str, mam: MaM) -> Picture:
-    """What the conditionals draw: binary images, or molecules where sites have more values.
+def samples(title: str, mam: MaM, shape: Sequence[int] | None = None) -> Picture:
+    """Draws of the conditionals: binary images, or molecules if sites have more values.
 
     Args:
         title: What they are.
         mam: The model.
+        shape: Height and width of an image; None for a square.
     """
 
     def draw(path: Path, vectors: Any, title: str) -> None:
@@ -30,16 +32,16 @@ def samples(title: str, mam: MaM) -> Picture:
     program = functools.partial(any_order, mam)
     if mam.values > 2:
         return Picture(title, program, draw)
-    return image_picture(title, program, [math.isqrt(mam.sites)] * 2)
+    return image_picture(title, program, shape or [math.isqrt(mam.sites)] * 2)
 
 
 def agreement(title: str, mam: MaM, target: Ising | Molecules | None = None) -> Picture:
-    """The marginals of random parts of vectors, against what they should be.
+    """The marginals of random parts of vectors, against reference values.
 
     Args:
         title: What they are.
         mam: The model.
-        target: What is right; if None, its conditionals in a random order are.
+        target: Gives the reference values; if None, the model's conditionals in a random order do.
     """
 
     def draw(path: Path, parts: Any, title: str) -> None:

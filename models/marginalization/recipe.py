@@ -9,6 +9,7 @@ from ppgen.models import marginalization
 from ppgen.models.parts import data as datasets
 from ppgen.models.parts.bounds import Bounds, Count, Number, Weight
 from ppgen.models.parts.errors import CommandError
+from ppgen.models.parts.options import ImageSource
 from ppgen.models.parts.recipe import Recipe, Stage
 from ppgen.models.parts.training import Training
 
@@ -18,28 +19,28 @@ LENGTH = 5
 
 @dataclasses.dataclass(frozen=True)
 class MarginalizationRecipe(Recipe):
-    """Train a marginalization model, which says how likely any part of a vector is in one pass.
+    """Train a marginalization model: probabilities of any part of a vector in one pass.
 
     Digits take two stages: first the conditionals, then the marginals that agree with them.
     """
 
     task: Literal["digits", "ising", "molecules"] = "digits"
-    """Binary digits of 8x8 pixels, by maximum likelihood; an Ising model on a torus, or molecules
-    of up to five atoms, by their energy."""
+    """Binary images, the digits or those of --data, by maximum likelihood; an Ising model on a
+    torus, or molecules of up to five atoms, by their energy."""
     side: Annotated[int, Bounds(3, 12)] = 4
-    """Height and width of the torus, from 3 to 12: so far the exact answers are known."""
+    """Height and width of the torus, from 3 to 12, for which exact answers are known."""
     objective: Literal["published", "importance", "corrected"] = "published"
-    """Of an energy: the published heuristic, on what persistent chains draw; its unbiased
+    """Objective for an energy: the published heuristic, on draws of persistent chains; its unbiased
     counterpart, with importance weights, on ancestral draws; or the former on chains that are
     corrected to follow the target, which is best for many sites."""
     draws: Annotated[int, Bounds(2)] = 128
-    """Draws in a step of an energy, each from a chain of its own unless they are ancestral. Digits
-    have --batch-size."""
+    """Draws in a step for an energy, each from its own chain unless they are ancestral. For digits,
+    see --batch-size."""
     erased: Count | None = 3
-    """Sites that a move of a chain draws anew. None stands for ancestral draws in place of chains,
-    which the published objective can do with."""
+    """Sites that a move of a chain draws anew. None means ancestral draws in place of chains, which
+    is possible with the published objective."""
     penalty: Weight | None = None
-    """Weight of the consistency penalty of an energy. None stands for the number of sites."""
+    """Weight of the consistency penalty for an energy. None means the number of sites."""
     joined: Number = 5000
     """Draws of the conditionals that join the digits in the second stage."""
     network: Literal["mlp", "transformer", "torus"] = "mlp"
@@ -51,11 +52,13 @@ class MarginalizationRecipe(Recipe):
     weight_decay: Weight = 0.4
     """Decoupled weight decay of the conditionals of digits, against fitting the training images
     only."""
+    data: ImageSource = None
 
     training: ClassVar[Training] = Training(
         steps=1500, batch_size=128, learning_rate=2e-3, chunk=50, checkpoint_every=500
     )
     evaluation_particles: ClassVar[int] = 500
+    settings: ClassVar = {"mnist5k": {"hidden": 1024, "steps": 4000, "learning_rate": 1e-3}}
     tiny: ClassVar = {"task": "ising", "side": 3, "hidden": 8, "draws": 8}
 
     @property
@@ -70,15 +73,16 @@ class MarginalizationRecipe(Recipe):
             raise CommandError(f"--network torus needs --task ising, not {self.task}")
         if self.objective == "corrected" and self.erased is None:
             raise CommandError("--objective corrected needs --erased: it corrects moves of chains")
+        if self.data is not None and self.task != "digits":
+            raise CommandError(f"--data needs --task digits, not {self.task}")
         sites = {"digits": 64, "ising": self.side**2, "molecules": LENGTH}[self.task]
         if self.erased is not None and self.erased > sites:
             raise CommandError(f"--erased must be at most the {sites} sites, not {self.erased}")
 
     def load(self):
         if self.task == "digits":
-            return marginalization.BinaryDigits(*marginalization.binary_digits())
-        is_ising = self.task == "ising"
-        target = datasets.Ising(self.side) if is_ising else datasets.Molecules(LENGTH)
+            return marginalization.binary_images(self.data)
+        target = datasets.Ising(self.side) if self.task == "ising" else datasets.Molecules(LENGTH)
         return marginalization.Energy(target)
 
     def model(self, facts, keys):
@@ -95,23 +99,22 @@ class MarginalizationRecipe(Recipe):
         return marginalization.untrained(self.network, facts["sites"], facts["values"], **layers)
 
     def energy(self, model, optimizer, key):
-        """What to fit to an energy, with the chains that follow the model where there are some."""
+        """The fit to an energy, with the persistent chains if there are any."""
         erased = None if self.objective == "importance" else self.erased
         options = {"objective": self.objective, "draws": self.draws, "penalty": self.penalty}
+        options |= {"erased": erased, "key": key}
         weight = self.load().target.log_weight
-        return marginalization.energy_fit(
-            model, weight, optimizer, erased=erased, key=key, **options
-        )
+        return marginalization.energy_fit(model, weight, optimizer, **options)
 
     def stage(self, name, training):
         import jax
         import optax
 
-        key, rate = jax.random.key(training.seed), training.rate()
+        key = jax.random.key(training.seed)
         if name == "conditionals":
             return Stage(
                 lambda model, x: marginalization.any_order_bound(model.conditionals, x),
-                optax.adamw(rate, weight_decay=self.weight_decay),
+                training.optimizer(optax.adamw, weight_decay=self.weight_decay),
                 part=lambda model: model.conditionals,
                 maximize=True,
                 label="any-order bound",
@@ -121,14 +124,15 @@ class MarginalizationRecipe(Recipe):
             join = marginalization.joined
             return Stage(
                 lambda model, x: model.mam.sites * marginalization.consistency(model.mam, x),
-                optax.adam(rate),
+                training.optimizer(optax.adam),
                 lambda data, model: join(data.train, model.conditionals, self.joined, key=key),
                 part=lambda model: model.marginals,
                 begin=lambda model: type(model)(model.conditionals, model.conditionals),
                 label="inconsistency of an order",
                 unit="nats²",
             )
-        fit = self.energy(self.fresh(self.load().facts(), key), optax.adam(rate), key)
+        optimizer = training.optimizer(optax.adam)
+        fit = self.energy(self.fresh(self.load().facts(), key), optimizer, key)
         rows, label = lambda data, model: None, "divergence and inconsistency"
         return Stage(fit.objective, fit.optimizer, rows, each=False, label=label)
 
@@ -139,9 +143,8 @@ class MarginalizationRecipe(Recipe):
         if self.task != "digits":
             target, draws = run.data.target, max(particles, 2)
             found = marginalization.energy_scores(mam, target, draws, key=key)
-            what = (
-                f"all but the energy; {draws} draws, log Z = {target.log_normalizer():.4f} exactly"
-            )
+            exact = f"log Z = {target.log_normalizer():.4f} exactly"
+            what = f"all but the energy; {draws} draws, {exact}"
             return Figures(what, {"nats of divergence": 4, "nats of error": 4}, found)
         found = marginalization.image_scores(mam, run.data.train, rows, particles, key=key)
         levels = {f"held-out {label}": x for label, row in found.items() for x in row.values()}
@@ -151,10 +154,10 @@ class MarginalizationRecipe(Recipe):
 
     def sample(self, run, key):
         title = f"Samples: {self.task}, drawn from the conditionals in random orders"
-        return marginalization.samples(title, marginalization.fitted(run.model))
+        mam, shape = marginalization.fitted(run.model), run.facts.get("shape")
+        return marginalization.samples(title, mam, shape)
 
     def pictures(self, run):
-        mam = marginalization.fitted(run.model)
+        title, mam = f"The values of random sites: {self.task}", marginalization.fitted(run.model)
         target = None if self.task == "digits" else run.data.target
-        title = f"The values of random sites: {self.task}"
         return {"marginals": marginalization.agreement(title, mam, target)}

@@ -1,4 +1,4 @@
-"""How good a marginalization model is: its marginals, its conditionals, and whether they agree."""
+"""Scores of a marginalization model: its marginals, its conditionals, and their agreement."""
 
 from __future__ import annotations
 
@@ -20,30 +20,15 @@ from ppgen.models.marginalization.model import (
     inconsistency,
     log_marginal,
 )
-from ppgen.models.parts.data import Ising, Molecules, load_digits
+from ppgen.models.parts.data import Ising, Molecules
 from ppgen.models.parts.distributions import UniformPermutation
 from ppgen.models.parts.metrics.baselines import pixel_marginal_log_likelihood
 
 TOGETHER = 4096
-"""Vectors whose marginals are computed at the same time."""
+"""Number of vectors whose marginals are computed at the same time."""
 
 MARGINALS = 100
-"""Parts of vectors whose probabilities are compared."""
-
-INK = 8
-"""The grey level, of 0 to 16, from which on a binary pixel is on."""
-
-
-def binary_digits() -> tuple[Int[np.ndarray, "train 64"], Int[np.ndarray, "held_out 64"]]:
-    """The digits of `load_digits`, a pixel on if it is at least half as dark as possible.
-
-    Examples:
-        >>> from ppgen.models.marginalization.scores import binary_digits
-        >>> [part.shape for part in binary_digits()]
-        [(1500, 64), (297, 64)]
-    """
-    digits = load_digits()
-    return (digits.train >= INK).astype(np.int32), (digits.held_out >= INK).astype(np.int32)
+"""Number of parts of vectors whose probabilities are compared."""
 
 
 @eqx.filter_jit
@@ -74,7 +59,7 @@ def log_conditionals(
 ) -> Float[Array, " draws"]:
     """Log p_φ of the values of some sites, drawn first and in a random order: D passes in a row.
 
-    What a model without marginals has for them; the exponential is *unbiased* for Σ p(σ) p_φ.
+    It is the estimate of a model without marginals; its exponential is *unbiased* for Σ p(σ) p_φ.
 
     Args:
         mam: The model.
@@ -102,7 +87,7 @@ def _in_order(mam: MaM, x: Array, known: Array, place: Array) -> Array:
 
 
 class Part(NamedTuple):
-    """A random part of a vector, and what a model says of it, in nats.
+    """A random part of a vector, and its log probabilities under a model, in nats.
 
     Attributes:
         x: The vector.
@@ -186,7 +171,7 @@ def marginal_divergence(
 
     Args:
         mam: The model.
-        x: Every vector there is.
+        x: All possible vectors.
         log_p: Log p of each.
     """
     log_q = np.asarray(log_marginals(mam, x), np.float64)
@@ -196,7 +181,7 @@ def marginal_divergence(
 
 
 def mean_field_divergence(ising: Ising) -> float:
-    """KL(q ‖ p) of the best q of independent, equal sites, in nats: what a model has to beat.
+    """KL(q ‖ p) of the best q of independent, equal sites, in nats: a trivial baseline.
 
     Examples:
         >>> from ppgen.models.parts.data import Ising
@@ -213,7 +198,7 @@ def mean_field_divergence(ising: Ising) -> float:
 
 
 def independent_sites(target: Ising | Molecules) -> Float[np.ndarray, "sites values"]:
-    """The exact log probability of each value of each site: their product is what is trivial.
+    """The exact log probability of each value of each site; their product is a trivial baseline.
 
     Examples:
         >>> import numpy as np
@@ -237,8 +222,9 @@ def energy_scores(
 
     Args:
         mam: The model.
-        target: What it was trained towards.
-        draws: Of the model, and of independent sites. A part of `MARGINALS` of them is compared.
+        target: The target of its training.
+        draws: The number of draws of the model, and of independent sites. Up to `MARGINALS` of
+            them are used to compare marginals.
         key: Everything random follows from it.
 
     Returns:
@@ -279,13 +265,13 @@ def image_scores(
     *,
     key: Key[Array, ""],
 ) -> dict[str, dict[str, Float[np.ndarray, " n"]]]:
-    """Log likelihoods of images, those of independent pixels first, and what they disagree by.
+    """Log likelihoods of images, and their disagreement; those of independent pixels come first.
 
     Args:
         mam: The model.
         train: Images that it was fitted to.
         images: Images to score.
-        draws: Of the bound of each image, to average.
+        draws: The number of draws of the bound to average for each image.
         key: Everything random follows from it.
 
     Returns:

@@ -34,26 +34,26 @@ EnergyObjective = Literal["importance", "published", "corrected", "elbo"]
 
 
 class Chained(eqx.Module):
-    """Parameters, and chains that follow them. Values are floats, as all that `fit` updates."""
+    """Parameters, and chains that follow them. Values are floats, since `fit` updates floats."""
 
     mam: MaM
     chains: Float[Array, "chains sites"]
 
 
 class TwoStages(eqx.Module):
-    """Two models of one structure: p_θ is of the first, p_φ of the second."""
+    """Two models of one structure: p_θ from the first, p_φ from the second."""
 
     marginals: MaM
     conditionals: MaM
 
     @property
     def mam(self) -> MaM:
-        """Both as one."""
+        """Both as one model."""
         return paired(self.marginals, self.conditionals)
 
 
 def fitted(params: MaM | Chained | TwoStages) -> MaM:
-    """The model, without what it was trained with."""
+    """The model, without the state of its training."""
     return params if isinstance(params, MaM) else params.mam
 
 
@@ -68,12 +68,12 @@ def persistent_chains(
     """An optimiser of `Chained`: gradient steps of the model, block-Gibbs moves of its chains.
 
     A move erases the last sites of a random order and draws them again from p_φ. The chains follow
-    p_φ as it changes, so what is drawn from them is *approximately* of p_φ.
+    p_φ as it changes, so their states follow p_φ *approximately*.
 
     Args:
-        optimizer: What takes the steps of the model.
+        optimizer: The optimiser of the model.
         mam: A model of the same structure.
-        erased: Sites that a move draws: a trade of passes for mixing.
+        erased: Sites that a move draws: more of them mix faster and take more passes.
         key: Draws the moves.
         log_weight: log f, to follow f instead, as `block_gibbs` does with it.
 
@@ -107,19 +107,19 @@ def block_gibbs(
     erased: int,
     log_weight: LogWeight | None = None,
 ) -> Num[Array, "chains sites"]:
-    """One move of every chain: the last `erased` sites of a random order, anew from p_φ.
+    """One move of every chain: the last `erased` sites of a random order are drawn anew from p_φ.
 
     Args:
         key: Draws the moves.
         mam: The model.
-        chains: Where they are.
+        chains: Their states.
         erased: Sites to draw.
         log_weight: log f, to accept a move by the rule of Metropolis and Hastings: it then leaves f
-            invariant *exactly*, whatever p_φ is. With None all moves are accepted: they leave
-            invariant what a consistent p_φ stands for.
+            invariant *exactly*, whatever p_φ is. With None all moves are accepted: they leave p_φ
+            invariant if it is consistent.
 
     Returns:
-        Where they are then.
+        Their new states.
     """
 
     def move(mam: MaM, x: Array) -> Array:
@@ -144,20 +144,20 @@ def paired(marginals: MaM, conditionals: MaM) -> MaM:
 
 
 def mean_bound(mam: MaM, x: Int[Array, "batch sites"]) -> Float[Array, ""]:
-    """The mean `any_order_bound` of a batch, in nats: what the first stage maximises."""
+    """The mean `any_order_bound` of a batch, in nats: the objective of the first stage."""
     return per_batch(any_order_bound)(mam, x)
 
 
 def disagreement(
     conditionals: MaM,
 ) -> Callable[[MaM, Int[Array, "batch sites"]], Float[Array, ""]]:
-    """What the second stage minimises: D `consistency` of p_θ with a p_φ that stays what it is.
+    """The loss of the second stage: D times the `consistency` of p_θ with a fixed p_φ.
 
     Args:
-        conditionals: The model of which p_φ is.
+        conditionals: The model that gives p_φ.
 
     Returns:
-        A function of the model of which p_θ is and a batch, in nats², that draws.
+        A function of the model that gives p_θ and a batch, in nats², that draws.
     """
 
     def objective(marginals: MaM, x: Array) -> Array:
@@ -180,20 +180,20 @@ def fit_likelihood(
 ) -> MaM:
     """Maximum likelihood in two stages: p_φ on the data, then p_θ to agree with it.
 
-    The first stage maximises `mean_bound`. The second minimises `disagreement` in p_θ alone, for
-    which a copy of the network as the first stage left it is trained further. What is best for one
-    need not be for the other: p_φ can overfit the data, so weight decay helps it; p_θ has as many
-    draws as it likes, and an error of each step, of which up to D add up: it wants exactness.
+    The first stage maximises `mean_bound`. The second minimises `disagreement` in p_θ alone,
+    starting from a copy of the network of the first stage. The stages need different settings: p_φ
+    can overfit the data, so weight decay helps; p_θ is trained on unlimited draws, and up to D
+    errors of steps add up, so it needs precision.
 
     Args:
         mam: Where to start.
         data: Vectors of value numbers.
-        optimizers: Of the first stage and of the second.
+        optimizers: Those of the first and of the second stage.
         key: Everything random here follows from it.
-        steps: Of either stage.
-        batch_sizes: Rows in a step of either.
-        draws: Vectors of p_φ to join the data in the second stage, for p_θ to be right on more than
-            the data.
+        steps: Steps of each stage.
+        batch_sizes: Rows in a step of each stage.
+        draws: Vectors drawn from p_φ that are added to the data in the second stage, so that p_θ is
+            right on more than the data.
         callback: As for `fit`, in both stages.
 
     Returns:
@@ -234,13 +234,13 @@ def joined(
 
 
 class EnergyFit(NamedTuple):
-    """What to call `ppgen.inference.fit` with.
+    """Arguments of `ppgen.inference.fit`.
 
     Attributes:
-        objective: Of `params`.
-        params: A `MaM`, or that with its chains.
+        objective: A function of `params`.
+        params: A `MaM`, or one with its chains.
         optimizer: Moves the chains too.
-        draws: Of the objective in a step.
+        draws: Draws of the objective in a step.
         maximize: Whether it is a bound.
     """
 
@@ -262,7 +262,7 @@ def energy_fit(
     erased: int | None = None,
     penalty: float | None = None,
 ) -> EnergyFit:
-    """How to train a model towards an unnormalised target f.
+    """Arguments of `fit` that train a model towards an unnormalised target f.
 
     Args:
         mam: Where to start.

@@ -1,1 +1,1 @@
-"""What several models are made of: data, networks, latents, likelihoods, metrics, recipes."""
+"""Parts that models share: data, networks, latents, likelihoods, metrics, recipes."""

@@ -1,4 +1,4 @@
-"""Bounds of options, in their types: `hidden: Count = 128`."""
+"""Bounds of options, written in their types: `hidden: Count = 128`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ppgen.models.parts.errors import CommandError
 
 
 class Bounds(NamedTuple):
-    """The finite values that an option may have, as an annotation. None is always allowed.
+    """An interval of allowed values, as an annotation of an option; None is always allowed.
 
     Attributes:
-        least: the least one.
-        most: the largest one.
-        inside: whether both are excluded.
+        least: the lower end.
+        most: the upper end.
+        inside: whether both ends are excluded.
     """
 
     least: int | float
@@ -23,13 +23,13 @@ class Bounds(NamedTuple):
     inside: bool = False
 
     def hold(self, value: int | float) -> bool:
-        """Whether a value is within; NaN never is."""
+        """Whether a value is within the bounds; NaN never is."""
         if self.inside:
             return self.least < value < self.most
         return self.least <= value <= self.most and math.isfinite(value)
 
     def __str__(self) -> str:
-        """What a value must be."""
+        """The condition, in words."""
         if self.most < math.inf:
             how = "between {} and {}" if self.inside else "from {} to {}"
             return how.format(f"{self.least:g}", f"{self.most:g}")
@@ -39,15 +39,15 @@ class Bounds(NamedTuple):
 
 
 Count = Annotated[int, Bounds(1)]
-"""Of something that there has to be."""
+"""A whole number of at least one."""
 Number = Annotated[int, Bounds(0)]
-"""Of something that there may be."""
+"""A whole number, zero included."""
 Weight = Annotated[float, Bounds(0)]
-"""Of a term, which 0 leaves out."""
+"""A weight of a term, zero included."""
 Positive = Annotated[float, Bounds(0, inside=True)]
-"""A length, a rate."""
+"""A positive number, such as a length or a rate."""
 Share = Annotated[float, Bounds(0, 1)]
-"""Of a whole."""
+"""A share of a whole, from zero to one."""
 
 
 def check_bounds(options: Any) -> None:
@@ -57,7 +57,7 @@ def check_bounds(options: Any) -> None:
         options: a dataclass.
 
     Raises:
-        CommandError: it names the first such option.
+        CommandError: an option is out of bounds; the message names the first such option.
     """
     for name, kind in typing.get_type_hints(type(options), include_extras=True).items():
         value = getattr(options, name)
@@ -68,7 +68,7 @@ def check_bounds(options: Any) -> None:
 
 
 def _bounds(kind: Any) -> list[Bounds]:
-    """Those of a type, which may be a union with None."""
+    """The bounds in a type, which may be a union with None."""
     if typing.get_origin(kind) is Annotated:
         return [x for x in typing.get_args(kind)[1:] if isinstance(x, Bounds)]
     if typing.get_origin(kind) is typing.ClassVar:

@@ -1,4 +1,4 @@
-"""The error of the command line itself."""
+"""The error class of the command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ppgen.errors import PpgenError
 
 
 class CommandError(PpgenError):
-    """Something about the command that its user can mend. Printed as one line, exit status 2."""
+    """An error that the user of the command can correct. Printed as one line, exit status 2."""
 
-    # Where it is caught. It is no part of the reference, so its message does not refer to that.
+    # The module in which it is caught. It is not in the reference, so messages do not link to it.
     __module__ = "ppgen.models.cli._main"

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, Num
 from numpy import ndarray
 
+from ppgen._reports.table import table
 from ppgen.inference import Estimate, elbo, iwelbo, mean_over_data, per_datum
 
 Values = Estimate | Num[ndarray, " data"]
@@ -23,10 +24,10 @@ class Figures:
     """Figures on data.
 
     Attributes:
-        title: of what: "297 images, 64 pixels of 17 values".
-        units: of the columns, with how many decimals each is shown.
+        title: the data: "297 images, 64 pixels of 17 values".
+        units: the units of the columns, each with the number of decimals to show.
         rows: by label and then by unit, one number for each datum, or an estimate. The first rows
-            are floors: what any model has to beat.
+            are trivial baselines, which any model has to beat.
         references: by stage, labelled levels for the picture of its history: numbers, or one for
             each datum. Those of stages that are not named are the rows in the unit of their
             objective.
@@ -51,27 +52,21 @@ class Figures:
         }
 
     def levels(self, stage: str, unit: str) -> dict[str, float]:
-        """What to draw into the picture of the history of a stage, whose objective has a unit."""
+        """Reference levels for the picture of a stage's history, in the unit of its objective."""
         if stage in self.references:
             return {label: float(np.mean(x)) for label, x in self.references[stage].items()}
         rows = self.estimates.items()
         return {f"held-out {label}": row[unit].mean for label, row in rows if unit in row}
 
     def table(self) -> str:
-        """The figures for people."""
-        left = max(22, *(len(label) + 2 for label in self.rows))
-        widths = {unit: len(unit) + 4 for unit in self.units}
-        heads = "".join(f"{unit:>{width}}" for unit, width in widths.items())
-        lines = [self.title, " " * left + heads]
-        for label, row in self.estimates.items():
-            shown = f"{label:<{left}}"
-            for unit, digits in self.units.items():
-                text = ""
-                if unit in row:
-                    text = f"{row[unit].mean:.{digits}f} ± {row[unit].standard_error:.{digits}f}"
-                shown += f"{text:>{widths[unit]}}"
-            lines.append(shown.rstrip())
-        return "\n".join(lines)
+        """The figures as a table."""
+        heads = ["", *self.units]
+        rows = [
+            [label, *(_shown(row.get(unit), digits) for unit, digits in self.units.items())]
+            for label, row in self.estimates.items()
+        ]
+        lines = table(heads, rows, what="figures", right=range(1, len(heads)))
+        return "\n".join([self.title, *lines])
 
     def record(self) -> dict[str, Any]:
         """The figures for programs: by label, then by unit."""
@@ -79,6 +74,12 @@ class Figures:
             label: {unit: estimate._asdict() for unit, estimate in row.items()}
             for label, row in self.estimates.items()
         }
+
+
+def _shown(estimate: Estimate | None, digits: int) -> str:
+    if estimate is None:
+        return ""
+    return f"{estimate.mean:.{digits}f} ± {estimate.standard_error:.{digits}f}"
 
 
 def bounds(
@@ -100,11 +101,11 @@ def bounds(
         guide: Its guide.
         params: The parameters.
         rows: The data.
-        particles: Of IWELBO.
+        particles: The number of particles of IWELBO.
         key: Everything random follows from it.
-        draws: To average in the ELBO of each datum.
+        draws: The number of draws to average in the ELBO of each datum.
         batch_size: Data computed at the same time.
-        of: Makes an objective of a datum from a bound, if `model` scores something else.
+        of: From a bound to an objective of a datum, if `model` takes something else than a datum.
     """
     keys = jax.random.split(key)
     weighted = of(iwelbo(model, guide, particles=particles))
@@ -124,7 +125,7 @@ def nats_and_bits(
 
     Args:
         nats: One for each datum.
-        dimensions: Of a datum.
+        dimensions: The number of dimensions of a datum.
         per: What a datum is called: "image".
     """
     bits = -np.asarray(nats, np.float64) / (dimensions * math.log(2))

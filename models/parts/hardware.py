@@ -1,4 +1,4 @@
-"""What the results of benchmarks were measured on."""
+"""The hardware on which benchmarks run."""
 
 from __future__ import annotations
 

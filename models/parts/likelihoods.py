@@ -29,10 +29,10 @@ from ppgen.models.parts.distributions import DiscretizedLogistic
 class AbstractLikelihood(eqx.Module):
     """A distribution over images for every output of a decoder.
 
-    To add one: say how many `channels` the decoder must give for each pixel, how many `values` a
-    pixel that is scored can take, and whether the density is over `continuous` values, in which
-    case the model adds uniform noise; turn images into what is scored in `discretize`, the
-    decoder's outputs into a distribution in `__call__`; and put the class into `LIKELIHOODS`.
+    To add one, define `channels` (numbers for each pixel from the decoder), `values` (the number of
+    values of a scored pixel) and `continuous` (whether the density is over continuous values, in
+    which case the model adds uniform noise); map images to scored values in `discretize`, and the
+    decoder's outputs to a distribution in `__call__`; and add the class to `LIKELIHOODS`.
     """
 
     channels: eqx.AbstractVar[int]

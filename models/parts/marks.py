@@ -1,4 +1,4 @@
-"""What is measured of a model, what it has to be, and how both are written down.
+"""Marks: measured figures of a model with the bounds that they have to meet.
 
 `python benchmarks/models.py` runs the `marks.py` of every model; this is what they share.
 """
@@ -25,9 +25,9 @@ class Mark(NamedTuple):
 
     Attributes:
         mark: What was measured: the same text for every seed.
-        measured: How much.
-        bound: What it has to be, for people.
-        passed: Whether it is; None for what is only reported.
+        measured: The value.
+        bound: The bound, as text.
+        passed: Whether the bound is met; None if there is no bound.
     """
 
     mark: str
@@ -37,17 +37,17 @@ class Mark(NamedTuple):
 
 
 def below(mark: str, measured: Any, bound: float | int) -> Mark:
-    """A mark that is passed by what is smaller. A NaN fails."""
+    """A mark that passes if the value is below the bound. A NaN fails."""
     return Mark(mark, float(measured), f"< {bound:.3g}", bool(measured < bound))
 
 
 def above(mark: str, measured: Any, bound: float | int) -> Mark:
-    """A mark that is passed by what is larger. A NaN fails."""
+    """A mark that passes if the value is above the bound. A NaN fails."""
     return Mark(mark, float(measured), f"> {bound:.3g}", bool(measured > bound))
 
 
 def report(mark: str, measured: Any) -> Mark:
-    """What has no bound: a floor, a baseline, or what explains the rest."""
+    """A figure without a bound: a floor, a baseline, or an explanation."""
     return Mark(mark, float(measured), "–", None)
 
 
@@ -88,14 +88,14 @@ def machine() -> str:
 
 
 def write_section(path: Path, name: str, title: str, lines: Sequence[str]) -> None:
-    """Puts what was measured of a model into a file, which may have those of others.
+    """Writes the marks of a model into a file, which may hold those of other models.
 
-    It replaces what stands between two comments that name the section. What stands outside of them
-    is kept, so notes may follow each section, and sections may be measured one by one.
+    It replaces the text between two comments that name the section. Text outside of them is kept,
+    so notes may follow each section, and sections may be measured one by one.
 
     Args:
         path: A Markdown file, made if there is none.
-        name: Of the section, in its comments.
+        name: The name of the section, in its comments.
         title: Its headline, if it is new.
         lines: The section.
     """
@@ -107,7 +107,7 @@ def write_section(path: Path, name: str, title: str, lines: Sequence[str]) -> No
         text = before + block + rest.split(end)[1]
     else:
         text = f"{text.rstrip()}\n\n## {title}\n\n{block}\n"
-    # Whoever is killed while writing must not lose the sections of others.
+    # A kill while writing must not lose the other sections.
     scratch = path.with_suffix(".md.new")
     scratch.write_text(text)
     scratch.replace(path)

@@ -1,4 +1,4 @@
-"""What a model has to say so that the command line can fit, evaluate and sample it."""
+"""Recipes: what the command line needs to fit, evaluate and sample a model."""
 
 from __future__ import annotations
 
@@ -34,16 +34,17 @@ class Dataset(Protocol):
         """The rows that are never fitted to, or None where there are none."""
 
     def facts(self) -> dict[str, Any]:
-        """What must be known of the data without them, to make parameters and pictures.
+        """Facts about the data from which parameters and pictures can be made without them.
 
-        It is written to config.json, and compared when a run goes on: a `fingerprint` in it makes
-        sure that they are the same.
+        They are written to config.json, and compared when a run is resumed: include a `fingerprint`
+        to detect changed data. `classes` is the number of labels, where rows are
+        `ppgen.models.parts.data.Labelled`.
         """
         ...
 
 
 def training_rows(data: Any, model: Any) -> Any:
-    """The rows to fit to: what a stage is fitted to unless it says otherwise."""
+    """The training rows: the default of `Stage.rows`."""
     return data.train
 
 
@@ -52,13 +53,13 @@ class Stage:
     """One call of `ppgen.inference.fit`.
 
     Attributes:
-        objective: a program of a model and one row of data, in `unit`; of a whole batch if not
-            `each`, and of the model alone where there are no rows.
+        objective: a function of a model and one row of data that may draw, in `unit`; of a whole
+            batch if not `each`, and of the model alone if there are no rows.
         optimizer: from optax.
-        rows: what is fitted to, of the data and the model: arrays, an iterable of batches, a
-            program that draws one, or None.
+        rows: a function of the data and the model that returns the rows to fit to: arrays, an
+            iterable of batches, a program that draws a batch, or None.
         part: the part of the model that is fitted, the rest being held; None for all of it.
-        begin: what the model becomes before.
+        begin: a function applied to the model before the stage.
         each: whether the objective is of one row; its mean over a batch is fitted then.
         draws: draws of the objective to average.
         maximize: whether the objective is a bound.
@@ -66,6 +67,8 @@ class Stage:
         unit: of the objective, say "nats per image".
         batch_size: rows of a batch; those of `--batch-size` if None.
         allow_biased: as for `fit`.
+        has_aux: whether the objective returns `(value, metrics)`, the latter named numbers for
+            logs.
     """
 
     objective: Callable[..., Any]
@@ -80,6 +83,7 @@ class Stage:
     unit: str = "nats"
     batch_size: int | None = None
     allow_biased: bool = False
+    has_aux: bool = False
 
 
 class Picture(NamedTuple):
@@ -87,10 +91,9 @@ class Picture(NamedTuple):
 
     Attributes:
         title: what it shows.
-        program: of one datum, or of nothing. It may draw.
-        draw: writes a file, from its path, what the program returned with a leading axis, and the
-            title.
-        most: data to run the program on.
+        program: a function of one datum, or without arguments. It may draw.
+        draw: writes a file, given its path, the stacked results of the program, and the title.
+        most: the largest number of data to run the program on.
     """
 
     title: str
@@ -112,11 +115,11 @@ def image_picture(
 
     Args:
         title: what they are.
-        program: of one datum, or of nothing, that returns an image, or several by label: rows, one
-            below the other.
+        program: a function of one datum, or without arguments, that returns an image, or several by
+            label, which are drawn as rows.
         shape: height and width of an image.
         top: the value drawn as black.
-        most: data to run the program on.
+        most: the largest number of data to run the program on.
         bottom: the value drawn as white.
     """
 
@@ -137,34 +140,37 @@ class Recipe(abc.ABC):
     """How to fit, evaluate and sample one model: a frozen dataclass of the options of its own.
 
     Objectives and samples are programs over *one* datum. Batches, keys, compilation, run folders,
-    checkpoints, resuming, tables, files and the options that all models share are the same for
-    all. A model may be fitted in several stages, one after the other.
+    checkpoints, resuming, tables, files and shared options are handled for all models alike. A
+    model may be fitted in several stages, one after the other.
 
     The fields and their docstrings become options and their help. They are of types that a command
     line and JSON can hold, with bounds from `ppgen.models.parts.bounds`, and their names differ
-    from those of `Training`. What imports JAX is imported within methods, or is a name of a lazy
-    package that methods look into, so that help is fast.
+    from those of `Training`. Import modules that need JAX within methods, or through a lazy
+    package, so that help is fast.
 
     Attributes:
         training: the defaults of the options that all models share.
-        evaluation_particles: the default of `evaluate --particles`, and what figures after a fit
-            are with.
-        tiny: options of a run of seconds, for tests, by name; any of the shared ones as well.
+        evaluation_particles: the number of particles in figures after a fit, and the default of
+            `evaluate --particles`.
+        settings: options that suit a data set better than the defaults, by its name in `--data`;
+            options that are given, or read with `--config`, override them.
+        tiny: options for a run of seconds, for tests, by name; shared options may be included.
         stages: their names, each the name of a folder within the run; "" is the run's own.
     """
 
     training: ClassVar[Training]
     evaluation_particles: ClassVar[int] = 100
+    settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     tiny: ClassVar[Mapping[str, Any]] = {}
     stages: ClassVar[tuple[str, ...]] = ("",)
 
     def check(self) -> None:  # noqa: B027  (most recipes have nothing to refuse)
-        """Refuse options that do not go together, before anything is read or written.
+        """Refuse incompatible options, before anything is read or written.
 
-        Bounds of single ones are in their types: see `ppgen.models.parts.bounds`.
+        Bounds of single options are in their types: see `ppgen.models.parts.bounds`.
 
         Raises:
-            CommandError: for the user.
+            CommandError: options are incompatible.
         """
 
     @abc.abstractmethod
@@ -191,22 +197,25 @@ class Recipe(abc.ABC):
 
     @abc.abstractmethod
     def figures(self, run: Run, rows: Any, particles: int, key: Key[Array, ""]) -> Figures:
-        """What a fitted model reaches, and a trivial one.
+        """Figures of a fitted model, and of trivial baselines.
 
         Args:
             run: its `model` and `data`.
-            rows: of the data: those held out, or those fitted to.
+            rows: the held-out rows of the data, or the training rows.
             particles: draws in the tightest bound.
             key: everything random follows from it.
         """
 
     @abc.abstractmethod
     def sample(self, run: Run, key: Key[Array, ""]) -> Picture:
-        """Samples, whose program draws one datum; what it is made of may depend on `key`."""
+        """A picture whose program draws one sample; `key` is for setting it up, if need be.
+
+        Where the data have labels, it is a program of a label.
+        """
 
     def pictures(self, run: Run) -> Mapping[str, Picture]:
-        """Further pictures, by name, whose programs are of one held-out datum each.
+        """Further pictures, by name, whose programs take one held-out datum.
 
-        They are of nothing where the data have none.
+        If there are no held-out data, the programs take no argument.
         """
         return {}

@@ -1,4 +1,4 @@
-"""Recipes at work: a model is made, fitted stage by stage, evaluated and sampled.
+"""Running recipes: a model is made, fitted stage by stage, evaluated and sampled.
 
 The command line does this in the folder of a run. `fit_recipe` does it in memory, with the same
 keys: the same options give the same figures.
@@ -22,23 +22,24 @@ from jaxtyping import Array, Key, PyTree
 import ppgen
 from ppgen.inference import EarlyStopping, Fitted, fit, per_batch
 from ppgen.models.parts.bounds import check_bounds
+from ppgen.models.parts.data import labels_of_samples
 from ppgen.models.parts.errors import CommandError
 from ppgen.models.parts.figures import Figures
 from ppgen.models.parts.recipe import Dataset, Picture, Recipe, Split, Stage
 from ppgen.models.parts.training import Training
 
 VALIDATION_ROWS = 1000
-"""Most rows to stop early by, all evaluated at once."""
+"""Most validation rows for early stopping; all are evaluated at once."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """A model, and what it came from.
+    """A fitted model, with its recipe, options and data.
 
     Attributes:
         recipe: the options of the model.
         training: the options that all models share.
-        facts: what is known of the data without them.
+        facts: the facts about the data: see `Dataset.facts`.
         model: the parameters.
         load: gives the data.
     """
@@ -51,48 +52,56 @@ class Run:
 
     @functools.cached_property
     def data(self) -> Dataset:
-        """The data; loaded when they are first asked for."""
+        """The data, loaded on first access."""
         return self.load()
 
     def figures(self, particles: int | None = None, split: Split = "held-out") -> Figures:
-        """What the model reaches on data. The same for the same fit and the same options.
+        """Figures of the model on data. The same fit and options give the same figures.
 
         Args:
             particles: draws in the tightest bound; None for as many as after a fit.
-            split: the data that were not fitted to, or those that were.
+            split: the held-out data, or the training data.
         """
         recipe = self.recipe
         particles = recipe.evaluation_particles if particles is None else particles
         rows = self.data.held_out if split == "held-out" else self.data.train
         key = named_key(self.training, "evaluate")
         found = recipe.figures(self, rows, particles, key)
-        # What is fitted to no rows has the same figures for either split.
+        # A model that is fitted to no rows has the same figures for either split.
         where = "trained on" if split == "train" and rows is not None else "held out"
         return dataclasses.replace(found, title=f"{where}: {found.title}")
 
-    def sample(self, key: Key[Array, ""], num: int) -> PyTree:
+    def sample(self, key: Key[Array, ""], num: int, label: int | None = None) -> PyTree:
         """Draws data from the model.
 
         Args:
             key: everything random follows from it.
             num: how many.
+            label: what a conditional model is told; None for all labels in turn.
 
         Returns:
             Arrays, with one leading axis.
-        """
-        return self._samples(key, num)[1]
 
-    def draw_samples(self, path: Path, key: Key[Array, ""], num: int) -> None:
-        """Writes a picture of `sample(key, num)`."""
-        picture, samples = self._samples(key, num)
+        Raises:
+            CommandError: there is no such label.
+        """
+        return self._samples(key, num, label)[1]
+
+    def draw_samples(
+        self, path: Path, key: Key[Array, ""], num: int, label: int | None = None
+    ) -> None:
+        """Writes a picture of `sample(key, num, label)`."""
+        picture, samples = self._samples(key, num, label)
         picture.draw(path, samples, picture.title)
 
-    def write_samples(self, path: Path, key: Key[Array, ""], num: int) -> None:
-        """Writes the arrays of `sample(key, num)` as NPZ: `samples`, or a name for each of several.
+    def write_samples(
+        self, path: Path, key: Key[Array, ""], num: int, label: int | None = None
+    ) -> None:
+        """Writes `sample(key, num, label)` as NPZ: `samples`, or a name for each array of several.
 
-        Nothing that loads them runs code.
+        Loading them executes no code.
         """
-        samples = self.sample(key, num)
+        samples = self.sample(key, num, label)
         leaves = jax.tree_util.tree_leaves_with_path(samples)
         names = [jax.tree_util.keystr(where, simple=True, separator=".") for where, _ in leaves]
         np.savez(path, **{name or "samples": x for name, (_, x) in zip(names, leaves, strict=True)})
@@ -106,21 +115,24 @@ class Run:
             drawn = each_of(picture.program, rows, key=key)
             picture.draw(folder / f"{name}.png", drawn, picture.title)
 
-    def _samples(self, key: Key[Array, ""], num: int) -> tuple[Picture, PyTree]:
+    def _samples(self, key: Key[Array, ""], num: int, label: int | None) -> tuple[Picture, PyTree]:
         first, second = jax.random.split(key)
+        told = labels_of_samples(self.facts, num, label)
         picture = self.recipe.sample(self, first)
-        return picture, each_of(picture.program, num, key=second)
+        if label is not None:
+            picture = picture._replace(title=f"{picture.title}, label {label}")
+        return picture, each_of(picture.program, num if told is None else told, key=second)
 
 
 class Prepared(NamedTuple):
     """A stage that is ready for `fit`.
 
     Attributes:
-        stage: what the recipe says of it.
-        objective: of parameters and a batch.
+        stage: the stage of the recipe.
+        objective: a function of parameters and a batch.
         params: initial parameters.
-        rows: what is fitted to.
-        whole: from fitted parameters to the model.
+        rows: the rows to fit to.
+        whole: a function from fitted parameters to the whole model.
     """
 
     stage: Stage
@@ -130,7 +142,7 @@ class Prepared(NamedTuple):
     whole: Callable[[PyTree], PyTree]
 
     def batch_size(self, training: Training) -> int | None:
-        """Rows of a batch; None where there is nothing to take some of."""
+        """The number of rows in a batch; None if there are no rows to choose from."""
         if self.rows is None or (callable(self.rows) and not hasattr(self.rows, "__iter__")):
             return None
         own = self.stage.batch_size
@@ -138,14 +150,14 @@ class Prepared(NamedTuple):
 
     @property
     def number(self) -> int | None:
-        """How many rows there are; None of a stream."""
+        """The number of rows; None for a stream."""
         leaves = jax.tree.leaves(self.rows)
         arrays = bool(leaves) and all(eqx.is_array_like(x) and np.ndim(x) for x in leaves)
         return len(leaves[0]) if arrays else None
 
 
 def fresh(recipe: Recipe, training: Training, facts: dict[str, Any]) -> PyTree:
-    """The model that a fit begins with."""
+    """The freshly initialised model of a fit."""
     keys = {name: named_key(training, "params", name) for name in recipe.stages}
     return recipe.model(facts, keys)
 
@@ -153,17 +165,17 @@ def fresh(recipe: Recipe, training: Training, facts: dict[str, Any]) -> PyTree:
 def prepared(
     recipe: Recipe, training: Training, name: str, model: PyTree, data: Dataset
 ) -> Prepared:
-    """What to fit.
+    """Prepare a stage for `fit`.
 
     Args:
-        recipe: of the model.
+        recipe: the recipe of the model.
         training: the options that all models share.
         name: of the stage.
         model: as the stages before left it.
         data: to fit to.
 
     Raises:
-        CommandError: batches or early stopping do not go with the data.
+        CommandError: the batch size or early stopping does not fit the data.
     """
     stage = recipe.stage(name, training)
     model = stage.begin(model)
@@ -180,12 +192,12 @@ def prepared(
 
 
 def part_of(stage: Stage, model: PyTree) -> PyTree:
-    """What of a model a stage fits."""
+    """The part of a model that a stage fits."""
     return model if stage.part is None else stage.part(model)
 
 
 def with_part(stage: Stage, model: PyTree, part: PyTree) -> PyTree:
-    """A model with another such part."""
+    """The model with that part replaced."""
     return part if stage.part is None else eqx.tree_at(stage.part, model, part)
 
 
@@ -199,7 +211,7 @@ def fit_prepared(
         training: the options that all models share.
         name: of the stage.
         progress: whether to show any.
-        **options: more of `ppgen.inference.fit`.
+        **options: further arguments of `ppgen.inference.fit`.
     """
     stage, rows, stopping = ready.stage, ready.rows, None
     if training.early_stopping is not None:
@@ -225,6 +237,7 @@ def fit_prepared(
         compute_dtype=None if training.precision == "float32" else training.precision,
         on_nonfinite=training.on_nonfinite,
         allow_biased=stage.allow_biased,
+        has_aux=stage.has_aux,
         early_stopping=stopping,
         chunk=training.chunk,
         progress=progress,
@@ -235,9 +248,9 @@ def fit_prepared(
 def audited(
     ready: Prepared, training: Training, name: str, *, seconds: float, progress: bool = False
 ) -> ppgen.AuditReport:
-    """Whether the gradient of a stage, on the first rows, is the slope of its objective.
+    """Compare the gradient of a stage on the first rows with the slope of its objective.
 
-    See `ppgen.audit`, which takes it from values alone.
+    See `ppgen.audit`, which estimates the slope from values alone.
 
     Args:
         ready: the stage.
@@ -257,7 +270,8 @@ def audited(
     arrays, static = eqx.partition(ready.params, eqx.is_inexact_array)
 
     def objective(arrays: PyTree) -> Any:
-        return ready.objective(eqx.combine(arrays, static), *batch)
+        found = ready.objective(eqx.combine(arrays, static), *batch)
+        return found[0] if ready.stage.has_aux else found
 
     biased = ready.stage.allow_biased
     run = ppgen.audit(objective, allow_biased=biased, seconds=seconds, progress=progress)
@@ -265,7 +279,7 @@ def audited(
 
 
 def evaluated(fitted: Fitted) -> PyTree:
-    """The parameters that count: the moving average, if there is one."""
+    """The parameters to evaluate: the moving average, if there is one."""
     return fitted.params if fitted.ema is None else fitted.ema
 
 
@@ -283,14 +297,14 @@ def fit_recipe(
         recipe: its options.
         data: in place of what the recipe loads.
         model: where to begin, in place of fresh parameters.
-        stages: those to fit, the others being left as they are in `model`; None for all.
+        stages: the stages to fit; the others are left as they are in `model`. None for all.
         **training: options of `Training` that differ from the recipe's.
 
     Returns:
         The fitted model, with what it takes to evaluate and sample it.
 
     Raises:
-        CommandError: options are not within their bounds, or do not go together.
+        CommandError: options are out of bounds or incompatible.
 
     Example:
         >>> from ppgen.models.parts.runs import fit_recipe
@@ -318,13 +332,13 @@ def each_of(
     """Runs a program on each row of data, or a number of times.
 
     Args:
-        program: of one row, or of nothing. It may draw.
-        rows: arrays with one leading axis, or how often.
+        program: a function of one row, or without arguments. It may draw.
+        rows: arrays with one leading axis, or the number of runs.
         key: each row gets a key of its own from it.
         batch_size: rows computed at the same time.
 
     Returns:
-        What it returns, with a leading axis, as NumPy's arrays.
+        The stacked results, as NumPy arrays.
     """
     args: Any = () if isinstance(rows, int) else (jax.tree.map(jnp.asarray, rows),)
     number = rows if isinstance(rows, int) else len(jax.tree.leaves(rows)[0])
@@ -340,7 +354,7 @@ def each_of(
 
 
 def named_key(training: Training, *names: str) -> Key[Array, ""]:
-    """A key for each purpose, so that a new one does not change the others."""
+    """A key for each purpose, so that a new purpose does not change the others."""
     number = int.from_bytes(hashlib.sha256("/".join(names).encode()).digest()[:4], "big")
     return jax.random.fold_in(jax.random.key(training.seed), number)
 
@@ -354,7 +368,7 @@ def _check(ready: Prepared, training: Training) -> None:
     if training.early_stopping is not None:
         if rows is None:
             raise CommandError(
-                "--early-stopping is not for a model whose data are a stream, or none"
+                "--early-stopping needs data in memory, and this model has a stream or none"
             )
         rows -= _held_back(ready)
     size = ready.batch_size(training)
@@ -363,6 +377,6 @@ def _check(ready: Prepared, training: Training) -> None:
 
 
 def _held_back(ready: Prepared) -> int:
-    """Rows to stop early by, which are not fitted to."""
+    """The number of rows held back for early stopping."""
     assert ready.number is not None
     return min(VALIDATION_ROWS, max(1, ready.number // 10))

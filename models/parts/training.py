@@ -1,8 +1,9 @@
-"""The options of a fit that all models share: what its result depends on."""
+"""The options of a fit that all models share."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from ppgen.models.parts.bounds import Bounds, Count, Positive
@@ -24,18 +25,18 @@ class Training:
     checkpoint_every: Count
     """Steps between checkpoints: what a run loses at most when it is killed."""
     keep: Count = 2
-    """Checkpoints to keep of each stage."""
+    """Number of checkpoints to keep of each stage."""
     seed: int = 0
-    """Seed of everything random, the choice of the held-out data apart."""
+    """Seed of everything random, except for the choice of the held-out data."""
     ema: Annotated[float, Bounds(0, 1, inside=True)] | None = None
     """Decay of a moving average of the parameters, .999 say. Evaluation and samples use it."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """In which the networks are computed. Parameters and densities are float32."""
+    """Precision of the networks. Parameters and densities are float32."""
     on_nonfinite: Literal["raise", "skip"] = "raise"
-    """What to do at a step with a value or gradient that is not finite: end, or skip and count."""
+    """What to do at a step whose value or gradient is not finite: stop, or skip and count it."""
     early_stopping: Count | None = None
     """Evaluations without improvement after which to stop, on a tenth of the training data, which
-    is then not fitted to. The best parameters count."""
+    is then not fitted to. The best parameters are kept."""
     evaluate_every: Count = 100
     """Steps between such evaluations."""
 
@@ -46,7 +47,7 @@ class Training:
             warmup: steps in which it rises from zero before.
 
         Raises:
-            CommandError: it would never fall.
+            CommandError: the warm-up takes all steps.
         """
         import optax
 
@@ -55,17 +56,48 @@ class Training:
         start = 0.0 if warmup else self.learning_rate
         return optax.warmup_cosine_decay_schedule(start, self.learning_rate, warmup, self.steps)
 
-    def check(self) -> None:
-        """Refuse a seed that is none; bounds of the others are in their types.
+    def optimizer(self, make: Callable[..., Any], *, warmup: int = 0, **options: Any) -> Any:
+        """An optimizer of optax at `rate(warmup)`, which logs can tell.
+
+        Args:
+            make: `optax.adam`, say.
+            warmup: as for `rate`.
+            **options: others of `make`.
 
         Raises:
-            CommandError: it says what is one.
+            CommandError: the rate would never fall.
+        """
+        return with_known_rate(make, self.rate(warmup), **options)
+
+    def check(self) -> None:
+        """Refuse an invalid seed; bounds of the other options are in their types.
+
+        Raises:
+            CommandError: it states the valid seeds.
         """
         check_seed(self.seed)
 
 
+def with_known_rate(make: Callable[..., Any], rate: Any, **options: Any) -> Any:
+    """An optimizer of optax that has its learning rate as an attribute, for logs.
+
+    Its state is that of the optimizer of optax, with which older versions wrote checkpoints.
+
+    Args:
+        make: `optax.adam`, say.
+        rate: a number, or a schedule.
+        **options: others of `make`.
+    """
+    import optax
+
+    class Rated(optax.GradientTransformationExtraArgs):
+        learning_rate: Any = staticmethod(rate) if callable(rate) else rate
+
+    return Rated(*optax.with_extra_args_support(make(learning_rate=rate, **options)))
+
+
 def flag(name: str) -> str:
-    """The option of a field."""
+    """The command-line option of a field."""
     return "--" + name.replace("_", "-")
 
 
@@ -94,10 +126,10 @@ def positive(options: Any, *names: str) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Refuse what is no seed.
+    """Refuse an invalid seed.
 
     Raises:
-        CommandError: it says what is.
+        CommandError: it states the valid seeds.
     """
     if not 0 <= seed < 2**32:
         raise CommandError(f"--seed must be from 0 to 2**32 - 1, not {seed}")

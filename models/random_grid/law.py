@@ -1,4 +1,4 @@
-"""The normal law of a random field at any points: of low rank, and white noise."""
+"""The normal law of a random field at any points: a low-rank covariance plus white noise."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Moments(NamedTuple):
     """The law N(mean, diag(scale²) + factor factorᵀ) of fields at some points.
 
     Attributes:
-        mean: Of each field.
-        scale: Standard deviation of the noise that each field has at each point by itself.
-        factor: How each field depends on the `rank` noises that all points have in common.
+        mean: The mean of each field.
+        scale: Standard deviation of the independent noise of each field at each point.
+        factor: Coefficients of the `rank` noises that all points share.
     """
 
     mean: Float[Array, "... fields"]
@@ -25,7 +25,7 @@ class Moments(NamedTuple):
     def at(
         self, common: Float[Array, " rank"], white: Float[Array, "... fields"]
     ) -> Float[Array, "... fields"]:
-        """The fields that standard normal noises stand for."""
+        """The fields for given standard normal noises."""
         return self.mean + self.factor @ common + self.scale * white
 
     def joint(self, noise: float = 0.0) -> dist.Distribution:
@@ -45,7 +45,7 @@ class Moments(NamedTuple):
         )
 
     def variance(self) -> Float[Array, "... fields"]:
-        """Of each field at each point."""
+        """The variance of each field at each point."""
         return self.scale**2 + (self.factor**2).sum(-1)
 
 

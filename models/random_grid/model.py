@@ -1,8 +1,8 @@
 r"""The programs of random grid neural processes.
 
 A differential equation F[u] = 0 has random parameters z and conditions w. The guide draws them, a
-grid X of points, fresh each time, and a solution on it; the model asks how well that solves the
-equation at these points, and whether it tells z:
+grid X of points, fresh each time, and a solution on it; the model scores how well it solves the
+equation at these points, and z given it:
 
     guide:  z ~ p(z),  w ~ p(w),  x₁, ..., xₙ ~ p(x),
             ũ = μ(X) + C(X) ε + σ(X) ⊙ ε′, which is q_α(ũ | z, w, X) = N(μ, C Cᵀ + diag σ²)
@@ -16,8 +16,8 @@ factor −log q_α of the model, which so has a flat prior in ũ. `ppgen.inferen
 .. math:: E_{p(z) p(w) p(X)} E_{q_α}\Bigl[\sum_i \log N(0; F[u](x_i), ε_r^2)
           + \log q_β(z \mid u, w, X) - \log q_α(ũ \mid z, w, X)\Bigr].
 
-The grid is a choice like the others: the expectation marginalises it. No point is seen twice, so
-that nothing can be fitted to the points instead of to the equation.
+The grid is a choice like the others: the expectation marginalises it. No point is used twice, so
+the networks cannot overfit a grid.
 
 References:
     Vadeboncoeur, Kazlauskaite, Papandreou, Cirak, Girolami, Akyildiz. Random grid neural processes
@@ -71,15 +71,15 @@ def rgnp_guide(rgnp: RGNP) -> tuple[Any, Any, Any, Any, Any]:
 
 
 def rgnp_model(rgnp: RGNP) -> Float[Array, "points fields"]:
-    """The generative program: the equation holds on the grid, and the solution tells z.
+    """The generative program: the equation holds on the grid, and z is observed given u.
 
     Derivatives in space hold the noises fixed. For μ + C ε that is *exact*: given ε it is a smooth
-    function. For the white noise, which has no derivatives, it is an *approximation*: every point
-    has a smooth function of its own, μ + C ε + σ ε′ᵢ.
+    function. For the white noise, which has no derivatives, it is an *approximation*: each point
+    has its own smooth function μ + C ε + σ ε′ᵢ.
 
     The objective that `ppgen.inference.elbo` makes of it is estimated *without bias*. It is a
-    *lower bound* with respect to a flat, improper prior: its differences mean something, its value
-    does not, and the uncertainties are not calibrated.
+    *lower bound* with respect to a flat, improper prior: its differences are meaningful, its value
+    is not, and the uncertainties are not calibrated.
 
     Args:
         rgnp: The parameters.
@@ -117,7 +117,7 @@ def observations_model(rgnp: RGNP, seen: Observations, noise: float) -> None:
 
     Args:
         rgnp: The parameters.
-        seen: Of one problem.
+        seen: Observations of one problem.
         noise: Standard deviation of the noise.
     """
     x: Any = numpyro.sample("x", rgnp.grids())

@@ -22,7 +22,7 @@ from ppgen.models.random_grid.scores import solved
 def solutions_picture(rgnp: RGNP) -> Picture:
     """Solutions, mean and two standard deviations, next to their references.
 
-    Along the first coordinate; of a problem in more dimensions, where the others are in the middle.
+    They are drawn along the first coordinate; further coordinates are at the middle of the box.
 
     Args:
         rgnp: The process.
@@ -57,7 +57,7 @@ def solutions_picture(rgnp: RGNP) -> Picture:
 
 
 def functions_picture(rgnp: RGNP) -> Picture:
-    """Solutions of random problems: of each a draw, without its white noise.
+    """Solutions of random problems: one draw each, without white noise.
 
     Curves on a line; in the plane images of the first field, dark where it is high.
 
@@ -65,7 +65,7 @@ def functions_picture(rgnp: RGNP) -> Picture:
         rgnp: The process.
 
     Returns:
-        A picture of nothing given: its program draws a problem, a grid and a solution.
+        A picture whose program takes no argument, and draws a problem, a grid and a solution.
     """
     low, high = rgnp.problem.low, rgnp.problem.high
     axes = [

@@ -1,4 +1,4 @@
-"""What a random grid neural process has to know of a parametric differential equation."""
+"""The interface of parametric differential equations for random grid neural processes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Field = Callable[[Float[Array, " d"]], Float[Array, " fields"]]
 class AbstractProblem(eqx.Module):
     """A differential equation with random parameters z and conditions w on a box.
 
-    The solution u is a function from the box to some number of fields. Everything is of one point:
-    `jax.vmap` makes it many. A subclass has no arrays, so that it may be a static field.
+    The solution u is a function from the box to some number of fields. All methods are for one
+    point; use `jax.vmap` for many. A subclass has no arrays, so that it may be a static field.
 
     Attributes:
         low: The lower corner of the box.
@@ -36,7 +36,7 @@ class AbstractProblem(eqx.Module):
 
     @abc.abstractmethod
     def parameters(self) -> dist.Distribution:
-        """p(z), over vectors: what the inverse problem is to find."""
+        """p(z), over vectors: the unknowns of the inverse problem."""
 
     @abc.abstractmethod
     def conditions(self) -> dist.Distribution:
@@ -46,7 +46,7 @@ class AbstractProblem(eqx.Module):
     def input(
         self, x: Float[Array, " d"], z: Float[Array, " z"], w: Float[Array, " w"]
     ) -> Float[Array, " inputs"]:
-        """What z and w are at a point: read by a network on the grid."""
+        """The input functions at a point, given z and w: read by a network on the grid."""
 
     @abc.abstractmethod
     def envelope(
@@ -54,9 +54,10 @@ class AbstractProblem(eqx.Module):
     ) -> tuple[Float[Array, " fields"], Float[Array, " fields"]]:
         """`base` and `D ≥ 0`, such that u = base + D·ũ meets the conditions whatever ũ is.
 
-        They have to tell solutions apart: `rgnp_model` has a flat prior, so that noise which the
-        residual does not see is free, and grows for ever. Of u′ = z without a condition, the white
-        noise soon hides z from the inverse map; with u(−1) = 0 and D = 1 + x it is found.
+        The conditions have to determine the solution: `rgnp_model` has a flat prior, so noise that
+        does not change the residual has no cost, and grows without bound. For u′ = z without a
+        condition, the white noise soon hides z from the inverse map; with u(−1) = 0 and D = 1 + x
+        it is found.
         """
 
     @abc.abstractmethod

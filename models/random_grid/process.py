@@ -19,12 +19,12 @@ Cloud = Float[Array, "points d"]
 """Points of the box."""
 
 SCALE = 0.05
-"""Of the noises of a solution when training begins: about what a solution is worth after it."""
+"""Initial scale of the noises of a solution: about the order of a solution."""
 
 
 @runtime_checkable
 class Network(Protocol):
-    """What maps a cloud of points and a context to numbers at queries: `GICNet` or `DeepONet`."""
+    """A map from a cloud of points and a context to numbers at queries: `GICNet` or `DeepONet`."""
 
     def encode(self, points: Array, values: Array, context: Array) -> Array:
         """A code of the cloud and the context."""
@@ -66,13 +66,14 @@ class RGNP(eqx.Module):
         Args:
             problem: The equation.
             points: Points of a random grid.
-            rank: Of the covariance of a solution, white noise apart.
-            width: Of the dense layers.
-            channels: Of the convolutions.
-            nodes: Of the regular grid that they run on, in each dimension.
+            rank: Rank of the covariance of a solution, white noise apart.
+            width: Width of the dense layers.
+            channels: Channels of the convolutions.
+            nodes: Nodes of their regular grid, in each dimension.
             frequencies: Fourier features of a query, in each dimension.
-            tolerance: Standard deviation of the residuals, ε_r. It is no parameter: optimised along
-                with the scale of the white noise, it would grow with it and leave the equation.
+            tolerance: Standard deviation of the residuals, ε_r. It is not a parameter: optimised
+                jointly with the scale of the white noise, both would grow, and the equation would
+                be ignored.
             grid: Points that never change, in place of random ones: the negative control.
             forward: A network with `outputs(problem, rank)` outputs, in place of a `GICNet`.
             key: Draws the weights.
@@ -101,7 +102,8 @@ class RGNP(eqx.Module):
             width=width,
             channels=channels,
             nodes=nodes,
-            # Without it one run of seven of Burgers' equation shut off its code, and was the prior.
+            # Without it, in one run of seven of Burgers' equation the inverse map collapsed to the
+            # prior.
             offset=1.0,
             key=backward_key,
         )
@@ -193,8 +195,8 @@ def deep_operator(
 
     Args:
         problem: The equation.
-        rank: Of the covariance of a solution, white noise apart.
-        width: Of its layers.
+        rank: Rank of the covariance of a solution, white noise apart.
+        width: Width of its layers.
         key: Draws the weights.
     """
     (z,), (w,) = problem.parameters().event_shape, problem.conditions().event_shape

@@ -32,22 +32,22 @@ class RandomGridRecipe(Recipe):
     grid: Literal["random", "kept"] = "random"
     """Grids that are drawn anew for each problem, or one that is drawn once."""
     network: Literal["gicnet", "deeponet"] = "gicnet"
-    """Of the solution: on the grid, or of the parameters alone."""
+    """Network of the solution: on the grid, or of the parameters alone."""
     rank: Count = 4
-    """Of the covariance of a solution, white noise apart."""
+    """Rank of the covariance of a solution, white noise apart."""
     width: Count = 96
     """Width of the dense layers."""
     channels: Count = 16
     """Channels of the convolutions."""
     nodes: Annotated[int, Bounds(2)] | None = None
-    """Nodes of the regular grid that they run on, in each dimension. None stands for 16 on a line
-    and 8 in the plane."""
+    """Nodes of their regular grid, in each dimension. None means 16 on a line and 8 in the
+    plane."""
     tolerance: Positive = 0.05
     """Standard deviation of the residuals of the equation."""
     observed: Number = 0
-    """Problems whose solutions are observed."""
+    """Number of problems whose solutions are observed in training."""
     observations: Count = 30
-    """Points at which each of them is, off the grid."""
+    """Points at which each of them is observed, off the grid."""
     noise: Positive = 0.01
     """Standard deviation of the noise of an observation."""
     held_out: Annotated[int, Bounds(2)] = 64
@@ -117,10 +117,10 @@ class RandomGridRecipe(Recipe):
         from ppgen.models.parts.figures import Figures
 
         if rows is None:
-            raise CommandError("no solution was observed in training (--observed): no such figures")
+            raise CommandError("no figures of training data: no solution was observed (--observed)")
         first, *keys = jax.random.split(key, particles + 1)
         others = random_grid.draw_references(self.problem(), len(rows.z), key=first)
-        # Each problem on several grids, which are as good as one another.
+        # Each problem is solved on several random grids, and the scores are averaged.
         each = [random_grid.score(run.model, rows, key=k) for k in keys]
         nse_u, nse_z, _, covered_u, covered_z = (np.mean(x, 0) for x in zip(*each, strict=True))
         u, z, one = "of the solution", "of the parameters", inference.Estimate(1.0, 0.0)
@@ -130,7 +130,7 @@ class RandomGridRecipe(Recipe):
             "normalised squared errors, shares covered by two deviations",
             units={u: 4, z: 3, "solution covered": 3, "parameters covered": 3},
             rows={
-                "zero; the mean of the prior": {u: one, z: one},
+                "zero; mean of the prior": {u: one, z: one},
                 "mean of other solutions": {u: random_grid.mean_solution_error(rows, others)},
                 f"{self.network}, {self.grid} grids": reached | {"parameters covered": covered_z},
             },

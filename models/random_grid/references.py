@@ -17,12 +17,12 @@ from ppgen.models.random_grid.problem import AbstractProblem
 class References(NamedTuple):
     """Problems and their numerical solutions, at points that all of them share.
 
-    A program reads one of `each`, in which nothing is shared.
+    Programs read one row of `each`, in which no array is shared.
 
     Attributes:
         z: Parameters of the equation.
         w: Conditions.
-        points: Of a fine grid.
+        points: The points of a fine grid.
         u: The solutions there.
     """
 
@@ -41,9 +41,9 @@ class Problems(NamedTuple):
     """Problems with their solutions: see `ppgen.models.parts.recipe.Dataset`.
 
     Attributes:
-        solved: By finite differences, for figures.
-        seen: Those that are observed, if any.
-        observations: What is observed of them.
+        solved: Problems solved by finite differences, for figures.
+        seen: Observed problems, if any.
+        observations: Their observations.
     """
 
     solved: References
@@ -61,7 +61,7 @@ class Problems(NamedTuple):
         return self.solved.each()
 
     def facts(self) -> dict[str, Any]:
-        """All follows from the options, the solutions from the version of the solver too."""
+        """A fingerprint, because solutions depend on the version of the solver too."""
         return {"sha256": fingerprint(self)}
 
 

@@ -1,4 +1,4 @@
-"""How well a random grid neural process solves problems whose solutions are known."""
+"""Scores of a random grid neural process on problems whose solutions are known."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def normalized_squared_error(
 def mean_solution_error(
     references: References, others: References
 ) -> Float[np.ndarray, " problems"]:
-    """Of each reference, if the mean of other solutions is taken for its solution."""
+    """The error of each reference, if the mean of other solutions is taken for its solution."""
     mean, u = others.u.mean(0).ravel(), references.u.reshape(len(references.u), -1)
     return np.asarray(normalized_squared_error(jnp.asarray(mean), jnp.asarray(u)))
 
 
 class Solved(NamedTuple):
-    """What a process makes of a reference, or of many with a leading axis.
+    """The laws that a process infers for a reference, or for many with a leading axis.
 
     Attributes:
         u: The law of the solution, at the points of the references.
@@ -114,7 +114,7 @@ def score(rgnp: RGNP, references: References, *, key: Key[Array, ""]) -> Scores:
     """
     law, z_mean, z_scale = solve_references(rgnp, references, key=key)
     count, variance, prior = len(references.z), law.variance(), rgnp.problem.parameters()
-    # Where the conditions fix u, it has no variance, and is right up to rounding.
+    # Where the conditions determine u, its variance is zero, and only rounding errors remain.
     free = variance > 1e-4 * variance.max((1, 2), keepdims=True)
     covered = jnp.abs(law.mean - references.u) <= 2 * jnp.sqrt(variance)
     flat = [x.reshape(count, -1) for x in (law.mean, jnp.asarray(references.u))]

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from ppgen.inference import Fitted, Progress, elbo, fit
+from ppgen.models.parts.training import with_known_rate
 from ppgen.models.random_grid.model import (
     Observations,
     grid_guide,
@@ -24,7 +25,7 @@ def equation_objective(batch: int) -> Callable[[RGNP], Float[Array, ""]]:
     """The mean of the bound over a batch of problems, each with a grid of its own.
 
     Args:
-        batch: How many.
+        batch: The number of problems.
 
     Returns:
         A function of an `RGNP` that draws, in nats for each problem.
@@ -56,15 +57,16 @@ def observations_objective(
 def random_grid_optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
     """Adam, with a rate that rises in the first twentieth of the steps, then falls along a cosine.
 
-    Residuals of fresh networks are large. Without the rise one run of three of Burgers' equation
-    and of the cavity ended where nothing depends on z.
+    Residuals of fresh networks are large. Without the rise, one run of three of Burgers' equation
+    and of the cavity ended in a solution that does not depend on z.
 
     Args:
         learning_rate: The highest.
-        steps: Of the whole training.
+        steps: The steps of the whole training.
     """
     rise = max(1, steps // 20)
-    return optax.adam(optax.warmup_cosine_decay_schedule(0.0, learning_rate, rise, max(steps, 2)))
+    rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, rise, max(steps, 2))
+    return with_known_rate(optax.adam, rate)
 
 
 def fit_random_grid(
@@ -80,7 +82,7 @@ def fit_random_grid(
 ) -> Fitted:
     """Trains both networks, by `random_grid_optimizer`.
 
-    No solution of the equation is needed. Those that have been observed help.
+    No solution of the equation is needed, but observations of some may be given.
 
     Args:
         rgnp: Where to begin.
@@ -88,7 +90,7 @@ def fit_random_grid(
         steps: Gradient steps.
         batch: Problems in a step, and observed problems too if there are any.
         learning_rate: The highest.
-        observations: Of some solutions, with a leading axis of the problems.
+        observations: Observations of some solutions, with a leading axis of the problems.
         noise: Standard deviation of their noise.
         callback: As for `ppgen.inference.fit`.
 

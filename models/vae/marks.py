@@ -1,9 +1,10 @@
 """Variational autoencoders: held-out bounds of digits, against NumPyro's SVI.
 
 Every fit has the same networks, initial weights, optimiser, batch size and number of steps, and
-five draws of z for each image and step. What differs is the objective and its gradient, and whose
-they are. All fits are scored by one function: the bound of 500 particles on the log likelihood of
-the held-out images, with the same draws for each fit, so that differences are paired by image.
+five draws of z for each image and step. They differ in the objective and its gradient estimator,
+and in the library. All fits are scored by one function: the bound of 500 particles on the log
+likelihood of the held-out images, with the same draws for each fit, so that differences are paired
+by image.
 
 - trivial baseline: independent pixels, each with its own histogram;
 - floor: two fits of one objective that differ in their randomness only, and how far the bound of
@@ -112,7 +113,7 @@ def scores(run: Run, particles: int) -> dict[str, np.ndarray]:
 
 
 def astray(run: Run, particles: int) -> np.ndarray:
-    """The bound, with a guide that looks at the image before."""
+    """The bound, with a guide that reads the previous image."""
 
     def guide(vae: VAE, pair: Any) -> Any:
         return vae_guide(vae, pair[1])

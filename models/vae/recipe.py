@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+import functools
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from ppgen.models import vae
 from ppgen.models.parts import data as datasets
 from ppgen.models.parts.bounds import Bounds, Count, Weight
 from ppgen.models.parts.errors import CommandError
+from ppgen.models.parts.options import Condition, ImageSource
 from ppgen.models.parts.recipe import Recipe, Stage, image_picture
 from ppgen.models.parts.training import Training, at_least
 
@@ -26,15 +27,15 @@ class VAERecipe(Recipe):
     """The bound to maximise; dreg and vimco are iwelbo with other gradients: doubly
     reparameterised, or of score functions."""
     likelihood: Literal["bernoulli", "categorical", "gaussian", "logistic"] = "logistic"
-    """Distribution of a pixel: of its grey level (categorical, discretised logistic), of that with
-    uniform noise (gaussian), or of being at least half as dark as possible (bernoulli)."""
+    """Distribution of a pixel: of its grey level (categorical, discretised logistic), of the grey
+    level plus uniform noise (gaussian), or of its binary value (bernoulli)."""
     network: Literal["mlp", "conv"] = "mlp"
     """Perceptrons, or convolutions, for images whose sides are multiples of four."""
     latent: Literal["gaussian", "vmf", "binary", "categorical", "hierarchical"] = "gaussian"
-    """What an image is decoded from: a Gaussian vector, a direction (von Mises-Fisher), flips,
-    classes, or a Gaussian vector that depends on another one."""
+    """The latent representation: a Gaussian vector, a direction (von Mises-Fisher), flips, classes,
+    or a Gaussian vector that depends on another one."""
     posterior: Literal["diagonal", "flow"] = "diagonal"
-    """Of a Gaussian vector: a diagonal Gaussian, or affine couplings of one."""
+    """Posterior of a Gaussian vector: a diagonal Gaussian, or affine couplings of one."""
     dimensions: Count = 16
     """Dimensions of the latent vector: numbers, flips or variables."""
     classes: Annotated[int, Bounds(2)] = 8
@@ -42,20 +43,20 @@ class VAERecipe(Recipe):
     hidden: Count = 128
     """Width of the hidden layers; convolutions have an eighth as many channels at half the size."""
     beta: Weight = 1.0
-    """Weight of the divergence from the prior in the elbo; a bound is maximised from 1 on."""
+    """Weight of the divergence from the prior in the elbo; a bound if at least 1."""
     weight_decay: Weight = 0.3
     """Decoupled weight decay, against fitting the training images only."""
     particles: Count = 5
     """Draws of the latent vector for each image: iwelbo takes the logarithm of their mean weight,
     elbo averages over them."""
-    data: Path | None = None
-    """Images in an .npz, .npy or IDX file, of shape (n, height, width) with whole grey levels.
-    None stands for the 1,797 digits of scikit-learn."""
+    condition: Condition = "none"
+    data: ImageSource = None
 
     training: ClassVar[Training] = Training(
         steps=2000, batch_size=128, learning_rate=2e-3, chunk=50, checkpoint_every=500
     )
     evaluation_particles: ClassVar[int] = 500
+    settings: ClassVar = {"mnist5k": {"likelihood": "bernoulli", "hidden": 500, "steps": 6000}}
     tiny: ClassVar = {"hidden": 8, "dimensions": 2, "batch_size": 16}
 
     def check(self):
@@ -73,12 +74,10 @@ class VAERecipe(Recipe):
             raise CommandError(f"--beta needs --objective elbo, not {self.objective}")
 
     def load(self):
-        data = datasets.images_or_digits(self.data)
+        data = datasets.images_or_digits(self.data, self.condition)
         if self.network == "conv" and any(side % 4 for side in data.shape):
-            sides = "{}x{}".format(*data.shape)
-            raise CommandError(
-                f"--network conv needs sides that are multiples of four, not {sides}"
-            )
+            size = "x".join(map(str, data.shape))
+            raise CommandError(f"--network conv needs sides that are multiples of four, not {size}")
         return data
 
     def model(self, facts, keys):
@@ -96,6 +95,7 @@ class VAERecipe(Recipe):
             network=self.network,
             shape=tuple(facts["shape"]),
             hidden=self.hidden,
+            classes=facts.get("classes", 0),
             key=keys[""],
         )
 
@@ -112,7 +112,7 @@ class VAERecipe(Recipe):
             build, options, label = inference.beta_elbo, {"beta": self.beta}, f"{self.beta:g}-ELBO"
         return Stage(
             vae.image_objective(build(vae.vae_model, guide, **options)),
-            optax.adamw(training.rate(), weight_decay=self.weight_decay),
+            training.optimizer(optax.adamw, weight_decay=self.weight_decay),
             draws=self.particles if is_elbo else 1,
             maximize=True,
             label=label,
@@ -121,27 +121,27 @@ class VAERecipe(Recipe):
 
     def figures(self, run, rows, particles, key):
         from ppgen.models.parts import figures
-        from ppgen.models.parts.metrics.baselines import pixel_marginal_log_likelihood
-        from ppgen.models.parts.runs import each_of
+        from ppgen.models.parts.metrics.baselines import pixel_histograms
 
         model, pixels, values = run.model, run.data.pixels, run.model.likelihood.values
-        levels = [each_of(model.likelihood.discretize, x, key=key) for x in (run.data.train, rows)]
-        nats = {"per-pixel histograms": pixel_marginal_log_likelihood(*levels, values=values)}
+        nats = {"per-pixel histograms": pixel_histograms(model.likelihood, run.data.train, rows)}
         programs, of = (vae.vae_model, vae.vae_guide), vae.image_objective
         nats |= figures.bounds(*programs, model, rows, particles, key, draws=50, of=of)
         return figures.Figures(
-            title=f"{len(rows)} images, {pixels} pixels of {values} values",
+            title=f"{len(nats['ELBO'])} images, {pixels} pixels of {values} values",
             units={"nats per image": 2, "bits per dimension": 3},
             rows={k: figures.nats_and_bits(x, pixels, per="image") for k, x in nats.items()},
         )
 
     def sample(self, run, key):
         title, top = "Samples: mean of x given z, z from the prior", run.model.likelihood.values - 1
-        return image_picture(title, lambda: vae.vae_model(run.model), run.facts["shape"], top)
+        draw = functools.partial(vae.vae_model, run.model, None)
+        return image_picture(title, draw, run.facts["shape"], top)
 
     def pictures(self, run):
-        def rows(image):
-            rebuilt = vae.reconstruct(run.model, vae.observed(run.model, image))
+        def rows(datum):
+            image, label = datasets.datum_and_label(datum)
+            rebuilt = vae.reconstruct(run.model, vae.observed(run.model, image), label)
             return {"held out": likelihood.discretize(image), "rebuilt": rebuilt}
 
         likelihood, title = run.model.likelihood, "Held-out images and the mean of x given z"

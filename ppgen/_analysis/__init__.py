@@ -1,1 +1,1 @@
-"""Step 3: what influences what, and whether derivatives are sound."""
+"""Step 3: influences between choices and values, and soundness of derivatives."""

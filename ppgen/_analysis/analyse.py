@@ -1,4 +1,4 @@
-"""The static analysis of a lowered program: what its choices influence, and soundness."""
+"""The static analysis of a lowered program: influences of its choices, and soundness."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ppgen._analysis.discontinuity import (
 from ppgen._analysis.hidden_randomness import check_hidden_randomness
 from ppgen._analysis.influence import MOVING, NONE, Alignment, Influence, bits, join
 from ppgen._analysis.propagation import mixing, propagate
-from ppgen._analysis.ranges import inside, widened
+from ppgen._analysis.ranges import inside, opened, widened
 from ppgen._interpret import Environment, needed
 from ppgen._lowering.lower import CUSTOM, REMATS
 from ppgen._lowering.scan_structure import sums_over_points
@@ -56,7 +56,7 @@ class Discontinuity(NamedTuple):
     """Something discontinuous that a random and moving value reaches.
 
     Attributes:
-        what: it, in words.
+        what: the operation, in words.
         where: the file and line.
         sites: the choices that reach it.
         instead: what to write instead.
@@ -70,7 +70,7 @@ class Discontinuity(NamedTuple):
 
 @dataclasses.dataclass
 class Analysis:
-    """What is known of a lowered program before anything is run.
+    """Static facts about a lowered program.
 
     Attributes:
         choices: its random choices that are not in place; influence bit sets index them.
@@ -79,7 +79,7 @@ class Analysis:
         first: for each top-level equation that makes choices, the index of its first one.
         upstream: for each choice, what influences its distribution.
         influence: for each top-level variable, what influences it.
-        discontinuities: what was found.
+        discontinuities: the discontinuities that were found.
     """
 
     choices: list[Choice] = dataclasses.field(default_factory=list)
@@ -107,7 +107,7 @@ _POTENTIAL = (
     ("numpyro/infer/util.py", "potential_energy"),
     ("numpyro/distributions/util.py", "wrapper"),
 )
-# NumPyro's check that what a density is asked of is a number, which is no end of a support.
+# NumPyro's check that the value of a density is a number, which is not an end of a support.
 _IS_REAL = ("numpyro/distributions/constraints.py", "_Real.__call__")
 
 
@@ -140,7 +140,7 @@ def analyse(jaxpr: Any, *, allow_biased: bool = False, strict: bool = True) -> A
 def _environment(jaxpr: Any, ins: Sequence[Influence]) -> Environment[Influence]:
     """The influences on the inputs of a jaxpr, and on its constants.
 
-    What is traced may be differentiated; nobody can know before it is.
+    Traced values may be differentiated, which is not known in advance.
     """
     opened, consts = _jax.open_jaxpr(jaxpr)
     held = dict(zip(opened.constvars, consts, strict=False))  # an open jaxpr holds none
@@ -168,12 +168,13 @@ class _Walk:
         self.counter = _Counter
         self.marks: dict[int, int] = {}
         self.reported: set[int] = set()
+        self.moved = 0  # the frozen choices that bounds of their supports may move
         self.line = ""  # of the call of one of JAX's own functions that is being walked through
 
     def equations(self, jaxpr, env, counter, *, depth: int, checked: int) -> list[Influence]:
-        # What nobody uses harms nobody: `logsumexp` computes a sign in passing.
-        # What goes through `assume_continuous` only is its author's word; what a transform of a
-        # distribution does inside is the distribution's.
+        # Unused values do not matter: `logsumexp` computes a sign that is not used. What goes
+        # through `assume_continuous` only is its author's word; what a transform of a distribution
+        # does inside is the distribution's.
         used = frozenset()
         if checked:
             stop = ("assume_continuous", "transformed")
@@ -184,6 +185,8 @@ class _Walk:
                 ins = [known(v) if i is NONE else i for v, i in zip(eqn.invars, ins, strict=True)]
             level = checked if id(eqn) in used else OFF
             reached = any(i is not NONE for i in ins)
+            if not reached and eqn.invars and all(known(v) is not NONE for v in eqn.invars):
+                return ranged(eqn, ins, self.equation(eqn, ins, counter, depth, level))
             if level == ALL and reached and self.trusted(eqn):
                 level = SUSPECTS
             outs = self.equation(eqn, ins, counter, depth, level)
@@ -212,8 +215,10 @@ class _Walk:
             return [Influence(i.mixed, i.aligned) for i in ins]
         if name == "transformed":
             made, choice, *of = ins
+            if choice.frozen and join(*of).moving:
+                self.moved |= choice.frozen
             if choice.pathwise:
-                # What moves it by parameters moves it through the choice.
+                # Parameters move it through the choice.
                 of = join(choice, *of)
                 made = made._replace(pathwise=of.pathwise, frozen=of.frozen, moving=False)
             return [made._replace(suspect=0, atoms=False, within=eqn.params["within"])]
@@ -232,9 +237,11 @@ class _Walk:
             self.line = outer
             return outs
         if name in CUSTOM and not is_random(eqn):
-            # A custom derivative is the author's word that the function has one.
+            # A custom derivative is taken to be right. JAX gives some to functions with
+            # discontinuities, such as `frexp`: those are checked.
             jaxpr = _jax.subjaxprs(eqn)[0]
-            return self.inner(jaxpr, ins, counter, depth=depth, checked=min(checked, SUSPECTS))
+            level = checked if _jax.derived_by_jax(eqn) else min(checked, SUSPECTS)
+            return self.inner(jaxpr, ins, counter, depth=depth, checked=level)
         if jaxprs := _jax.subjaxprs(eqn):
             return self.region(eqn, jaxprs, ins, counter, depth, checked)
         return propagate(eqn, ins)
@@ -261,15 +268,16 @@ class _Walk:
             details = {"batch": lanes + spec.batch, "dist": spec.family, "smooth": False}
             details |= {"estimator": type(spec.template).__name__, "exogenous": False}
             number = self.mark(id(eqn), Continuous(spec.name, spec.where, details))
-            upstream = upstream._replace(moving=False, suspect=0)
             here = Influence(pathwise=1 << number)
-            return join(own, upstream, here)._replace(within=spec.within, atoms=False)
-        # Its derivative is the estimator's business: no path goes through the value.
+            upstream = upstream._replace(moving=False, suspect=0)
+            return join(own, upstream, here)._replace(within=opened(spec.within), atoms=False)
+        # Its derivative is handled by the estimator: no path goes through the value.
         own = join(own, Influence(upstream.mixed, upstream.aligned))
-        if spec.template.differentiable or not is_inexact(eqn.outvars[0]):
+        if spec.template.differentiable or spec.atomic or not is_inexact(eqn.outvars[0]):
             return own
         number = self.mark(id(eqn), Continuous(spec.name, spec.where))
-        return join(own, Influence(frozen=1 << number))._replace(within=spec.within, atoms=False)
+        here = join(own, Influence(frozen=1 << number))
+        return here._replace(within=opened(spec.within), atoms=False)
 
     def mark(self, equation: int, choice: Continuous) -> int:
         """The number of a choice with a density; a loop body is walked more than once."""
@@ -291,12 +299,12 @@ class _Walk:
         if details["point"]:
             return influence  # it is not random, moves with what it is at, and lies where that lies
         # What moves the value by its parameters moves it through the choice.
-        influence = influence._replace(moving=False, suspect=0, within=details["within"])
+        within = opened(details["within"])
+        influence = influence._replace(moving=False, suspect=0, within=within)
         if details["exogenous"] or details["smooth"]:
             return influence
-        return join(influence, Influence(pathwise=1 << number))._replace(
-            within=details["within"], atoms=False
-        )
+        here = join(influence, Influence(pathwise=1 << number))
+        return here._replace(within=within, atoms=False)
 
     def region(self, eqn, jaxprs, ins, counter, depth, checked) -> list[Influence]:
         """A branch or loop that is evaluated as a whole; its choices count as one."""
@@ -337,7 +345,7 @@ class _Walk:
         return outs
 
     def followed(self, eqn, ins, depth: int, checked: int) -> list[Influence]:
-        """The influence on the results of a region, from within; alignments do not come out."""
+        """The influence on the results of a region; alignments inside are not kept."""
         name, count = eqn.primitive.name, len(self.analysis.choices)
 
         def through(jaxpr, operands) -> list[Influence]:
@@ -411,7 +419,7 @@ class _Walk:
         return out + [o.move(leave) for o in outs[num_carry:]]
 
     def check(self, eqn, ins: Sequence[Influence], checked: int) -> None:
-        """Raise where a random and moving value reaches something discontinuous."""
+        """Raise if a random and moving value reaches a discontinuity."""
         if reached := discontinuity(eqn, ins, jumps=checked == ALL):
             self.report(eqn, *reached)
         elif eqn.primitive.name == "marker" and eqn.params["kind"] == "scored":
@@ -421,7 +429,7 @@ class _Walk:
                 self.report(eqn, edge.format(eqn.params["name"]), suspicion)
 
     def report(self, eqn, what: str, suspicion: int) -> None:
-        """Note what was reached, and raise if the analysis is strict."""
+        """Record a discontinuity, and raise if the analysis is strict."""
         if id(eqn) in self.reported:
             return
         self.reported.add(id(eqn))
@@ -429,7 +437,8 @@ class _Walk:
         known = eqn.params["error"].where if eqn.primitive.name == "undifferentiable" else None
         line = known or self.line or where(eqn)
         jumps = eqn.primitive.name not in WITHOUT_DERIVATIVE
-        why, instead = remedy(suspicion, sites, jumps=jumps)
+        bounds = bool(self.moved & suspicion >> 1)
+        why, instead = remedy(suspicion, sites, jumps=jumps, bounds=bounds)
         self.analysis.discontinuities.append(Discontinuity(what, line, sites, instead))
         if self.strict:
             raise DiscontinuityError(
@@ -441,7 +450,7 @@ class _Walk:
 
 
 def _carried(before: Influence, after: Influence) -> Influence:
-    """The influence on what a loop carries, after one more pass."""
+    """The influence on the carry of a loop, after one more pass."""
     both = join(before, after)
     if before is NONE or both.within == before.within:
         return both
@@ -453,11 +462,11 @@ def _still(influence: Influence) -> Influence:
     frozen = influence.frozen | influence.pathwise
     if not (frozen or influence.moving):
         return influence
-    return influence._replace(pathwise=0, frozen=frozen, moving=False)
+    return influence._replace(pathwise=0, frozen=frozen, moving=False, driven=False)
 
 
 class _Scratch(_Counter):
-    """Indices beyond all choices, for those inside a region, which come out as one."""
+    """Indices beyond all choices, for those inside a region, which count as one outside."""
 
 
 def _known(influence: Influence, count: int) -> Influence:
@@ -467,9 +476,9 @@ def _known(influence: Influence, count: int) -> Influence:
 
 
 def _of_distribution(eqn: _jax.Eqn, ins: Sequence[Influence]) -> Influence:
-    """What influences a choice through its parameters, aligned with its batch axes.
+    """Influences on a choice through its parameters, aligned with its batch axes.
 
-    Which axes of a parameter are batch axes is the distribution's secret, so it is read off the
+    Which axes of a parameter are batch axes depends on the distribution, so it is read off the
     computation of its density: element i of that depends on the parameters of element i.
     """
     spec: ChoiceSpec = eqn.params["spec"]

@@ -3,7 +3,7 @@
 From the cost backwards through operations that are linear in what choices influence, down to the
 *terms*: the arrays at which splitting further would separate nothing. A choice then multiplies only
 the terms that it influences, per element where a term is aligned with it: Rao-Blackwellization for
-whatever objective the user wrote.
+any objective.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Summand(NamedTuple):
     """A variable that is added up with others.
 
     Attributes:
-        variable: it.
-        signs: with which it enters: 1, -1 or both.
-        equation: what computes it.
+        variable: the variable.
+        signs: the signs with which it enters: 1, -1 or both.
+        equation: the equation that computes it.
     """
 
     variable: _jax.Var
@@ -56,10 +56,10 @@ def taken_apart(
         jaxpr: open.
         outs: the sums.
         parts: the operands that an equation adds up to a variable, each up to a factor of that
-            sign; `None` where the variable is no sum.
+            sign; `None` if the variable is not a sum.
 
     Returns:
-        The equations that add up, in order, and what they add up, from the last to the first.
+        The equations that add up, in order, and their summands, from the last to the first.
     """
     signs: dict[_jax.Var, set[int]] = {v: {1} for v in outs}
     equations: dict[int, _jax.Eqn] = {}
@@ -91,7 +91,7 @@ class Terms:
 
     def __init__(self, jaxpr: Any, analysis: Analysis) -> None:
         self._analysis = analysis
-        # Whole numbers are summed as real ones, unless somebody gets to see them as they are.
+        # Integers are summed as real numbers, unless they are outputs.
         self._seen = needed(jaxpr, jaxpr.outvars[1:]).equations
         self._shown = set(variables_of(jaxpr.outvars[1:]))
         outs = [v for v in jaxpr.outvars if self._is_influenced(v)]
@@ -101,7 +101,7 @@ class Terms:
 
         tail, _ = taken_apart(jaxpr, outs, linear)
         below: dict[_jax.Var, dict[_jax.Var, None]] = {}
-        # What a scan returns of pairs of steps is an expectation already: a term as it is.
+        # Outputs of a scan for pairs of steps are expectations already: terms as they are.
         self._final = {v for e in jaxpr.eqns if sums_over_points(e) for v in e.outvars}
 
         def terms_of(v: _jax.Var) -> dict[_jax.Var, None]:
@@ -149,13 +149,12 @@ class Terms:
 def is_sum(eqn: _jax.Eqn, moving: Sequence[bool], *, shown: bool) -> bool:
     """Linear, jointly, in those of its operands that are `moving`, all of them real numbers.
 
-    Up to what the others add, which is there once.
+    Constants that the others add are counted once.
 
     Args:
         eqn: the equation.
         moving: which operands.
-        shown: whether somebody gets to see whole numbers as they are, so that they are not to be
-            summed as real ones.
+        shown: whether integers are outputs, so that they must not be summed as real numbers.
     """
     involved = [v for v, m in zip(eqn.invars, moving, strict=True) if m] + list(eqn.outvars)
     name = rule_name(eqn)

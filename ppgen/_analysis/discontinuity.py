@@ -6,14 +6,15 @@ integers or booleans of such values is a jump, and so is every operation that is
 continuous. Integers and booleans stay suspect until they select between two values of which one
 depends on what they jump with: `where(x > 0, f(x), g(x))` is taken to be continuous.
 
-A frozen *discrete* choice is no such randomness: where an integer is compared with something that
-moves, the expectation jumps at single values of the argument only, as `floor(theta)` does.
+A frozen *discrete* choice does not count as random here: where an integer is compared with
+something that moves, the expectation jumps at single values of the argument only, as `floor(theta)`
+does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ CONTINUOUS = frozenset(
 )
 """Operations of JAX that are continuous in their floating-point operands, but for kinks and poles.
 
-What is said of some of them below narrows this down.
+The sets below restrict some of them.
 """
 
 _OF_REALS = frozenset(
@@ -68,8 +69,20 @@ _OF_REALS = frozenset(
 )
 """Continuous in real operands only: complex ones meet a branch cut, or are ordered by two keys."""
 
+_POLES: dict[str, Callable[[Sequence[ranges.Range]], bool]] = {
+    "div": lambda x: ranges.apart(x[1]),
+    "rsqrt": lambda x: ranges.apart(x[0]),
+    "pow": lambda x: ranges.apart(x[0]) or ranges.inside(x[1], (0.0, math.inf)),
+    "integer_pow": lambda x: ranges.apart(x[0]),
+    "tan": lambda x: ranges.inside(x[0], (-1.5707964, 1.5707964)),
+    "digamma": lambda x: ranges.inside(x[0], (ranges.LEAST, math.inf)),
+    "polygamma": lambda x: ranges.inside(x[1], (ranges.LEAST, math.inf)),
+    "zeta": lambda x: ranges.inside(x[1], (ranges.LEAST, math.inf)),
+}
+"""Operations with poles, at which they jump, and whether operands in some ranges miss all poles."""
+
 _VECTORS = {"eigh": (0,), "svd": (1, 2)}
-"""Results of decompositions whose signs jump. They stay suspect where anybody uses them."""
+"""Results of decompositions with discontinuous signs. They stay suspect wherever they are used."""
 
 _AT_ZERO = {"igammac": (0,)}
 """Operands whose domain ends at zero, beyond which the value is another number."""
@@ -92,7 +105,7 @@ _ATOMLESS = frozenset(
     "transpose slice gather dynamic_slice convert_element_type copy concatenate stack unstack "
     "split rev stop_gradient reduce_sum cumsum dot_general".split()
 )
-"""What gives no value a probability that had none."""
+"""Operations that keep a continuous distribution free of atoms."""
 
 _INDICES = {"gather": 1, "dynamic_slice": 1, "dynamic_update_slice": 2}
 
@@ -100,7 +113,7 @@ _INDICES = {"gather": 1, "dynamic_slice": 1, "dynamic_update_slice": 2}
 def discontinuity(
     eqn: _jax.Eqn, ins: Sequence[Influence], *, jumps: bool = True
 ) -> tuple[str, int] | None:
-    """What a random and moving value meets in an equation, in words, and its `suspicion`.
+    """The discontinuity of an equation for random and moving operands, and its `suspicion`.
 
     Args:
         eqn: the equation.
@@ -111,7 +124,7 @@ def discontinuity(
 
 
 def _by_suspects(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | None:
-    """A suspect integer or boolean that becomes a number, an index or a decision."""
+    """A suspect integer or boolean that is used as a number, an index or a predicate."""
     suspect = 0
     for i in ins:
         suspect |= i.suspect
@@ -151,14 +164,14 @@ def _by_suspects(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | N
 
 
 def _by_itself(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | None:
-    """A random and moving value at an operation that jumps."""
+    """A random and moving value at a discontinuous operation."""
     found = join(*ins)
     suspicion = found.suspicion()
     if not suspicion:
         return None
     name = rule_name(eqn)
     if name in WITHOUT_DERIVATIVE:
-        # A derivative by an argument is refused where it is taken.
+        # A derivative with respect to an argument is refused where it is taken.
         mask = found.pathwise
         return (WITHOUT_DERIVATIVE[name], mask << 1 | found.moving) if mask else None
     if name == "convert_element_type" and not is_inexact(eqn.outvars[0]):
@@ -171,15 +184,20 @@ def _by_itself(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | Non
     for k in at_zero(eqn):
         if (edge := ins[k].suspicion()) and not ranges.inside(ins[k].within, (0.0, math.inf)):
             return f"{name}, which jumps where operand {k} is zero", edge
+    if poles(eqn):
+        below = join(*(ins[k] for k in poles(eqn)))
+        at = below.suspicion() if below.driven else 0
+        if at and not _POLES[name](_within(eqn, ins)):
+            return f"{name} at a pole, where something that it divides by may be zero", at
     what = jump(eqn)
     return (what, suspicion) if what is not None else None
 
 
 def argsort(eqn: _jax.Eqn) -> list[tuple[list[int], int]]:
-    """What a `sort` permutes by others: the positions of the keys, and of the operand.
+    """The positions of the keys of a `sort`, and of an operand that it permutes by them.
 
-    Where keys meet, what they are sorted by does not jump, but what comes with them does: a key
-    after the first one as well.
+    Where keys are equal, the sorted keys are continuous, but operands permuted with them are not,
+    nor are keys after the first one.
     """
     if rule_name(eqn) != "sort":
         return []
@@ -199,8 +217,34 @@ def at_zero(eqn: _jax.Eqn) -> Sequence[int]:
     return _AT_ZERO.get(rule_name(eqn), ())
 
 
+def poles(eqn: _jax.Eqn) -> Sequence[int]:
+    """The positions of the operands with which an equation comes to a pole."""
+    name = rule_name(eqn)
+    if name not in _POLES or (name == "integer_pow" and eqn.params["y"] >= 0):
+        return ()
+    if name == "div":
+        return (1,)
+    return range(len(eqn.invars))
+
+
+def keeps_nan(eqn: _jax.Eqn, ins: Sequence[Any]) -> bool:
+    """Whether an equation is `where(isnan(x), x, y)`, as in `heaviside`: where it is x, it is NaN.
+
+    Args:
+        eqn: the equation.
+        ins: facts about its operands, `nan_of` among them.
+    """
+    return rule_name(eqn) == "select_n" and len(ins) == 3 and ins[0].nan_of is ins[2]
+
+
+def _within(eqn: _jax.Eqn, ins: Sequence[Influence]) -> list[ranges.Range]:
+    """The ranges of the operands."""
+    operands = zip(eqn.invars, ins, strict=True)
+    return [i.within if i is not NONE else known(v).within for v, i in operands]
+
+
 def jump(eqn: _jax.Eqn) -> str | None:
-    """What jumps with the floating-point operands of an equation, in words, if not integers only.
+    """The discontinuity of an equation in its floating-point operands, in words.
 
     Where operands of a `sort` have keys that are others of them is not looked at.
     """
@@ -250,51 +294,54 @@ def settled(
         own = found.suspicion() if jumps and not _follows(eqn) else 0
         if rule_name(eqn) in ("eq", "ne") and not found.atoms:
             own = 0  # a continuous value meets a number with probability zero
+    nan_of = ins[0] if ranges.tests_for_nan(eqn) else None
+    if keeps_nan(eqn, ins):
+        y = ins[1]
+        outs = [
+            y._replace(mixed=o.mixed, aligned=o.aligned, within=o.within, atoms=o.atoms)
+            for o in outs
+        ]
     keeps = _follows(eqn) or rule_name(eqn) in OURS
     new = []
     for k, (v, out) in enumerate(zip(eqn.outvars, outs, strict=True)):
         if is_inexact(v):
             suspect = own if k in vectors else out.suspect if keeps else 0
             new.append(out._replace(suspect=suspect) if suspect != out.suspect else out)
-        elif out.pathwise or out.frozen or out.moving or own:
+        elif out.pathwise or out.frozen or out.moving or out.driven or own or nan_of is not None:
             suspect = out.suspect | own
-            new.append(out._replace(pathwise=0, frozen=0, moving=False, suspect=suspect))
+            out = out._replace(pathwise=0, frozen=0, moving=False, driven=False, suspect=suspect)
+            new.append(out._replace(nan_of=nan_of))
         else:
             new.append(out)
     return new
 
 
 def ranged(eqn: _jax.Eqn, ins: Sequence[Influence], outs: Sequence[Influence]) -> list[Influence]:
-    """The influences on the results, with the ranges of those that are random and moving."""
+    """The influences on the results, with their ranges and whether they have atoms."""
     name = rule_name(eqn)
     own = name in ("random_choice", "transformed")
     own = own or (name == "marker" and eqn.params["kind"] == "pathwise")
     if own or _calls(eqn):
         return list(outs)
-    if not (name == "ne" or any(o.pathwise or o.frozen for o in outs)):
-        return [
-            o if o.within == ranges.ANYWHERE else o._replace(within=ranges.ANYWHERE) for o in outs
-        ]
-    operands = zip(eqn.invars, ins, strict=True)
-    within = [i.within if i is not NONE else known(v).within for v, i in operands]
-    found = ranges.after(eqn, within)
+    found = ranges.after(eqn, _within(eqn, ins))
     atoms = name not in _ATOMLESS or rounds(eqn)
     return [
         o._replace(
             within=found if is_inexact(v) or name == "ne" else ranges.ANYWHERE,
-            atoms=o.atoms or atoms,
+            atoms=o.atoms or (atoms and bool(o.pathwise or o.frozen)),
         )
         for v, o in zip(eqn.outvars, outs, strict=True)
     ]
 
 
 def known(v: Any) -> Influence:
-    """What is known of an operand that nothing influences: a number lies where it lies."""
-    if not isinstance(v, _jax.Literal) or jnp.ndim(v.val) or not is_inexact(v):
+    """The facts about an operand without influences: a number has itself as its range."""
+    if not isinstance(v, _jax.Literal) or jnp.ndim(v.val):
         return NONE
-    if jnp.iscomplexobj(v.val):
+    if not any(jnp.issubdtype(v.aval.dtype, kind) for kind in (jnp.floating, jnp.integer)):
         return NONE
-    return Influence(within=(float(v.val), float(v.val)))
+    value = float(v.val)
+    return Influence(within=ranges.NOWHERE if math.isnan(value) else (value, value))
 
 
 def is_inexact(v: Any) -> bool:
@@ -317,11 +364,18 @@ FOLLOWED = CUSTOM | {
     *("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint"),
     *("scan", "cond", "while", "shard_map", "custom_linear_solve"),
 }
-"""Primitives whose jaxprs are walked through, or are their author's word."""
+"""Primitives whose jaxprs are analysed, or are taken to be right."""
 
 
-def remedy(suspicion: int, sites: Sequence[Any], *, jumps: bool) -> tuple[str, str]:
-    """Why a jump is refused, and what to write instead, which depends on what moves it."""
+def remedy(suspicion: int, sites: Sequence[Any], *, jumps: bool, bounds: bool) -> tuple[str, str]:
+    """Why a jump is refused, and what to write instead, which depends on what moves it.
+
+    Args:
+        suspicion: what is random and what moves.
+        sites: the choices.
+        jumps: whether it is a jump, or something without a derivative.
+        bounds: whether a bound of a support moves a value that is frozen but for that.
+    """
     names = ", ".join(repr(s.name) for s in sites)
     if not jumps:
         return (
@@ -335,7 +389,13 @@ def remedy(suspicion: int, sites: Sequence[Any], *, jumps: bool) -> tuple[str, s
         return (
             f"the value of {names} and what is differentiated together reach {{}}: where it jumps "
             "moves with a parameter, which no derivative of it or of a score sees",
-            "the indicator as a probability (dist.Normal(loc, scale).cdf(theta) for x < theta); "
+            (
+                "jax.lax.stop_gradient of the bounds of its support, where they are not to be "
+                "differentiated; or "
+                if bounds
+                else ""
+            )
+            + "the indicator as a probability (dist.Normal(loc, scale).cdf(theta) for x < theta); "
             "or with the parameter in the distribution and the jump at a fixed place "
             "(x - theta drawn from dist.Normal(loc - theta, scale) with ScoreFunction() or "
             "MeasureValued(), then x < 0); or a smooth function, which is another objective; or "

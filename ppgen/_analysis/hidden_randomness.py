@@ -1,6 +1,6 @@
-"""Randomness that no choice stands for: what a program draws from a key with its own hands.
+"""Randomness outside of choices: values that a program computes from a PRNG key itself.
 
-A value that a program computes from a key is random like a choice, but no estimator knows of it.
+Such a value is random like a choice, but no estimator handles it.
 Its derivative flows along the path of the computation, so `mu + sigma * jax.random.normal(key)` is
 right. Where such randomness and a moving operand meet a *jump*, it is not: `bernoulli(key, p)`
 compares a uniform variable with `p`, and no derivative passes. Two more things are of this kind:
@@ -17,8 +17,17 @@ import jax
 import jax.numpy as jnp
 
 from ppgen import _jax
-from ppgen._analysis.discontinuity import argsort, at_zero, is_inexact, jump, rounds, signed
+from ppgen._analysis.discontinuity import (
+    argsort,
+    at_zero,
+    is_inexact,
+    jump,
+    keeps_nan,
+    rounds,
+    signed,
+)
 from ppgen._analysis.parameters import rule_name
+from ppgen._analysis.ranges import tests_for_nan
 from ppgen._interpret import Environment, needed
 from ppgen._lowering.lower import CUSTOM
 from ppgen._staging.primitives import CALLS, DENSITY_SCOPE, SAMPLER_SCOPE, equations
@@ -27,7 +36,7 @@ from ppgen.errors import DerivativeError, DiscontinuityError
 
 
 class Fact(NamedTuple):
-    """What is known of a value.
+    """The facts about a value.
 
     Attributes:
         random: bit set of the keys that it was computed from.
@@ -35,12 +44,14 @@ class Fact(NamedTuple):
         jumped: of an integer or boolean: the keys in whose randomness it jumps where something
             moves.
         linear: the keys of the nested expectations in it, which it must be linear in.
+        nan_of: of a boolean that says whether a value is not a number: what is known of the value.
     """
 
     random: int = 0
     moving: bool = False
     jumped: int = 0
     linear: int = 0
+    nan_of: Fact | None = None
 
 
 NOTHING = Fact()
@@ -68,7 +79,7 @@ _KEYS = frozenset({"random_seed", "random_wrap"})
 
 
 def check_hidden_randomness(jaxpr: Any) -> None:
-    """Refuse a lowered program whose derivative would miss what its own random numbers contribute.
+    """Refuse a lowered program whose derivative would miss a contribution of hidden randomness.
 
     Args:
         jaxpr: closed, without inputs; its first output is the cost.
@@ -102,7 +113,7 @@ def _makes_key(eqn: _jax.Eqn) -> bool:
 
 
 def join(*facts: Fact) -> Fact:
-    """What is known of a value that may be any of these, or depends on all of them."""
+    """The facts about a value that may be any of these, or depends on all of them."""
     out = NOTHING
     for f in facts:
         out = Fact(
@@ -130,7 +141,7 @@ class _Walk:
     ) -> list[Fact]:
         env = Environment(lambda _: NOTHING)
         env.enter(jaxpr, ins, consts)
-        # What nobody uses harms nobody, and auxiliary results have no derivative.
+        # Unused values do not matter, and auxiliary results have no derivative.
         used = needed(jaxpr, wanted).equations
         eqns = [eqn for eqn in jaxpr.eqns if id(eqn) in used]
         env.run(eqns, lambda eqn, ins: self.equation(eqn, ins, checked))
@@ -175,8 +186,9 @@ class _Walk:
             return outs
         jaxprs = _jax.subjaxprs(eqn)
         if jaxprs and len(_jax.open_jaxpr(jaxprs[0])[0].invars) == len(ins):
-            # A custom derivative is the author's word that the function has one.
-            return self.inner(jaxprs[0], ins, checked and name not in CUSTOM)
+            # A custom derivative is taken to be right.
+            word = name in CUSTOM and not _jax.derived_by_jax(eqn)
+            return self.inner(jaxprs[0], ins, checked and not word)
         return self.primitive(eqn, ins, checked)
 
     def primitive(self, eqn: _jax.Eqn, ins: Sequence[Fact], checked: bool) -> list[Fact]:
@@ -199,7 +211,11 @@ class _Walk:
         if jumps and name == "sort":
             self.check_sort(eqn, ins)
         out = Fact(every.random, every.moving, 0, every.linear)
+        if keeps_nan(eqn, ins):
+            out = out._replace(moving=ins[1].moving)
         discrete = Fact(every.random, False, every.jumped | jumps)
+        if tests_for_nan(eqn):
+            discrete = discrete._replace(nan_of=ins[0])
         vectors = out._replace(jumped=every.jumped | jumps)
         found = [out if is_inexact(v) else discrete for v in eqn.outvars]
         return [vectors if k in signed(eqn) else each for k, each in enumerate(found)]
@@ -209,8 +225,8 @@ class _Walk:
         kind, name = eqn.params["kind"], eqn.params["name"]
         if kind == "frozen" and fact.moving:
             raise DerivativeError(
-                "ppgen.seed draws this site inside of an objective, frozen: the derivative by its "
-                "parameters would silently be missed",
+                "ppgen.seed draws this site inside of an objective, frozen: the derivative with "
+                "respect to its parameters would silently be missed",
                 site=name,
                 where=eqn.params["where"],
                 instead="the program itself in the objective, without ppgen.seed; or "
@@ -250,7 +266,7 @@ class _Walk:
         return carry
 
     def check_sort(self, eqn: _jax.Eqn, ins: Sequence[Fact]) -> None:
-        """What is permuted by a key that jumps, other than the key, jumps."""
+        """Operands permuted by a discontinuous key are discontinuous."""
         for before, after in argsort(eqn):
             keys = join(*(ins[k] for k in before))
             if keys.random and keys.moving and is_inexact(eqn.outvars[after]):
@@ -291,7 +307,7 @@ class _Walk:
         self.refuse_nonlinear(eqn, linear)
 
     def refuse_jump(self, eqn: _jax.Eqn, jumped: int, what: str) -> None:
-        """Raise if randomness that no choice stands for, and something that moves, meet a jump."""
+        """Raise if hidden randomness and a moving operand meet a discontinuity."""
         if not jumped:
             return
         line = self.line or where(eqn) or self.known

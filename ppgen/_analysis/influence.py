@@ -19,7 +19,7 @@ Alignment = tuple[int, str] | None
 
 
 class Influence(NamedTuple):
-    """What influences a value.
+    """The influences on a value.
 
     Attributes:
         mixed: bit set of choices all of whose axes are mixed.
@@ -27,9 +27,11 @@ class Influence(NamedTuple):
         pathwise: bit set of the reparameterised choices whose derivative flows into the value.
         frozen: bit set of the other choices with a density that it depends on continuously.
         moving: whether a derivative flows into it that comes through no choice: from an argument.
-        atoms: whether it may equal a number with a probability, or be no number.
-        within: between which numbers it lies, as far as known: see `ranges`.
+        atoms: whether it may equal some number with positive probability, or be NaN.
+        within: its range, as far as known: see `ranges`.
         suspect: of an integer or boolean, the `suspicion` of what it jumps with.
+        driven: whether a derivative by an argument flows into it, through choices too.
+        nan_of: of a boolean that says whether a value is not a number, the influence on the value.
     """
 
     mixed: int = 0
@@ -40,9 +42,11 @@ class Influence(NamedTuple):
     suspect: int = 0
     within: Range = ANYWHERE
     atoms: bool = False
+    nan_of: Influence | None = None
+    driven: bool = False
 
     def suspicion(self) -> int:
-        """What a jump of the value would miss: zero unless it is both random and moving.
+        """The choices whose derivative a jump of the value would miss; zero if there are none.
 
         Bit zero says whether it moves with more than its choices, those above are the choices.
         """
@@ -55,7 +59,7 @@ class Influence(NamedTuple):
         return set(bits(self.mixed)) | set(self.aligned)
 
     def all_mixed(self) -> Influence:
-        """The same choices, with nothing known of the axes."""
+        """The same choices, with all axes mixed."""
         if not self.aligned:
             return self
         return self._replace(mixed=self.mixed | _set_of(self.aligned), aligned={})
@@ -70,7 +74,7 @@ class Influence(NamedTuple):
         special: Collection[int] = (),
         special_axis: Callable[[int, str], Alignment] | None = None,
     ) -> Influence:
-        """The influence after each aligned axis went where `axis` says.
+        """The influence after a permutation of the aligned axes.
 
         Args:
             axis: where an axis goes.
@@ -108,11 +112,11 @@ def _set_of(elements: Any) -> int:
 
 
 NONE = Influence()
-MOVING = Influence(moving=True)
+MOVING = Influence(moving=True, driven=True)
 
 
 def join(*influences: Influence) -> Influence:
-    """What influences a value that depends elementwise on several others."""
+    """The influences on a value that depends elementwise on several others."""
     influences = tuple(i for i in influences if i is not NONE)
     if not influences:
         return NONE
@@ -120,7 +124,7 @@ def join(*influences: Influence) -> Influence:
     if all(i is first for i in influences):
         return first
     mixed = pathwise = frozen = suspect = 0
-    moving, atoms, within = False, False, first.within
+    moving, atoms, driven, within = False, False, False, first.within
     for i in influences:
         mixed |= i.mixed
         pathwise |= i.pathwise
@@ -128,6 +132,7 @@ def join(*influences: Influence) -> Influence:
         moving = moving or i.moving
         suspect |= i.suspect
         atoms = atoms or i.atoms
+        driven = driven or i.driven
         within = within if i.within == within else hull(within, i.within)
     aligned: dict[int, tuple[Alignment, ...]] = {}
     for i in influences:
@@ -141,7 +146,9 @@ def join(*influences: Influence) -> Influence:
                     del aligned[choice]
                     continue
             aligned[choice] = places
-    return Influence(mixed, aligned, pathwise, frozen, moving, suspect, within, atoms)
+    return Influence(
+        mixed, aligned, pathwise, frozen, moving, suspect, within, atoms, driven=driven
+    )
 
 
 def _agree(a: Alignment, b: Alignment) -> Alignment:

@@ -1,4 +1,4 @@
-"""The parameters of primitives that the rules of this package know.
+"""The parameters of primitives that the rules of this package take into account.
 
 Tables speak of primitives by name. A new version of JAX may give an old primitive a new parameter,
 which no rule takes into account. It then has another name here, which is in no table: every rule
@@ -79,9 +79,8 @@ PARAMETERS: dict[str, frozenset[str]] = {
         "unstack": "axis",
     }.items()
 }
-"""For each primitive: all of its parameters, in all versions of JAX that we know; others have none.
-
-What the rules say of a primitive is compared with what it does over all of these.
+"""For each primitive: its parameters in all supported versions of JAX; others have none. Tests
+compare the rules with the primitives over all of these.
 """
 
 

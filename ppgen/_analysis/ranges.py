@@ -1,7 +1,8 @@
-"""Between which numbers a value lies, as far as the operations that made it tell.
+"""Ranges of values, as far as they follow from the operations that made them.
 
 A range is a pair of bounds: a number (perhaps infinite), or None for a bound that there is, but
-whose number is not known, as of a choice with an array for a bound.
+whose number is not known, as of a choice with an array for a bound. A bound that is not reached is
+the next number inside: what is positive begins at the smallest number above zero.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ Range = tuple[float | None, float | None]
 ANYWHERE: Range = (-math.inf, math.inf)
 NEVER: Range = (0.0, 0.0)
 """Of a boolean that is false."""
+NOWHERE: Range = (math.inf, -math.inf)
+"""Of what is not a number."""
+
+LEAST = math.nextafter(0.0, 1.0)
+"""The lower bound of what is positive."""
 
 _KEEPING = frozenset(
     "marker assume_continuous stop_gradient copy reshape broadcast_in_dim transpose squeeze "
@@ -29,16 +35,19 @@ _KEEPING = frozenset(
 )
 _JOINING = frozenset("concatenate dynamic_update_slice".split())
 _MONOTONE: dict[str, Any] = {
-    "exp": lambda x: math.exp(min(x, 700.0)) if x < math.inf else math.inf,
-    "logistic": lambda x: 1 / (1 + math.exp(min(-x, 700.0))) if x > -math.inf else 0.0,
+    "exp": lambda x: max(math.exp(min(x, 700.0)), LEAST) if x < math.inf else math.inf,
+    "logistic": lambda x: max(1 / (1 + math.exp(min(-x, 700.0))), LEAST),
     "tanh": math.tanh,
     "erf": math.erf,
     "log1p": lambda x: math.log1p(x) if x > -1 else -math.inf,
     "sqrt": lambda x: math.sqrt(max(x, 0.0)),
 }
 _CLOSED = frozenset("reduce_sum cumsum reduce_prod cumprod pow dot_general".split())
-"""What makes something positive of positive numbers."""
-_INTO: dict[str, Range] = {"abs": (0.0, math.inf), "square": (0.0, math.inf), "erfc": (0.0, 2.0)}
+"""Operations that map positive numbers to positive numbers."""
+_INTO: dict[str, Range] = {"erfc": (0.0, 2.0), "cosh": (1.0, math.inf)}
+_SQUARES = frozenset("abs square".split())
+"""Operations that map numbers other than zero to positive numbers."""
+_MANY = frozenset("reduce_sum dot_general".split())
 
 
 def hull(*ranges: Range) -> Range:
@@ -50,13 +59,33 @@ def hull(*ranges: Range) -> Range:
 
 
 def widened(before: Range, now: Range) -> Range:
-    """The range of what a loop carries after one more pass: an end that moves on has no bound.
+    """The range of a carry after one more pass of a loop: an end that still moves is unbounded.
 
     What adds up gets further with every pass, and no number of passes would be the last one.
     """
     low = now[0] if now[0] == before[0] else -math.inf
     high = now[1] if now[1] == before[1] else math.inf
     return low, high
+
+
+def opened(value: Range) -> Range:
+    """The range of a variable with a density: it does not reach its ends."""
+    low, high = value
+    return (
+        low if low is None else math.nextafter(low, math.inf),
+        high if high is None else math.nextafter(high, -math.inf),
+    )
+
+
+def apart(value: Range) -> bool:
+    """Whether nothing in a range is zero, nor next to zero on either side."""
+    low, high = value
+    return (low is not None and low > 0) or (high is not None and high < 0)
+
+
+def tests_for_nan(eqn: _jax.Eqn) -> bool:
+    """Whether an equation compares a value with itself: only NaN differs."""
+    return rule_name(eqn) == "ne" and eqn.invars[0] is eqn.invars[1]
 
 
 def after(eqn: _jax.Eqn, ins: Sequence[Range]) -> Range:
@@ -73,10 +102,12 @@ def after(eqn: _jax.Eqn, ins: Sequence[Range]) -> Range:
         return _converted(ins[0], *types)
     if name in _JOINING:
         return hull(*ins[: 2 if name == "dynamic_update_slice" else None])
-    if name == "ne" and eqn.invars[0] is eqn.invars[1]:
-        return NEVER  # whether something is not a number, as `softplus` asks
+    if tests_for_nan(eqn):
+        return NEVER  # as `softplus` asks
     if name == "select_n":
         return ins[1] if ins[0] == NEVER else hull(*ins[1:])
+    if NOWHERE in ins:
+        return ANYWHERE
     if name in ("gather", "pad"):
         # Outside of an array a gather gives what is not a number, or what it is told to.
         if name == "pad":
@@ -85,8 +116,10 @@ def after(eqn: _jax.Eqn, ins: Sequence[Range]) -> Range:
         return ins[0] if fill is None else hull(ins[0], (float(fill), float(fill)))
     if name in _INTO:
         return _INTO[name]
-    if name == "integer_pow" and eqn.params["y"] % 2 == 0:
-        return 0.0, math.inf
+    twice = len(eqn.invars) == 2 and eqn.invars[0] is eqn.invars[1]
+    even = name == "integer_pow" and eqn.params["y"] % 2 == 0
+    if even or name in _SQUARES or (name == "mul" and twice):
+        return (LEAST if apart(ins[0]) else 0.0), math.inf
     # From here on with numbers: a bound that is not known may lie anywhere.
     low = [-math.inf if i[0] is None else i[0] for i in ins]
     high = [math.inf if i[1] is None else i[1] for i in ins]
@@ -105,26 +138,54 @@ def after(eqn: _jax.Eqn, ins: Sequence[Range]) -> Range:
         return min(low), min(high)
     if name == "clamp":
         return min(max(low[0], low[1]), low[2]), min(max(high[0], high[1]), high[2])
-    positive = all(x >= 0 for x in low)
-    if name == "mul" and positive:
-        return low[0] * low[1] if math.inf not in low else 0.0, _times(*high)
+    positive, least = all(x >= 0 for x in low), LEAST if all(x > 0 for x in low) else 0.0
+    if name == "mul":
+        ends = [_times(a, b) for a in (low[0], high[0]) for b in (low[1], high[1])]
+        return (max(min(ends), least) if positive else min(ends)), max(ends)
     if name == "div" and positive:
-        return 0.0, high[0] / low[1] if low[1] > 0 else math.inf
+        return least, high[0] / low[1] if low[1] > 0 else math.inf
+    if name in _MANY and (positive or (twice and _of_itself(eqn))):
+        # What is taken for granted: several numbers of no sign are not zero all at once.
+        return LEAST if least or _several(eqn) else 0.0, math.inf
     if name in _CLOSED and positive:
-        return 0.0, math.inf
+        return least, math.inf
     return ANYWHERE
+
+
+def _of_itself(eqn: _jax.Eqn) -> bool:
+    """Whether a product is a sum of squares: of an array and itself, along the same axes."""
+    if rule_name(eqn) != "dot_general":
+        return False
+    (left, right), (left_batch, right_batch) = eqn.params["dimension_numbers"]
+    rank = eqn.invars[0].aval.ndim
+    return (left, left_batch) == (right, right_batch) and len(left) + len(left_batch) == rank
+
+
+def _several(eqn: _jax.Eqn) -> bool:
+    """Whether a sum has more than one term."""
+    axes = eqn.params["axes" if "axes" in eqn.params else "dimension_numbers"]
+    if rule_name(eqn) == "dot_general":
+        axes = axes[0][0]
+    return math.prod(eqn.invars[0].aval.shape[a] for a in axes) > 1
 
 
 def _converted(value: Range, old: Any, new: Any) -> Range:
     """The range in another type, whose ends are rounded like what lies in between."""
-    if not all(jnp.issubdtype(t, jnp.floating) for t in (old, new)):
+    if (
+        not jnp.issubdtype(new, jnp.floating)
+        or value == ANYWHERE
+        or not jnp.issubdtype(old, jnp.number)
+    ):
         return ANYWHERE  # whole numbers may wrap around
-    low, high = (None if x is None else float(np.asarray(x, old).astype(new)) for x in value)
+    if not jnp.issubdtype(old, jnp.floating):
+        old = np.float64  # a whole number of the program, which is a float here
+    with np.errstate(over="ignore"):  # what is too large there is infinite there
+        low, high = (None if x is None else float(np.asarray(x, old).astype(new)) for x in value)
     return low, high
 
 
 def _times(a: float, b: float) -> float:
-    return math.inf if math.inf in (a, b) else a * b
+    return 0.0 if 0.0 in (a, b) else a * b
 
 
 def inside(value: Range, support: Range) -> bool:

@@ -1,1 +1,1 @@
-"""NumPyro's distributions, taken apart and put together."""
+"""Analysis and reconstruction of NumPyro's distributions."""

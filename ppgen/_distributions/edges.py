@@ -1,8 +1,8 @@
-"""Where a support ends, and what those ends move with.
+"""The ends of supports, and their dependence on parameters.
 
-NumPyro says of a transformed distribution what the last transform can give at most: "real" of a
-shifted exponential. So ends are followed through transforms, mixtures and wrappers here, and what
-they depend on is read off their computation, not off which object is which.
+NumPyro gives as the support of a transformed distribution the codomain of the last transform:
+"real" for a shifted exponential. So ends are followed through transforms, mixtures and wrappers
+here, and their dependence is read off their computation, not off the identity of objects.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from numpyro.distributions import (
 
 from ppgen import _jax
 from ppgen._distributions.rebuild import flatten
+from ppgen._distributions.wrappers import is_discrete
 from ppgen._interpret import needed
 
 _WRAPPERS = (ExpandedDistribution, Independent, MaskedDistribution)
@@ -45,6 +46,8 @@ Ends = list[Any]
 
 def edges_move_with(d: Distribution) -> frozenset[int]:
     """Which of the leaves of `flatten(d)` the ends of the support of `d` depend on continuously."""
+    if _supported_as_its_class(d):
+        return frozenset()
     leaves, structure = flatten(d)
     if not any(map(is_real_array, leaves)):
         return frozenset()
@@ -56,6 +59,22 @@ def edges_move_with(d: Distribution) -> frozenset[int]:
     reached = needed(jaxpr, jaxpr.outvars, stop=("stop_gradient",)).variables
     moving = (i for i, v in enumerate(jaxpr.invars) if v in reached and is_real_array(leaves[i]))
     return frozenset(moving)
+
+
+def _supported_as_its_class(d: Any) -> bool:
+    """Whether the support is an attribute of the class, and so no function of any parameter.
+
+    Most are, and to read off what a support moves with takes a trace for each site.
+    """
+    while isinstance(d, _WRAPPERS):
+        d = d.base_dist
+    if isinstance(d, (MixtureGeneral, MixtureSameFamily, TransformedDistribution)):
+        return False
+    if "support" in vars(d):
+        return False
+    support = next((vars(c)["support"] for c in type(d).__mro__ if "support" in vars(c)), None)
+    # A support that depends on parameters is a property, in NumPyro one that is a constraint, too.
+    return isinstance(support, constraints.Constraint) and not isinstance(support, property)
 
 
 def ends_somewhere(d: Distribution) -> bool:
@@ -74,10 +93,10 @@ def is_point_mass(d: Distribution) -> bool:
 
 
 def mixes_point_masses(d: Distribution, may_move: Callable[[Any], bool] | None = None) -> bool:
-    """Whether `d` is a mixture with point masses whose density does not tell all.
+    """Whether `d` is a mixture with point masses whose density is not enough.
 
-    It does not beside what has a density itself, as no density compares a point and an interval;
-    nor among other points, where a point moves.
+    It is not enough for a point mass beside components with a density, which cannot be compared;
+    nor among points of which one moves.
 
     Args:
         d: any distribution.
@@ -94,7 +113,7 @@ def mixes_point_masses(d: Distribution, may_move: Callable[[Any], bool] | None =
     points = [p for p in parts if is_point_mass(p)]
     if any(mixes_point_masses(p, may_move) for p in parts):
         return True
-    if points and not all(is_point_mass(p) or _discrete(p) for p in parts):
+    if points and not all(is_point_mass(p) or is_discrete(p) for p in parts):
         return True
     return any(may_move(x) for p in points for x in flatten(p)[0])
 
@@ -103,11 +122,6 @@ def _innermost(d: Any) -> Any:
     while isinstance(d, (*_WRAPPERS, TransformedDistribution)):
         d = d.base_dist
     return d
-
-
-def _discrete(d: Distribution) -> bool:
-    support: Any = d.support
-    return support is not None and bool(support.is_discrete)
 
 
 def _ends(d: Any) -> Ends:
@@ -124,7 +138,7 @@ def _ends(d: Any) -> Ends:
         return ends
     try:
         return _of_constraint(d.support)
-    except NotImplementedError:  # a user's distribution that does not say
+    except NotImplementedError:  # a user's distribution that does not declare it
         return []
 
 

@@ -1,4 +1,4 @@
-"""What is known of NumPyro's families of distributions beyond what they say: one row each.
+"""Facts about NumPyro's families of distributions beyond their declarations: one row each.
 
 A family without a row is as NumPyro declares it. Each row is tested (`tests/test_families.py`).
 """
@@ -24,16 +24,17 @@ class Family(NamedTuple):
     """A row of the table.
 
     Attributes:
-        pathwise: whether a sample is a differentiable function of all parameters; or the attribute
-            with the distribution that it is sampled through, and no less differentiable than;
-            `None`: as NumPyro declares.
-        constant: whether it has no randomness, or none that depends on a parameter: the value
-            carries the whole derivative, whatever a subclass does.
+        pathwise: whether a sample is a differentiable function of all parameters; or the name of
+            the attribute with the distribution through which it is sampled, which decides; `None`:
+            as NumPyro declares.
+        constant: whether it has no randomness, or none that depends on a parameter, so that the
+            value carries the whole derivative.
         implicit: whether NumPyro samples it without a derivative, and samples can follow its
             distribution function where that is known.
-        cdf: whether it is scalar with a distribution function that JAX differentiates by the value
-            and all parameters; or the attribute with the distribution(s) that it is known of.
-        icdf: `(d, u)`, the sample whose quantiles are `u`, differentiable by the parameters where
+        cdf: whether it is scalar with a distribution function that JAX differentiates with respect
+            to the value and all parameters; or the attribute with the distribution(s) that it is
+            known of.
+        icdf: `(d, u)`, the sample whose quantiles are `u`, differentiable in the parameters where
             it is continuous; or the attribute with the distribution that it is known of.
         kinked: whether its log density has a kink at `loc`.
     """
@@ -141,10 +142,10 @@ FAMILIES: dict[type[Distribution], Family] = {
 
 
 def family(d: Any) -> Family:
-    """The row of a class itself: a subclass may sample otherwise."""
+    """The row of exactly this class: a subclass may sample differently."""
     return FAMILIES.get(type(d), Family())
 
 
 def sampler(d: Distribution) -> Family:
-    """The row of the nearest class of NumPyro's that `d` is one of, for what it inherits."""
+    """The row of the nearest NumPyro class of `d`, for inherited properties."""
     return next((FAMILIES[cls] for cls in type(d).__mro__ if cls in FAMILIES), Family())

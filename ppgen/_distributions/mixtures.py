@@ -15,7 +15,7 @@ from jax import Array, lax
 from numpyro.distributions import CategoricalProbs, Delta, MixtureGeneral
 
 from ppgen._distributions.supports import shown
-from ppgen._distributions.wrappers import unwrapped
+from ppgen._distributions.wrappers import is_discrete, unwrapped
 
 LogProb = Callable[[Any, Any], Array]
 _LARGEST = 80.0  # of what is exponentiated
@@ -25,8 +25,8 @@ def mixture_log_prob(d: Any, value: Array, log_prob: LogProb) -> Array:
     """Log density (in nats) at `value` of a mixture.
 
     NumPyro evaluates a component where it has no density too, which makes a NaN of the derivative;
-    it has no derivative by a probability that is zero or one; and it adds the density of the other
-    components to a point mass, where they have none that counts.
+    it has no derivative with respect to a probability that is zero or one; and it adds the density
+    of the other components to a point mass, where they have none that counts.
 
     Args:
         d: a `MixtureSameFamily` or a `MixtureGeneral`.
@@ -71,7 +71,7 @@ def _inside(component: Any, value: Array, log_prob: LogProb) -> Array:
 
 
 def _beside_points(components: Any, parts: list[Array]) -> list[Array]:
-    """Log densities where what is no point has none at a point."""
+    """Log densities, where components with a density have none at a point mass."""
     points = [isinstance(unwrapped(c), Delta) for c in components]
     if not any(points):
         return parts
@@ -79,13 +79,9 @@ def _beside_points(components: Any, parts: list[Array]) -> list[Array]:
     for point, part in zip(points, parts, strict=True):
         at = at | (point & ~jnp.isneginf(part))
     return [
-        part if point or _discrete(c) else jnp.where(at, -jnp.inf, part)
+        part if point or is_discrete(c) else jnp.where(at, -jnp.inf, part)
         for c, point, part in zip(components, points, parts, strict=True)
     ]
-
-
-def _discrete(component: Any) -> bool:
-    return bool(getattr(component.support, "is_discrete", False))
 
 
 def _weighted(log_densities: Array, probs: Array) -> Array:

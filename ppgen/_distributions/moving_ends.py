@@ -1,8 +1,9 @@
-"""Supports that move, taken apart: a choice whose support stays, and a map that moves it.
+"""Moving supports, split into a choice with a fixed support and a map that moves it.
 
-A score, or any estimator that freezes its values, misses what comes and goes at an end of a support
-that moves. Between ends that stay it misses nothing: so `x = low + (high - low) u` is drawn by its
-`u`, frozen, whose density is differentiated by all parameters, and `x` moves with the ends.
+A score, or any estimator that freezes its values, misses the boundary term at an end of a support
+that moves. Between fixed ends it misses nothing: so `x = low + (high - low) u` is drawn by its
+`u`, frozen, whose density is differentiated with respect to all parameters, and `x` moves with the
+ends.
 
 References:
     Rubinstein, *Sensitivity Analysis of Discrete Event Systems by the "Push Out" Method*, Annals of
@@ -37,14 +38,14 @@ from ppgen._distributions.rebuild import rebuilt
 from ppgen._distributions.wrappers import plain, split_event, unwrapped
 
 Split = tuple[Distribution, Callable[[Array], Delta]]
-"""A distribution, and what remains of another one given its value: a point and a log density."""
+"""A distribution, and the rest of another one given its value: a point and a log density."""
 
 
 _MIXTURES = (MixtureGeneral, MixtureSameFamily)
 
 
 def split_moving_ends(d: Distribution) -> Split | None:
-    """The choice behind `d` whose support stays, and the point that it is moved to.
+    """Split `d` into a choice with a fixed support, and the map of its value.
 
     Args:
         d: a distribution without event dimensions that were reinterpreted, and without masks.
@@ -109,7 +110,7 @@ def _interval(d: Distribution) -> Interval | None:
 
 
 def _shift_and_scale(d: Distribution) -> tuple[Array, Array]:
-    """The map from a fixed interval to the support of `d`, where ends may be infinite."""
+    """The map from a fixed interval to the support of `d`, whose ends may be infinite."""
     interval = _interval(d)
     assert interval is not None
     low, high = (jnp.asarray(end, float) for end in interval)
@@ -118,8 +119,9 @@ def _shift_and_scale(d: Distribution) -> tuple[Array, Array]:
         low, high = (
             without_second_derivative(
                 end,
-                f"the score of {type(plain(d)).__name__} was differentiated twice by a bound of "
-                "its support: its log density has a kink, whose second derivative no sample meets",
+                f"the score of {type(plain(d)).__name__} was differentiated twice with respect to "
+                "a bound of its support: its log density has a kink, whose second derivative no "
+                "sample meets",
                 "Reparameterize() at this site, or first derivatives",
             )
             for end in (low, high)
@@ -155,7 +157,7 @@ def _moved(d: Distribution, u: Array) -> Delta:
 
 @final
 class Unmoved(Distribution):
-    """A scalar distribution, moved to ends that stay: 0 and 1, or 0 and infinity.
+    """A scalar distribution, mapped to fixed ends: 0 and 1, or 0 and infinity.
 
     Which of them may depend on values, so the support does not say.
     """
@@ -169,11 +171,11 @@ class Unmoved(Distribution):
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
-        """The place between the ends of a sample of `base`."""
+        """The relative position of a sample of `base` between the ends."""
         shift, scale = _shift_and_scale(self.base)
         return (jnp.asarray(self.base.sample(key, sample_shape)) - shift) / scale
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Array:
-        """Log density (in nats) of a place, which moves the point of `base` with its ends."""
+        """Log density (in nats) of a relative position."""
         point: Any = _moved(self.base, jnp.asarray(value))
         return self.base.log_prob(point.v) - point.log_density

@@ -1,8 +1,8 @@
-"""Transforms whose density is to be known where they were just applied: nothing is inverted.
+"""Densities of transformed choices without inverting the transforms.
 
-Of a transform without an inverse nothing else is known: a site with such a distribution becomes
-two, the choice before the transforms, auxiliary, and the point that they map it to, with the
-Jacobian for a density. Of one that saturates, the inverse has lost what the density needs.
+A site whose transforms have no inverse becomes two: an auxiliary choice before the transforms, and
+the point to which they map it, with the Jacobian as its density. The same is done for transforms
+that saturate, whose inverse has lost digits that the density needs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def split_one_way(dist: Distribution) -> tuple[Distribution, Callable[[Array], D
 
 
 def loses_digits(dist: Distribution) -> bool:
-    """Whether the point before the transforms can't be had back from the one after them.
+    """Whether the point before the transforms cannot be recovered from the one after them.
 
     A sigmoid of 20 is 1 in single precision. Affine and exponential transforms, and permutations,
     can be inverted.
@@ -63,7 +63,7 @@ def split_transforms(
     """The distribution before the transforms, and the rest given its value, as a point mass.
 
     Args:
-        dist: what is transformed, not expanded.
+        dist: the transformed distribution, not expanded.
         batch_shape: that of the expanded distribution.
     """
     if dist.batch_shape != batch_shape:
@@ -97,6 +97,6 @@ def _invertible(dist: TransformedDistribution) -> bool:
         jax.eval_shape(inverted)
     except NotImplementedError:
         return False
-    except Exception:  # whatever else goes wrong is the distribution's own to report
+    except Exception:  # other errors are reported by the distribution itself
         return True
     return True

@@ -36,7 +36,7 @@ def log_inverse_mills(x: ArrayLike) -> Array:
 
 
 def _parts(x: ArrayLike) -> tuple[Array, Array, Array]:
-    """Whether `x` is far out, and what is evaluated where it is and where it is not."""
+    """Whether `x` is far out, and the arguments for the two cases."""
     x = as_float(x)
     # Where the series, which diverges in the end, has all digits.
     far = x < (-20 if x.dtype.itemsize > 4 else -6)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from numpyro.distributions import Distribution, constraints, transforms
 
 from ppgen._distributions.families import family, sampler
+from ppgen._distributions.wrappers import is_discrete
 
 _MONOTONE = (
     transforms.AffineTransform,
@@ -23,13 +24,13 @@ _MONOTONE = (
 def has_pathwise_derivative(d: Distribution) -> bool:
     """Whether differentiating a sample of `d` by its parameters is right.
 
-    A user's own distribution has to say so: by `reparametrized_params` that name a parameter and
+    A user's distribution has to declare it: by `reparametrized_params` that name a parameter and
     cover all of `arg_constraints`, or by its own `has_rsample`.
     """
     row = sampler(d)
     if row.constant:
         return True
-    if _is_discrete(d):
+    if is_discrete(d):
         return False
     if not _is_numpyro(_definer(type(d), "sample", "rsample")):
         return _declares(d)
@@ -71,7 +72,7 @@ def _covers(d: Distribution) -> bool:
 
 
 def _declares(d: Distribution) -> bool:
-    """What a class that samples in its own way says of itself (what it inherits is of another)."""
+    """The declaration of a class that samples in its own way (inherited ones do not apply)."""
     sampler = _definer(type(d), "sample", "rsample")
     declares = _definer(type(d), "has_rsample")
     if issubclass(declares, sampler) and not _is_numpyro(declares):
@@ -80,17 +81,9 @@ def _declares(d: Distribution) -> bool:
 
 
 def _definer(cls: type, *names: str) -> type:
-    """The class that `cls` has the first found of these attributes from."""
+    """The class from which `cls` inherits the first of these attributes."""
     return next(c for c in cls.__mro__ if any(name in vars(c) for name in names))
 
 
 def _is_numpyro(cls: type) -> bool:
     return cls.__module__.startswith("numpyro.distributions.")
-
-
-def _is_discrete(d: Distribution) -> bool:
-    try:
-        support = d.support
-    except NotImplementedError:
-        return False
-    return support is not None and bool(support.is_discrete)

@@ -1,4 +1,4 @@
-"""Taking NumPyro distributions apart and putting them together again."""
+"""Splitting NumPyro distributions into arrays and structure, and rebuilding them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def rebuilt(
     *,
     container: Callable[[Any, list], Any] = jax.tree.unflatten,
 ) -> Any:
-    """Copy `x` with `replace` applied to it and, where that changes nothing, to all that it holds.
+    """Copy `x` with `replace` applied to it or, where that changes nothing, to its parts.
 
     Goes through distributions, transforms, constraints, pytrees, and the closures of functions.
-    What nothing was replaced in is shared with `x`, not copied. `container` makes a pytree of a
+    Parts without a replacement are shared with `x`, not copied. `container` makes a pytree of a
     treedef and the replaced leaves.
     """
     return _rebuilt(x, replace, container, {})
@@ -41,7 +41,7 @@ def _rebuilt(x: Any, replace: Callable, container: Callable, copies: dict[int, A
     new = replace(x)
     if new is not x:
         return new
-    # A recursive function holds itself in its closure, and so has its copy to hold its copy.
+    # A recursive function holds itself in its closure, so its copy must hold the copy.
     if id(x) in copies:
         return copies[id(x)]
     if isinstance(x, types.FunctionType):
@@ -69,9 +69,14 @@ def _has_own_way(x: Any) -> bool:
 
 
 def _is_object(x: Any) -> bool:
+    return _is_object_class(type(x))
+
+
+@functools.cache
+def _is_object_class(cls: type) -> bool:
     # Distrax is not imported for the test, which takes seconds.
-    return isinstance(x, _OBJECTS) or any(
-        c.__module__ == "distrax._src.utils.jittable" for c in type(x).__mro__
+    return issubclass(cls, _OBJECTS) or any(
+        c.__module__ == "distrax._src.utils.jittable" for c in cls.__mro__
     )
 
 
@@ -94,13 +99,24 @@ def _rebuilt_object(x: Any, inside: Callable[[Any], Any]) -> Any:
     return copy
 
 
+def changed(x: Any, **attributes: Any) -> Any:
+    """A copy of a distribution or a transform with other attributes."""
+    old, cached = vars(x), _cached_fields(type(x))
+    if all(old.get(name) is value for name, value in attributes.items()):
+        return x
+    copy = object.__new__(type(x))
+    kept = {name: value for name, value in old.items() if name not in cached}
+    vars(copy).update(kept | attributes)
+    return copy
+
+
 def _is_constant(value: Any) -> bool:
     return isinstance(value, jax.Array) and not isinstance(value, Tracer)
 
 
 @functools.cache
 def _static_fields(cls: type) -> frozenset[str]:
-    """Fields that a distribution declares to be no data (total counts, numbers of steps)."""
+    """Fields that a distribution declares as static (total counts, numbers of steps)."""
     if not issubclass(cls, Distribution):
         return frozenset()
     return frozenset(cls.gather_pytree_aux_fields()) - frozenset(cls.gather_pytree_data_fields())
@@ -163,7 +179,7 @@ def _rebuilt_function(f: Any, copy: Any, inside: Callable[[Any], Any]) -> Any:
 
 @final
 class _Slot:
-    """Stands for the `index`-th leaf in a structure."""
+    """A placeholder for the `index`-th leaf in a structure."""
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -171,7 +187,7 @@ class _Slot:
 
 @final
 class _Tree:
-    """Stands for a pytree: some of them drop leaves that are no arrays, like a slot."""
+    """A placeholder for a pytree, because some pytrees drop leaves that are not arrays."""
 
     def __init__(self, treedef: Any, leaves: list) -> None:
         self.treedef = treedef
@@ -182,7 +198,7 @@ class _Tree:
 class Structure:
     """A distribution without its arrays.
 
-    Compared and hashed by identity, so it can be a parameter of a JAX primitive whatever it holds.
+    It is compared and hashed by identity, so it can be a parameter of a JAX primitive.
     """
 
     def __init__(self, skeleton: Any) -> None:
@@ -201,19 +217,49 @@ class Structure:
 
         return rebuilt(self._skeleton, fill)
 
+    @functools.cached_property
+    def key(self) -> Any:
+        """What two structures share only if they build the same of the same leaves.
+
+        `None` where that is not known: a user's class may look at anything.
+        """
+        try:
+            return _key(self._skeleton)
+        except _UnknownError:
+            return None
+
     def __repr__(self) -> str:
         return f"Structure({type(self._skeleton).__name__})"
 
 
+@final
+class _UnknownError(Exception):
+    """It is not known what else would build the same."""
+
+
+def _key(x: Any) -> Any:
+    if isinstance(x, _Slot):
+        return _Slot, x.index
+    if x is None or isinstance(x, bool | int | float | str):
+        return type(x), repr(x)  # minus zero is not zero, and a number that is none is itself
+    if type(x) is tuple:
+        return (tuple, *map(_key, x))
+    if not isinstance(x, _OBJECTS) or not type(x).__module__.startswith("numpyro."):
+        raise _UnknownError
+    cached = _cached_fields(type(x))
+    fields = {n: v for n, v in vars(x).items() if n not in cached}
+    return type(x), tuple((n, _key(v)) for n, v in sorted(fields.items()))
+
+
 def _as_array(leaf: Any) -> Any:
-    """A leaf that is a literal of a jaxpr as the array that it was, which has a shape."""
+    """A leaf that is a literal of a jaxpr, as an array, which has a shape."""
     return leaf if hasattr(leaf, "shape") else jnp.asarray(leaf, getattr(leaf, "dtype", None))
 
 
 def flatten(dist: Distribution | Transform) -> tuple[list[jax.Array], Structure]:
     """Split `dist` in its arrays and the rest, such that `structure.build(leaves)` is `dist`.
 
-    Of a transform too.
+    It works for transforms too.
 
     Only JAX arrays and tracers are leaves, each once. Python scalars and NumPy arrays stay in the
     structure, so that what must be static (a total count) is.

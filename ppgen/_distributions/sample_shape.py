@@ -20,8 +20,8 @@ def sample_shape(dist: Distribution, leaves: list[Array]) -> jax.ShapeDtypeStruc
     `leaves` are the arrays that `dist` holds.
 
     Asking JAX traces the sampler, which in a program of a thousand sites is most of the work. So
-    the answer is remembered where it can depend on nothing but the class of the distribution, plain
-    attributes and the types of its arrays.
+    the answer is cached if it can depend only on the class of the distribution, plain attributes
+    and the types of its arrays.
     """
     key = _key(dist, leaves)
     if key is not None and key in _KNOWN:
@@ -48,7 +48,7 @@ def _key(dist: Distribution, leaves: list[Array]) -> Any:
             aval = jax.typeof(value)
             fields.append((name, aval.shape, aval.dtype, aval.weak_type))
         elif isinstance(value, _PLAIN):
-            # 1 == 1.0 == True: the type belongs to the value.
+            # 1 == 1.0 == True, so the type is part of the cache key.
             fields.append((name, type(value), value))
         elif isinstance(value, tuple) and all(isinstance(v, int) for v in value):
             fields.append((name, value))

@@ -1,4 +1,4 @@
-"""Supports of distributions, reduced to what can be compared without running anything."""
+"""Supports of distributions, as far as they can be compared without running anything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHAPED = ("simplex", "cholesky", "definite", "ordered", "sphere", "circular", "
 
 
 class Support(NamedTuple):
-    """What is known of a support before anything is run.
+    """The static facts about a support.
 
     Attributes:
         kind: "real", "integer" or the name of a set of vectors or matrices, such as "simplex";
@@ -44,7 +44,7 @@ class Support(NamedTuple):
 def support_of(dist: Distribution) -> Support:
     """The support of one element of a distribution's sample."""
     if isinstance(unwrapped(dist), Delta):
-        # NumPyro calls the support of a point mass real wherever the point lies.
+        # NumPyro gives the support of every point mass as real.
         return Support("unknown")
     try:
         constraint = dist.support
@@ -67,8 +67,8 @@ def support_of(dist: Distribution) -> Support:
 def shown(dist: Distribution, value: Any, mask: Any) -> Any:
     """`value` where `mask` (which broadcasts to the batch) shows it, else a point of the support.
 
-    What is hidden, missing data say, must not reach a density at all: a NaN there that a `where`
-    takes out of the value comes back in the derivative.
+    Hidden values, such as missing data, must not reach a density at all: a `where` removes their
+    NaN from the value, but not from the derivative.
     """
     try:
         point = cast(Any, dist.support).feasible_like(value)
@@ -80,7 +80,7 @@ def shown(dist: Distribution, value: Any, mask: Any) -> Any:
 
 
 def range_of(dist: Distribution) -> tuple[float | None, float | None]:
-    """Between which numbers the elements of a sample lie; None for an end that is not known.
+    """The range of the elements of a sample; None for an end that is not known.
 
     Vectors and matrices of a shape of their own (a simplex) have no ends here.
     """

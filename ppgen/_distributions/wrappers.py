@@ -1,7 +1,7 @@
-"""What is wrapped around distributions: masks, expansions, event dimensions; put on and taken off.
+"""Wrappers of distributions (masks, expansions, event dimensions), and their removal.
 
-`plain`, `split_mask`, `without_masks` and `split_event` keep what the wrapper that they take off
-says; `unwrapped` takes off all of them.
+`plain`, `split_mask`, `without_masks` and `split_event` remove one wrapper and keep its
+information, `unwrapped` removes all of them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ppgen._distributions.rebuild import rebuilt
 
 
 def plain(dist: Any) -> Any:
-    """The distribution that holds the parameters: their batch broadcasts to that of `dist`.
+    """The distribution without expansions, whose parameters broadcast to the batch of `dist`.
 
-    A plate expands a distribution to its size, which gives one of another class. An estimator of
-    one's own that asks for the class, or for parameters, asks this one.
+    A plate expands a distribution to its size, which gives one of another class. An estimator that
+    needs the class or the parameters of a distribution has to take them from this one.
 
     Example:
         >>> import numpyro.distributions as dist, ppgen
@@ -69,6 +69,18 @@ def _both(a: Any, b: Any) -> Any:
     return a if b is True or a is False else jnp.logical_and(a, b)
 
 
+def is_masked(dist: Any) -> bool:
+    """Whether there is a mask anywhere in it that may hide something: also within `to_event`."""
+    found = []
+
+    def note(x: Any) -> Any:
+        found.append(isinstance(x, MaskedDistribution) and x._mask is not True)
+        return x
+
+    rebuilt(dist, note)
+    return any(found)
+
+
 def without_masks(dist: Distribution) -> Distribution:
     """The distribution that `dist` samples from: a mask changes its density only."""
     if isinstance(dist, MaskedDistribution):
@@ -83,7 +95,7 @@ def without_masks(dist: Distribution) -> Distribution:
 
 
 def split_event(dist: Distribution) -> tuple[Distribution, int]:
-    """Undo `to_event`: the elementwise distribution, and the number of dimensions it has more."""
+    """Undo `to_event`: the elementwise distribution, and the number of added batch dimensions."""
     if isinstance(dist, Independent):
         base, n = split_event(dist.base_dist)
         return base, n + dist.reinterpreted_batch_ndims
@@ -110,7 +122,19 @@ def in_single_precision(dist: Distribution) -> Distribution:
 
 
 def as_single_precision(x: Any) -> Any:
-    """An array of floating-point numbers of less than single precision, in that."""
+    """Floating-point arrays of less than single precision, cast to it."""
     if not (isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)):
         return x
     return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
+
+
+def is_discrete(dist: Any) -> bool:
+    """Whether the values of a distribution are counted, whichever type they have.
+
+    NumPyro's geometric distribution, for one, gives whole numbers as floating-point ones.
+    """
+    try:
+        support = dist.support
+    except NotImplementedError:
+        return False
+    return support is not None and bool(getattr(support, "is_discrete", False))

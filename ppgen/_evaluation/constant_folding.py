@@ -17,7 +17,7 @@ from ppgen._interpret import interpret
 
 
 def evaluate_known(eqn: _jax.Eqn, values: Sequence[Value]) -> list[Value] | None:
-    """Evaluate an equation with the help of what is known; `None` where that is of none."""
+    """Evaluate an equation with known operands; `None` if that does not simplify it."""
     name = rule_name(eqn)
     rules, steering = (STEERED, values[STEERING[name]]) if name in STEERED else (KNOWN, values)
     if name not in rules or eqn.effects or any(v.known is None for v in steering):

@@ -1,4 +1,4 @@
-"""Operations that become simpler where what steers them, an index or a predicate, is known.
+"""Operations that become simpler if their index or predicate is known.
 
 Indices that are all values in order make a gather a transposition, so that its derivative has no
 scatter. XLA comes too late for that, after differentiation.

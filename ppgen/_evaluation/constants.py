@@ -1,4 +1,4 @@
-"""Known arrays: those that are known before anything runs, like the points of an enumeration.
+"""Known arrays: arrays known before anything runs, such as the points of an enumeration.
 
 They are NumPy arrays, with a stride of zero along axes on which they do not depend, so that they
 stay small in large plates. What is a function of known arrays only is computed in NumPy.
@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 LIMIT = 1 << 16
-"""Numbers that an array may consist of to be known."""
+"""Largest number of elements of a known array."""
 
 
 def identity(known: np.ndarray) -> Any:
-    """What two known arrays have in common if and only if they are equal and known alike."""
+    """A key that two known arrays share if and only if they are equal and equally broadcast."""
     x = core(known)
     return known.shape, x.shape, x.dtype.name, x.tobytes()
 

@@ -1,4 +1,4 @@
-"""Sums over the points of choices, as contractions of weights with what they weigh."""
+"""Sums over the points of choices, as contractions of weights and terms."""
 
 from __future__ import annotations
 

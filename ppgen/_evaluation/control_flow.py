@@ -60,14 +60,14 @@ def scan_region(outer, eqn, values: Sequence[Value], key: Array, index: int) -> 
 
 
 def kept_of_step(made: Sequence[Made]) -> tuple[list[tuple[bool, ...]], list[Array]]:
-    """What a loop keeps of the choices of a step, and of each choice which of it there is."""
+    """The values that a loop keeps of the choices of a step, and which of them each choice has."""
     kept = [(m.score, m.control, m.baseline) for m in made]
     present = [tuple(v is not None for v in each) for each in kept]
     return present, [v.array for each in kept for v in each if v is not None]
 
 
 def made_in_loop(present: Sequence[tuple[bool, ...]], stacked: Iterator[Value]) -> list[Made]:
-    """The choices of a loop, from what was kept of its steps."""
+    """The choices of a loop, from the values kept of its steps."""
     made = []
     for each in present:
         score, control, baseline = (next(stacked) if has else None for has in each)

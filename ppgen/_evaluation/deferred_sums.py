@@ -1,4 +1,4 @@
-"""The linear equations from terms to a cost, with terms added up before they are weighed.
+"""The linear equations from terms to a cost, with terms added up before weighting.
 
 Weighing a term is linear, and so is what follows. Terms that choices influence alike, and to which
 the same is done before they are added, are therefore added first: `sum(w * a) - sum(w * b)` is
@@ -34,8 +34,8 @@ class _Sum:
         value: the terms, added up.
         real: whether they are part of a cost, not only of what is shown.
         influence: what influences each of them.
-        steps: what is to be done to the weighed sum: equations with their operands, the sum itself
-            being at the given position.
+        steps: the equations to apply to the weighted sum, with their operands; the sum is at the
+            given position.
     """
 
     def __init__(self, value: Value, influence: Influence, real: bool, steps: tuple = ()) -> None:
@@ -46,7 +46,7 @@ class _Sum:
         return _Sum(self.value, self.influence, self.real, steps)
 
     def kind(self) -> Any:
-        """What two of them have in common if and only if their values can be added."""
+        """A key that two of them share if and only if their values can be added."""
         influence = self.influence
         steps = [
             (eqn.primitive, eqn.params, at, [id(x) for i, x in enumerate(operands) if i != at])

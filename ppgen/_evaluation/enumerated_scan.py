@@ -2,8 +2,9 @@
 
 Before each step the state (see `_markov`) stands for a set of points with weights, the marginal
 distribution of what is carried. A step is evaluated at every pair of an old point and new choices;
-then the old points are summed over. Outputs that depend on the new choices alone leave as points
-with the choices' marginal weights; those that also depend on the old state leave as expectations.
+then the old points are summed over. Outputs that depend on the new choices alone are returned as
+points with the choices' marginal weights; those that also depend on the old state are returned as
+expectations.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from ppgen._analysis.influence import NONE
 from ppgen._evaluation.contraction import contract, place
 from ppgen._evaluation.control_flow import joint_within_step
 from ppgen._evaluation.make_choice import Made
+from ppgen._evaluation.markov_step import OLD
+from ppgen._evaluation.steps_at_once import fits, steps_at_once
 from ppgen._evaluation.values import Value, lift
 from ppgen._lowering.scan_structure import markov
-
-_OLD = -1  # the point axis of the state before a step; those of its choices count from zero
 
 
 def markov_scan(
@@ -51,14 +52,20 @@ def markov_scan(
     joint = joint_within_step(outer.joint, index, count)
     axes_of: list[tuple[int, ...]] = []
 
-    def run(*arrays):
+    def places(i: int) -> Sequence[Any] | None:
+        """Where a stacked output has the axes of the choices' batch, time included."""
+        aligned = influences[num_carry + i].aligned
+        (found,) = {aligned.get(index + k) for k in range(count)} - {None} or {None}
+        return found
+
+    def in_order(*arrays):
         consts = [Value(a) for a in arrays[:num_consts]]
         init = [jnp.asarray(a) for a in arrays[num_consts : num_consts + num_carry]]
         xs = list(arrays[num_consts + num_carry :])
 
         def evaluate(key, carry, xs):
             inner = outer.inside(key, joint)
-            carried = [Value(c, (_OLD,) if i in state else ()) for i, c in enumerate(carry)]
+            carried = [Value(c, (OLD,) if i in state else ()) for i, c in enumerate(carry)]
             outs = inner(body, [*consts, *carried, *map(Value, xs)])
             return outs, [inner.made[i].weight for i in range(count)]
 
@@ -78,7 +85,7 @@ def markov_scan(
             old, carry = carry
             outs, weights = evaluate(key_and_xs[0], carry, key_and_xs[1])
             (paths,) = lift(
-                lambda *w: [functools.reduce(operator.mul, w)], [Value(old, (_OLD,)), *weights]
+                lambda *w: [functools.reduce(operator.mul, w)], [Value(old, (OLD,)), *weights]
             )
             new = Value(jnp.sum(paths.array, axis=0), paths.axes[1:])
             gone = tuple(k for k, a in enumerate(new.axes) if a not in kept)
@@ -86,19 +93,18 @@ def markov_scan(
             carry = [listed(o) if i in state else o.array for i, o in enumerate(outs[:num_carry])]
             ys = []
             for i, y in enumerate(outs[num_carry:], num_carry):
-                if _OLD in y.axes:
-                    y = Value(expected(y, paths, influences[i]))
+                if OLD in y.axes:
+                    y = Value(expected(y, paths, places(i - num_carry)))
                 ys.append(y)
             axes_of[:] = [y.axes for y in ys]
             return (marginal, carry), ([y.array for y in ys], new.array)
 
-        def expected(y: Value, paths: Value, influence) -> Array:
+        def expected(y: Value, paths: Value, found: Sequence[Any] | None) -> Array:
             shape = y.array.shape[len(y.axes) :]
-            (places,) = {influence.aligned.get(index + i) for i in range(count)} - {None} or {None}
             # Where the output has the axes of the choices' batch, less the axis of time.
             inside = [None] * len(batch)
-            if places is not None:
-                inside = [p if p is None else (p[0] - 1, p[1]) for p in places[1:]]
+            if found is not None:
+                inside = [p if p is None else (p[0] - 1, p[1]) for p in found[1:]]
             (weight,) = lift(lambda w: [place(w, inside, shape)], [paths])
             return contract([y, weight], shape)
 
@@ -120,6 +126,9 @@ def markov_scan(
         # What is carried out of the last step is a set of points, for which nobody may ask.
         return [*(c[0] if i in state else c for i, c in enumerate(carry)), *stacked]
 
+    run = in_order
+    if fits(eqn):
+        run = steps_at_once(outer, eqn, values, structure, joint, places, axes_of)
     *outs, weight = lift(run, values)
     weight = _own(weight, range(count), index)
     own = [()] * num_carry + axes_of
@@ -128,7 +137,7 @@ def markov_scan(
 
 
 def _probe(evaluate: Any, key: Array, init: list[Any], xs: list[Any], state: Sequence[int]) -> Any:
-    """What one step returns, with shapes for arrays."""
+    """The outputs of one step, as shapes."""
     axes: list[Any] = []
 
     def probe(key, carry, xs):

@@ -24,6 +24,7 @@ from ppgen._interpret import Environment
 from ppgen._lowering.lower import REMATS, _refuse, inlined
 from ppgen._lowering.scan_structure import own_choices, sums_over_points
 from ppgen._staging.primitives import CALLS, ChoiceSpec, is_random, mark, over_lanes
+from ppgen._tracebacks import at_site
 from ppgen._user_lines import where
 from ppgen.errors import DensityError, EstimatorError
 
@@ -68,9 +69,16 @@ class Run:
         self._keys = self._choices = 0
         self._shared: dict[Any, tuple[Sequence[Value], Sequence[Value]]] = {}
 
-    def inside(self, key: Array, joint: Mapping[int, Collection[int]] | None = None) -> Run:
+    def inside(
+        self,
+        key: Array,
+        joint: Mapping[int, Collection[int]] | None = None,
+        *,
+        first: Mapping[int, int] | None = None,
+        live: frozenset[int] | None = None,
+    ) -> Run:
         """A pass over a jaxpr that this one calls."""
-        return Run(key, self.make, joint=joint)
+        return Run(key, self.make, joint=joint, first=first, live=live)
 
     def next_key(self) -> Array:
         """A key for the next random equation."""
@@ -82,9 +90,9 @@ class Run:
         return self._evaluate(jaxpr, args, self.live)
 
     def inline(self, fn: Callable[..., Sequence[Array]], values: Sequence[Value]) -> list[Value]:
-        """Evaluate a function of arrays as if its equations were some of the program's.
+        """Evaluate a function of arrays as if its equations were part of the program.
 
-        So it shares with them what both compute, and knows what they know.
+        So it shares common subexpressions and known values with the program.
         """
         jaxpr = jax.make_jaxpr(inlined(fn))(*(at_first_point(v) for v in values))
         return self._evaluate(jaxpr, values, None)
@@ -118,7 +126,11 @@ class Run:
                 axes = range(len(made[0].shape))
                 joint = axes if self.joint is None else self.joint.get(index, ())
                 self.specs[index] = made[0].specs[0]
-                value, result = self.make(self, eqn, values, self.next_key(), index, tuple(joint))
+                spec = self.specs[index]
+                with at_site(spec.name, spec.where):
+                    value, result = self.make(
+                        self, eqn, values, self.next_key(), index, tuple(joint)
+                    )
                 self.made[index] = result
                 return [value]
             rule = _REGIONS.get(name)
@@ -129,10 +141,10 @@ class Run:
             return outs
 
     def _deterministic(self, eqn: _jax.Eqn, values: list[Value]) -> Sequence[Value]:
-        """Evaluate an equation without choices, or take what the same one gave.
+        """Evaluate an equation without choices, or reuse the result of an equal one.
 
-        XLA would merge the two as well, but not their derivatives: these differ in what is passed
-        back to them, whose sum is passed back once where the value was shared.
+        XLA would merge equal equations too, but not their derivatives, which get different
+        cotangents: the cotangents of a shared value are summed and passed back once.
         """
         key = _identity(eqn, values)
         if key in self._shared:
@@ -150,7 +162,7 @@ def _of_literal(v: _jax.Literal) -> Value:
 
 
 def _identity(eqn: _jax.Eqn, values: Sequence[Value]) -> Any:
-    """What equations have in common if and only if they give the same; `None` if not known."""
+    """A key that equations share if and only if they give the same; `None` if not known."""
     operands = tuple(
         (id(v.array), v.axes, v.slots) if v.known is None else (identity(v.known), v.axes)
         for v in values
@@ -166,7 +178,7 @@ def _identity(eqn: _jax.Eqn, values: Sequence[Value]) -> Any:
 def _check_joint_points(
     eqn: _jax.Eqn, values: Sequence[Value], specs: Mapping[int, ChoiceSpec]
 ) -> None:
-    """Refuse a function of more joint values than a machine holds, before it is compiled."""
+    """Refuse a function of too many joint values before it is compiled."""
     sizes = {a: v.array.shape[k + bool(v.slots)] for v in values for k, a in enumerate(v.axes)}
     if math.prod(sizes.values()) <= POINT_LIMIT:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +16,10 @@ from jax import Array
 
 from ppgen import _jax
 from ppgen._derivatives import magic_box
+from ppgen._distributions.finite_support import Among, sized_by_a_parameter, values_between
+from ppgen._distributions.rebuild import Structure
 from ppgen._evaluation.values import Slot, Value, at_base, at_first_point, lift
+from ppgen._settings import current
 from ppgen._staging.primitives import ChoiceSpec, over_lanes
 from ppgen.errors import EstimatorError
 from ppgen.estimators._base import AbstractEstimator, Points
@@ -27,7 +31,7 @@ POINT_LIMIT = 1 << 20
 
 
 class Made(NamedTuple):
-    """A choice that was made, as the costs that it influences see it.
+    """A choice that was made, with its weights for the costs that it influences.
 
     Attributes:
         score: log density of the frozen point, shaped as the choice's batch; or `None`.
@@ -35,7 +39,7 @@ class Made(NamedTuple):
         base: weight of the sample of a first-order choice; or `None`.
         slots: its weights in the slots, `(S - 1, *batch)`; or `None`.
         control: elementwise terms of value zero that lower the variance; or `None`.
-        baseline: what is subtracted from the cost, shaped as the score; or `None`.
+        baseline: the baseline of the cost, shaped as the score; or `None`.
     """
 
     score: Value | None = None
@@ -72,20 +76,25 @@ def make(
     lanes, mapped = eqn.params["lanes"], eqn.params["mapped"]
     estimator = spec.template
 
+    values = _values(spec, operands[: spec.num_dist]) if estimator.enumerates else None
+
     def one(key, operands):
         dist = spec.dist.build(operands[: spec.num_dist])
-        points = spec.estimator(operands[spec.num_dist :])(key, dist)
-        if estimator.differentiable or estimator.first_order:
-            return points  # points of first order freeze themselves, so as to refuse a second
-        return eqx.tree_at(lambda p: p.value, points, jax.lax.stop_gradient(points.value))
+        if values is not None:
+            dist = Among(dist, values)
+        return _frozen(spec.estimator(operands[spec.num_dist :]), key, dist)
 
     def points_of(*operands):
         return over_lanes(one, lanes, mapped, key, operands)
 
+    def points_like_others(*operands):
+        shared = _shared(spec, estimator)
+        return points_of(*operands) if shared is None else shared(key, operands, lanes, mapped)
+
     if not estimator.weighted:
 
         def single(*operands):
-            points = points_of(*operands)
+            points = points_like_others(*operands)
             baseline = points.baseline
             if baseline is not None:
                 baseline = jnp.broadcast_to(baseline, points.score.shape)
@@ -120,6 +129,86 @@ def make(
     if estimator.fixed_points and value.leading:
         value = Value(at_first_point(value))
     return value._replace(axes=(*value.axes, index)), made
+
+
+def _frozen(estimator: AbstractEstimator, key: Array, dist: Any) -> Points:
+    """The points of an estimator, which have a derivative only if it differentiates them."""
+    points = estimator(key, dist)
+    if estimator.differentiable or estimator.first_order:
+        return points  # points of first order freeze themselves, so as to refuse a second
+    return eqx.tree_at(lambda p: p.value, points, jax.lax.stop_gradient(points.value))
+
+
+def _values(spec: ChoiceSpec, operands: Sequence[Value]) -> np.ndarray | None:
+    """All values that a choice can have at any point, where they are not in a parameter's shape.
+
+    They are in the values of parameters, of which the largest and the smallest are to be known.
+    """
+
+    def with_end(end: Callable[[np.ndarray], Any]) -> Any:
+        def leaf(v: Value) -> Any:
+            array: Any = v.array if v.known is None else v.known
+            if isinstance(array, jax.core.Tracer) or not jnp.size(array):
+                return jax.ShapeDtypeStruct((), array.dtype)
+            return np.full(jnp.shape(array)[v.leading :], end(np.asarray(array)))
+
+        return spec.dist.build([leaf(v) for v in operands])
+
+    low = with_end(np.min)
+    if not sized_by_a_parameter(low):
+        return None
+    values = values_between([low, with_end(np.max)])
+    if values is not None:
+        return values
+    raise EstimatorError(
+        f"{type(spec.template).__name__}() needs to know how many values {spec.family} has before "
+        "anything runs, and that depends on a choice that is drawn, an argument or a loop",
+        site=spec.name,
+        where=spec.where,
+        instead="ScoreFunction(); or all values that it ever has, those beyond with probability "
+        "zero: k = jnp.arange(largest + 1); dist.Categorical(logits=jnp.where(k <= n, "
+        "dist.Binomial(n, p).log_prob(jnp.minimum(k, n)), -jnp.inf)); or a number, where it is one",
+    )
+
+
+def _shared(spec: ChoiceSpec, estimator: AbstractEstimator) -> Callable | None:
+    """The points of a choice as a function that is traced once for all choices like it.
+
+    `None` where they may depend on more than the distribution, as JAX sees it.
+    """
+    alike = estimator.self_contained and not jax.tree.leaves(estimator)
+    if not alike or spec.dist.key is None or current().varying_like is not None:
+        return None
+    return traced_once(_Alike(spec.dist, estimator))
+
+
+class _Alike:
+    """A distribution without its parameters, and an estimator, compared by what they are."""
+
+    def __init__(self, structure: Structure, estimator: AbstractEstimator) -> None:
+        self.structure, self.estimator = structure, estimator
+        # A class may be given another method, by a test that plants a bug for one.
+        self._key = structure.key, estimator, type(estimator).__call__
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Alike) and self._key == other._key
+
+
+@functools.lru_cache(maxsize=256)
+def traced_once(alike: _Alike) -> Callable:
+    """The points of all choices that are alike, as one compiled function."""
+
+    def one(key: Array, operands: Sequence[Any]) -> Points:
+        return _frozen(alike.estimator, key, alike.structure.build(operands))
+
+    @functools.partial(jax.jit, static_argnames=("lanes", "mapped"))
+    def points(key: Array, operands: Sequence[Any], lanes: Any, mapped: Any) -> Points:
+        return over_lanes(one, lanes, mapped, key, operands)
+
+    return lambda key, operands, lanes, mapped: points(key, list(operands), lanes, mapped)
 
 
 def _controls(points: Points, lanes: Sequence[int]) -> list[Array]:
@@ -208,7 +297,7 @@ def _together(value: Array, weight: Array, joint: Sequence[int], spec: ChoiceSpe
 def _one_of(value: Array, weight: Array, key: Array) -> tuple[Array, Array]:
     """Keep the sample and one other point, at random: weights of first order, same mean.
 
-    What is not evaluated is as if it had cost what the sample costs, so its weight goes there.
+    Points that are not evaluated are given the cost of the sample, so their weights go there.
     """
     others = weight.shape[0] - 1
     if others < 2:
@@ -233,7 +322,7 @@ def _product(value: Array, weight: Array, joint: Sequence[int], spec: ChoiceSpec
 
 
 def check_size(count: int, elements: int, spec: ChoiceSpec) -> None:
-    """Refuse joint supports that no machine holds, before anything is compiled."""
+    """Refuse joint supports that are too large, before anything is compiled."""
     if elements * math.log(count) > math.log(POINT_LIMIT):
         raise EstimatorError(
             f"{type(spec.template).__name__}() would need {count}^{elements} joint points: a "

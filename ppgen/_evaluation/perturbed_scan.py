@@ -177,6 +177,6 @@ def _summed_over_time(base: Array, others: Array, at: Array | None) -> tuple[Arr
     if at is None:
         total = 1 + jnp.sum(base - 1, axis=0, keepdims=True)
         return total, others.reshape(-1, 1, *others.shape[2:])
-    # As if every other step had cost what the sample costs, so that the weights sum to one.
+    # All other steps are given the cost of the sample, so that the weights sum to one.
     now = length * jax.lax.dynamic_index_in_dim(others, at, keepdims=False)
     return 1 - jnp.sum(now, axis=0, keepdims=True), now[:, None]

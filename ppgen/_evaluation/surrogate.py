@@ -1,4 +1,4 @@
-"""From the terms of a cost to a surrogate: each weighted by the choices that influence it."""
+"""Surrogates: each term of a cost is weighted by the choices that influence it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from ppgen._derivatives import magic_box, weighed
 from ppgen._evaluation.contraction import contract, place
 from ppgen._evaluation.deferred_sums import add_up
 from ppgen._evaluation.evaluate import Run
+from ppgen._evaluation.forward_messages import ForwardMessages
+from ppgen._evaluation.make_choice import Made
 from ppgen._evaluation.values import Slot, Value, lift, spread, union
 
 
@@ -26,7 +28,7 @@ def joint_axes(analysis: Analysis, terms: Terms) -> dict[int, set[int]]:
     """For each choice, the batch axes along which some term mixes its elements."""
     found: dict[int, set[int]] = {i: set() for i in range(len(analysis.choices))}
     influences = [analysis.of(v) for v in terms.leaves]
-    # What influences a control term is what influences the distribution of its choice.
+    # A control term has the influences of the distribution of its choice.
     influences += [analysis.upstream[i] for i in analysis.first.values() if _alone(analysis, i)]
     for influence in influences:
         for i in bits(influence.mixed):
@@ -78,6 +80,11 @@ class _Weigher:
         self.analysis, self.run, self.draws = analysis, run, draws
         self.scored = _mask(i for i, m in run.made.items() if m.score is not None)
         self._sums: dict[int, Value] = {}
+        self._slot_numbers: dict[tuple[int, ...], tuple[Array, Array]] = {}
+        self._messages = ForwardMessages(lambda i: self.scalar[i])
+        self.scalar: dict[int, Any] = {
+            i: m.weight for i, m in run.made.items() if _alone_at_each_point(m)
+        }
 
     def term(self, value: Value, influence: Influence, *, real: bool) -> Any:
         """One term, weighted: the sum over its points, with unbiased derivatives.
@@ -85,7 +92,7 @@ class _Weigher:
         Args:
             value: the term.
             influence: what influences it.
-            real: whether it is part of a cost. Otherwise whole numbers stay what they are.
+            real: whether it is part of a cost. Otherwise integers stay integers.
         """
         if not jnp.issubdtype(value.array.dtype, jnp.inexact):
             if not value.leading and not real:
@@ -106,21 +113,36 @@ class _Weigher:
         if not scores:
             return value
         draws = self.draws
-        choices = {i: self.analysis.choices[i] for i in influence.choices()}
-        scored = [c for i, c in choices.items() if self.scored >> i & 1]
+        scored = {i for i in influence.choices() if self.scored >> i & 1}
+        choices = [self.analysis.choices[i] for i in scored]
         # One baseline serves all scores of the term, and has to be independent of each of them.
         leave_one_out = draws is not None and (
-            any(c.leave_one_out for c in scored) and not any(c.coupled for c in scored)
+            any(c.leave_one_out for c in choices) and not any(c.coupled for c in choices)
         )
 
-        def weigh(cost, *scores):
-            box = magic_box(functools.reduce(operator.add, scores)).astype(cost.dtype)
-            if draws is None or not leave_one_out:
-                return [weighed(cost, box)]
-            baseline = self.others(cost, *draws)
-            return [weighed(cost - baseline, box) + baseline]
+        def box(cost, scores):
+            return magic_box(functools.reduce(operator.add, scores)).astype(cost.dtype)
 
-        return lift(weigh, [value, *scores])[0]
+        if draws is None or not leave_one_out:
+            (found,) = lift(lambda cost, *s: [weighed(cost, box(cost, s))], [value, *scores])
+            return found
+        if self.weights_depend_on(scored, influence):
+            # Where what is scored decides with what weights points are summed over, a baseline for
+            # each of them would be weighted with what it is to be independent of.
+            others = Value(self.others(self.over_points(value, influence), *draws))
+        else:
+            (others,) = lift(lambda cost: [self.others(cost, *draws)], [value])
+
+        def weigh(cost, baseline, *scores):
+            return [weighed(cost - baseline, box(cost, scores)) + baseline]
+
+        return lift(weigh, [value, others, *scores])[0]
+
+    def weights_depend_on(self, scored: set[int], influence: Influence) -> bool:
+        """Whether some of the choices `scored` influence the weights that a term is summed with."""
+        made, upstream = self.run.made, self.analysis.upstream
+        weighted = [i for i in influence.choices() & made.keys() if made[i].weight is not None]
+        return any(scored & upstream[i].choices() for i in weighted if i in upstream)
 
     def others(self, cost: Any, axis: str, size: int) -> Array:
         """The mean over the other draws, which is independent of this one."""
@@ -153,6 +175,8 @@ class _Weigher:
         choices = sorted(influence.choices() & self.run.made.keys())
         weighted = [i for i in choices if self.run.made[i].weight is not None]
         shape = value.array.shape[value.leading :]
+        if (message := self.message(value, weighted)) is not None:
+            return contract([value, message], shape)
         factors = [value]
         taken: list[Any] = []
         for i in weighted:
@@ -169,16 +193,45 @@ class _Weigher:
             return value.array
         return contract(factors, shape)
 
+    def message(self, value: Value, weighted: Sequence[int]) -> Value | None:
+        """The weights of the points of a term, where they are numbers: computed for all terms."""
+        if len(weighted) < 3 or value.slots or not all(i in self.scalar for i in weighted):
+            return None
+        choices = _mask(weighted)
+        return self._messages.message(choices, _mask(value.axes) & choices)
+
     def placed(self, weight: Value, i: int, influence: Influence, shape: Sequence[int]) -> Value:
         """Weights with their batch axes where the term has them."""
         places = influence.aligned.get(i, (None,) * len(self.analysis.choices[i].shape))
         return lift(lambda w: [place(w, places, shape)], [weight])[0]
 
+    def slot_numbers(self, choices: tuple[int, ...]) -> tuple[Array, Array]:
+        """The weight of the sample and those of all perturbations of some choices.
+
+        In a chain each cost has one choice more than the one before, so what was joined is kept.
+        """
+        known = len(choices)
+        while known and choices[:known] not in self._slot_numbers:
+            known -= 1
+        for n in range(known, len(choices)):
+            made: Any = self.run.made[choices[n]]
+            own, others = made.base.array, made.slots.array
+            if n:
+                before, joined = self._slot_numbers[choices[:n]]
+                own, others = before * own, jnp.concatenate([joined, others])
+            self._slot_numbers[choices[: n + 1]] = own, others
+        return self._slot_numbers[choices]
+
     def slot_weights(self, slots: tuple[Slot, ...], influence, shape, dtype) -> Value:
         """The weights of slots: the sample's own, then those of the perturbations."""
+        choices = tuple(dict.fromkeys(i for i, _ in slots))
+        if all(_one_number_a_slot(self.run.made[i]) for i in choices):
+            own, others = self.slot_numbers(choices)
+            array = jnp.concatenate([own[None], others])
+            return Value(array.astype(jnp.result_type(array, dtype)), (), slots)
         base = Value(jnp.ones((), dtype))
         rows = []
-        for i in dict.fromkeys(i for i, _ in slots):
+        for i in choices:
             made: Any = self.run.made[i]
             own = self.placed(made.base, i, influence, shape)
             (base,) = lift(lambda a, b: [a * b], [base, own])
@@ -196,6 +249,17 @@ class _Weigher:
             [jnp.broadcast_to(f, (*f.shape[:n], *common)) for f in full], axis=n - 1
         )
         return Value(jnp.moveaxis(array, n - 1, 0), axes[:-1], slots)
+
+
+def _one_number_a_slot(made: Any) -> bool:
+    parts = made.base, made.slots
+    plain = not any(p.axes or p.slots for p in parts)
+    return plain and made.base.array.ndim == 0 and made.slots.array.ndim == 1
+
+
+def _alone_at_each_point(made: Made) -> bool:
+    weight = made.weight
+    return weight is not None and not weight.slots and weight.array.ndim == len(weight.axes)
 
 
 def _mask(elements: Any) -> int:

@@ -42,7 +42,7 @@ class Value(NamedTuple):
 
 
 def spread(value: Value, slots: tuple[Slot, ...]) -> Any:
-    """The array with a slot axis for `slots`; an unknown perturbation leaves it as it is."""
+    """The array with a slot axis for `slots`; other perturbations do not change it."""
     if not value.slots or value.slots == slots:
         return value.array
     known = {slot: 1 + i for i, slot in enumerate(value.slots)}

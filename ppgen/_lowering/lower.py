@@ -62,12 +62,12 @@ def lower(jaxpr: Any, *, unroll: bool = False, sampling: bool = False) -> Any:
 
 
 def inlined(fn: Callable[..., Sequence[Any]]) -> Callable[..., list[Any]]:
-    """A function without choices, whose calls of others are no calls when it is staged."""
+    """A function without choices, with its calls inlined when it is staged."""
     return lambda *args: _run(jax.make_jaxpr(fn)(*args), args)
 
 
 def _inside() -> contextlib.AbstractContextManager[None]:
-    """Within a branch or loop, whose evaluation has no place for what such scans return."""
+    """A context inside a branch or loop, where results of kept scans cannot be returned."""
     return settings(scans="sampling" if current().scans == "sampling" else "unroll")
 
 
@@ -169,7 +169,7 @@ def _scan(eqn: _jax.Eqn, values: list[Any]) -> list[Any]:
 
 
 def _is_kept(eqn: _jax.Eqn, values: list[Any]) -> bool:
-    """Whether a scan over choices that stand for several points is evaluated as a loop."""
+    """Whether a scan over choices with several points is evaluated as a loop."""
     mode = current().scans
     if mode != "top":
         return mode == "sampling"
@@ -183,7 +183,7 @@ def _is_kept(eqn: _jax.Eqn, values: list[Any]) -> bool:
 
 
 def _one_step(eqn: _jax.Eqn, values: list[Any]) -> tuple[list[Any], list[Any]]:
-    """What one step gets, as shapes."""
+    """The inputs of one step, as shapes."""
     num_consts, num_carry = _jax.scan_counts(eqn)
     avals = [v.aval for v in _jax.open_jaxpr(eqn.params["jaxpr"])[0].invars[num_consts:]]
     shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals]
@@ -214,7 +214,7 @@ def _loop(eqn: _jax.Eqn, values: list[Any]) -> list[Any]:
     init, xs = values[num_consts : num_consts + num_carry], values[num_consts + num_carry :]
     accumulators = _accumulators(body, num_consts, num_carry) if choice_specs(body) else []
 
-    # With the accumulator held at zero, what the body adds to it is what it returns.
+    # With the accumulator held at zero, the body returns what it adds.
     zeros = [jnp.zeros_like(c) if i in accumulators else c for i, c in enumerate(init)]
     carry, (ys, terms) = jax.lax.scan(
         _body(eqn, values), zeros, xs, length=length, reverse=reverse, unroll=eqn.params["unroll"]
@@ -226,7 +226,7 @@ def _loop(eqn: _jax.Eqn, values: list[Any]) -> list[Any]:
 
 
 def _accumulators(body: Any, num_consts: int, num_carry: int) -> list[int]:
-    """Carries that the body only adds to: `carry = carry + term`, and uses in no other way."""
+    """Carries to which the body only adds: `carry = carry + term`, with no other use."""
     jaxpr, _ = _jax.open_jaxpr(body)
     uses: dict[_jax.Var, list[Any]] = {}
     for eqn in jaxpr.eqns:
@@ -274,8 +274,8 @@ def _refuse(eqn: _jax.Eqn, values: list[Any]) -> NoReturn:
     site, line = first[0] if first else (None, where(eqn))
     custom = eqn.primitive.name in CUSTOM
     raise ControlFlowError(
-        "a random choice inside a function with a custom derivative: the user's rule would "
-        "not know of it"
+        "a random choice inside a function with a custom derivative, whose rule does not account "
+        "for it"
         if custom
         else f"a random choice inside {eqn.primitive.name} is not supported",
         site=site,

@@ -43,7 +43,7 @@ def _pairs(jaxpr: Any):
 
 
 def _is_direct(jaxpr: Any, first: _jax.Eqn, second: _jax.Eqn, stacked: set[Any]) -> bool:
-    """Whether `second` depends on `first` by what it reads step by step only."""
+    """Whether `second` depends on `first` only through values that it reads step by step."""
     later = dependent(jaxpr, first.outvars).variables
     outer = sum(_jax.scan_counts(second))
     whole, by_step = variables_of(second.invars[:outer]), variables_of(second.invars[outer:])
@@ -51,7 +51,7 @@ def _is_direct(jaxpr: Any, first: _jax.Eqn, second: _jax.Eqn, stacked: set[Any])
 
 
 def _fused(jaxpr: Any, first: _jax.Eqn, second: _jax.Eqn) -> Any:
-    """The program with the two as one, or `None` where that would have no Markov structure."""
+    """The program with both scans fused, or `None` if that would have no Markov structure."""
     opened, consts = _jax.open_jaxpr(jaxpr)
     later = dependent(opened, first.outvars).equations
     found = []

@@ -1,4 +1,4 @@
-"""Which scans have Markov structure: enumerated choices of which only the last ones are remembered.
+"""Scans with Markov structure: enumerated choices, of which only the last are remembered.
 
 Carried values that depend on a choice are its *state*. Where the next state is a function of the
 new choices alone, not of the old state, the state takes no more values than the choices of one step
@@ -77,7 +77,7 @@ def markov(jaxpr: Any, num_consts: int, num_carry: int) -> Markov | None:
 
 
 class _Source(NamedTuple):
-    """What a value in a step is made of.
+    """The sources of a value in a step.
 
     Attributes:
         carried: indices of the carried values that it depends on.

@@ -87,7 +87,7 @@ def analytic_kl(model: Program, guide: Program) -> Callable[..., dict[str, Array
 
 def _divergence(one: Any, other: Any) -> Array | None:
     (q, q_spec, _), (p, p_spec, _) = one, other
-    if q_spec.has_mask or p_spec.has_mask:
+    if q_spec.masked or p_spec.masked:
         return None
     scales = [_scale(spec, operands) for _, spec, operands in (one, other)]
     if scales[0] is not scales[1] and not _equal(*scales):

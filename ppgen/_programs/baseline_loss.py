@@ -1,4 +1,4 @@
-"""The loss that trains the baselines of score-function choices."""
+"""`baseline_loss`, the loss that trains the baselines of score-function choices."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from jax import Array
 from ppgen import _jax
 from ppgen._evaluation.surrogate import surrogates
 from ppgen._expectation import Prepared, prepare
+from ppgen._keys import first_key
+from ppgen._tracebacks import boundary
 from ppgen.errors import EstimatorError
 
 
@@ -54,8 +56,9 @@ def baseline_loss(f: Callable[..., Any], *, draws: int = 1, has_aux: bool = Fals
         True
     """
 
+    @boundary
     def loss(key: Array, *args: Any, **kwargs: Any) -> Array:
-        key = _jax.typed_key(key)
+        key = first_key(key, args, kwargs, name="loss")
         with _jax.varying_like(key):
             prepared = prepare(lambda: f(*args, **kwargs), has_aux=has_aux, draws=draws)
         if draws == 1:
@@ -92,7 +95,7 @@ def _loss(prepared: Prepared, key: Array) -> Array:
             )
         return surrogates(prepared.jaxpr, prepared.analysis, prepared.terms, run, None)[0]
 
-    # The derivative by a score is what the score multiplies: the costs that the choice influences.
+    # The derivative with respect to a score is its factor: the costs that the choice influences.
     costs = jax.grad(total)({i: jnp.zeros_like(m.score.array) for i, m in wanted.items()})
     errors = [
         jnp.sum((jax.lax.stop_gradient(costs[i]) - m.baseline.array) ** 2)

@@ -21,18 +21,19 @@ _INSTEAD = (
 def black_box(f: Callable[..., Any]) -> Callable[..., Any]:
     """A function that may be evaluated but not differentiated: a simulator, a rater, a metric.
 
-    Estimators that need no derivative of the cost, like the score function or enumeration, work as
-    ever. Where a derivative by its arguments *is* needed, because a reparameterised choice or a
-    parameter reaches them, it would be missing, and that is an error. Values are those of `f`.
+    Estimators that need no derivative of the cost, such as the score function or enumeration, work
+    as usual. Where a derivative with respect to its arguments *is* needed, because a
+    reparameterised choice or a parameter reaches them, it would be missing, and an error is raised.
+    Values are those of `f`.
 
-    `jax.pure_callback` is known to be one without this; derivatives by parameters that reach it JAX
-    refuses in words of its own.
+    `jax.pure_callback` is recognised without this wrapper; for derivatives with respect to
+    parameters that reach it, JAX raises its own error.
 
     Args:
         f: a function of arrays in JAX.
 
     Returns:
-        The same function. What `f` closes over is differentiated as ever.
+        The same function. Arrays that `f` closes over are differentiated as usual.
 
     Raises:
         DiscontinuityError: a reparameterised choice reaches it in an expectation.

@@ -21,7 +21,7 @@ class Candidate(NamedTuple):
     Attributes:
         values: by site.
         outs: what the program returns for them.
-        log_weight: log w, to be kept by.
+        log_weight: log w; a candidate is kept in proportion to w.
         log_product: the logarithm of w times the density that they are drawn from, in nats; `None`
             where it is exact, and so may be had for the one that is kept.
     """

@@ -1,4 +1,4 @@
-"""Curated programs: of several runs, the one that is preferred."""
+"""Curated programs: the preferred one of several runs."""
 
 from __future__ import annotations
 
@@ -36,30 +36,31 @@ def curate(program: Program, reward: Callable[[Any], Any], *, choices: int) -> P
 
     With K = 1, or a constant reward, it is the law of the program; as K grows it approaches
     that of p(x) exp(r(x)), normalised. At any K it is `normalize(tilt(program, lambda x:
-    -reward(x)), particles=K)`, but for programs that have an estimated density themselves, which
-    can be curated too.
+    -reward(x)), particles=K)`, except that programs whose density is itself estimated can be
+    curated as well.
 
-    `log_density` gives the logarithm of an *unbiased* estimate of it, the other runs fresh;
-    `simulate` one whose reciprocal is *unbiased* for the reciprocal. Runs are vectorised.
+    `log_density` gives the logarithm of an *unbiased* estimate of it, for which the other runs are
+    drawn anew; `simulate` one whose reciprocal is *unbiased* for the reciprocal. Runs are
+    vectorised.
 
-    Which run is kept is a random choice `"... | index"` after the sites (`"x | index"`), to choose
-    an estimator for with `with_estimators`. By default it is the score function; `Enumerate()` sums
-    over the runs, so that the objective log p(x) of a kept x has the Rao-Blackwellised gradient
-    Σₖ softmax(r)ₖ ∇ log p(xₖ).
+    Which run is kept is a random choice, named `"x | index"` after the sites, whose estimator can
+    be set by `with_estimators`. By default it is the score function; `Enumerate()` sums over the
+    runs, so that the objective log p(x) of a kept x has the Rao-Blackwellised gradient Σₖ
+    softmax(r)ₖ ∇ log p(xₖ).
 
     Args:
         program: any program with latent sites and without observed ones. It may have an estimated
             density itself (`marginal`, `normalize`, `curate`), of what it returns as well.
         reward: of what the program returns, a real scalar in nats. Only differences count. It may
-            draw (`ppgen.draw`), for raters who differ. Its derivative counts where the program is
-            reparameterised: for one without, see `black_box`.
+            draw (`ppgen.draw`), to model raters who differ. Where the program is reparameterised,
+            its derivative is used; for a reward that has none, see `black_box`.
         choices: K.
 
     Returns:
         A program of the same arguments, sites and return value.
 
     Raises:
-        CostError: the reward is not a real scalar, or the program returns nothing to have one.
+        CostError: the reward is not a real scalar, or the program returns nothing.
         SiteError: the program has no latent site, or an observed one or a factor; a subsampled
             plate inside; a plate, mask or scale around it; or its return value depends on what it
             integrates out.

@@ -70,7 +70,7 @@ def inner(program: Callable[..., Any], *inputs: Any) -> Inner:
         if spec.density is None:
             raise SiteError(
                 "a plate with subsampling scales the log density of its minibatch: the exponential "
-                "of that is no unbiased estimate of the density",
+                "of that is not an unbiased estimate of the density",
                 site=name,
                 where=spec.choice.where,
                 instead="the whole plate here, and the subsampling in a plate around all of it",
@@ -83,7 +83,7 @@ def inner(program: Callable[..., Any], *inputs: Any) -> Inner:
 
 
 def total(sites: Sites) -> Array:
-    """The sum of all log densities, in nats."""
+    """Sum of all log densities, in nats."""
     return sum(map(jnp.sum, sites.log_probs.values()), jnp.zeros(()))
 
 
@@ -128,8 +128,8 @@ def check_particles(kind: str, particles: int) -> None:
 def log_weight_of_drawn(log_p: Array, log_q: Array) -> Array:
     """Log p − log q of values that were drawn from q.
 
-    What q cannot draw is looked at as well, where the choice is summed over. It has no weight
-    there, but ∞ − ∞ would be passed on to what has one.
+    Values that q cannot draw are evaluated too if the choice is summed over. They have weight zero,
+    but ∞ − ∞ would make all other terms NaN.
     """
     return jnp.where(log_q == -jnp.inf, 0.0, log_p - log_q)
 
@@ -209,7 +209,7 @@ def _renamed(spec: SiteSpec, name: str, observed: bool) -> SiteSpec:
 
 
 class _Placeholder:
-    """What stands for the distribution of a site that has none of its own."""
+    """A placeholder for the distribution of a site that has none of its own."""
 
     def __init__(self, kind: str, site: str, where: str) -> None:
         self.kind, self.site, self.where = kind, site, where
@@ -230,7 +230,7 @@ class _Placeholder:
 
 
 def _announced(kind: str, name: str, spec: SiteSpec, where: str) -> dict:
-    """What the handlers around the call make of a site: another name, or a given value."""
+    """What the handlers around the call change about a site: another name, or a given value."""
     msg = {
         "type": "sample",
         "name": name,

@@ -1,4 +1,4 @@
-"""Programs with `numpyro.param` and `mutable` sites as functions of what those hold."""
+"""Programs as functions of the values of their `numpyro.param` and `mutable` sites."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from numpyro.handlers import seed as seed_handler
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.primitives import Messenger
 
-from ppgen import _jax
+from ppgen._keys import first_key
 from ppgen._programs.seed import seeded
 from ppgen._staging.mutable_state import detached_state, is_state_kept, keep_state
+from ppgen._tracebacks import boundary
 from ppgen._user_lines import user_line
 from ppgen.annotations import Program
 from ppgen.errors import SiteError
@@ -35,13 +36,14 @@ def functional(program: Program, *, constrained: bool = False) -> Program:
 
     Returns:
         `functional(program)(params, *args)`, with `params` a dict by site of *unconstrained*
-        values, as `init_params` gives them: `numpyro.param("scale", constraint=positive)` is the
-        exponential of what an optimiser moves freely. Entries that the program does not use are
-        ignored, so that a model and a guide can share one dict. The state of `mutable`
-        sites is an entry too; `with_state` returns what becomes of it.
+        values, as `init_params` gives them: `numpyro.param("scale", constraint=positive)` is then
+        the exponential of an unconstrained entry. Entries that the program does not use are
+        ignored, so that a model and a guide can share one dict. The state of `mutable` sites is an
+        entry too; `with_state` returns its new value.
 
     Raises:
-        SiteError: `params` lacks a site of the program; or nobody asks for its new state.
+        SiteError: `params` lacks a site of the program; or the program has mutable state and runs
+            outside of `with_state`.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist, ppgen
@@ -54,6 +56,7 @@ def functional(program: Program, *, constrained: bool = False) -> Program:
         1.0
     """
 
+    @boundary
     def run(params: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         with _Params(params, constrained) as given:
             out = program(*args, **kwargs)
@@ -72,14 +75,16 @@ def init_params(program: Program) -> Callable[..., dict[str, Any]]:
 
     Returns:
         `(key, *args, **kwargs) -> params`, a dict of unconstrained values by site. It works under
-        `jax.jit`, which is much the fastest way to initialise a network.
+        `jax.jit`, which is by far the fastest way to initialise a network.
 
     Raises:
         SiteError: an automatic guide that has not seen its model, under `jax.jit` or inside of
             another program.
     """
 
+    @boundary
     def run(key: Array, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        key = first_key(key, args, kwargs, name="ppgen.init_params(program)")
         return _initial(program, key, args, kwargs).found
 
     return run
@@ -96,7 +101,9 @@ def init_state(program: Program) -> Callable[..., dict[str, Any]]:
         on `params | state`; `with_state` has an example.
     """
 
+    @boundary
     def run(key: Array, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        key = first_key(key, args, kwargs, name="ppgen.init_state(program)")
         return _initial(program, key, args, kwargs).state
 
     return run
@@ -108,7 +115,6 @@ class _Initial(NamedTuple):
 
 
 def _initial(program: Program, key: Array, args: tuple, kwargs: dict[str, Any]) -> _Initial:
-    key = _jax.typed_key(key)
     _prepare(program, key, args, kwargs)
 
     def collect() -> _Initial:
@@ -120,7 +126,7 @@ def _initial(program: Program, key: Array, args: tuple, kwargs: dict[str, Any]) 
 
 
 def _prepare(program: Program, key: Array, args: tuple, kwargs: dict[str, Any]) -> None:
-    """Let an automatic guide look at its model before anything is staged: it keeps what it saw."""
+    """Set up an automatic guide before anything is staged, because it stores what it traced."""
     inner: Any = program
     while not isinstance(inner, AutoGuide) and callable(inner):
         inner = getattr(inner, "fn", None) or getattr(inner, "func", None)
@@ -177,8 +183,8 @@ class _Params(Messenger):
             return
         if not is_state_kept():
             raise SiteError(
-                "the program updates its state here, and nobody asks for the new one: it would be "
-                "lost",
+                "the program updates its state here, outside of with_state: the new state would "
+                "be lost",
                 site=name,
                 where=user_line(),
                 instead="ppgen.with_state(f) of what runs the program, which returns "

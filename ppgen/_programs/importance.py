@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ppgen._programs.estimated import log_weight_of_drawn
 from ppgen._programs.simulate import Trace, assess, matched, staged_program, traced
 from ppgen._staging.mutable_state import collecting_state, keep_state
 from ppgen._staging.primitives import Plate
@@ -30,7 +31,7 @@ class Importance(eqx.Module):
         log_weights: log p(x, z) − log q(z) in nats, of shape `(particles, *plates)`: where all
             sites of both programs share plates, there is one for each element, without the scale
             of subsampling.
-        scale: how many elements of the shared plates each of them stands for.
+        scale: how many elements of the shared plates each of them represents.
     """
 
     guide: Trace
@@ -48,7 +49,7 @@ class Importance(eqx.Module):
         return _by_element(trace, _shared(self.guide, self.model)) / self.scale
 
     def total(self, bounds: Array) -> Array:
-        """The sum of one `bounds` for each element, over all that they stand for."""
+        """The sum of `bounds`, one for each element, scaled to all elements of the plates."""
         return self.scale * jnp.sum(bounds)
 
 
@@ -59,6 +60,7 @@ def importance(
     *,
     particles: int = 1,
     density: Program | None = None,
+    linear: bool = False,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[..., Importance]:
     """Draw from a guide and score under a model, `particles` times: vectorised, never unrolled.
@@ -74,8 +76,11 @@ def importance(
         particles: how many runs.
         density: a program of the same sites to score the runs with instead of the guide, for other
             derivatives of the same number: the guide with its parameters held fixed, for example.
+        linear: promise that the log weight of a single particle is added up and nothing else, as
+            in the ELBO. It is then right on average where a plate is subsampled that does not
+            contain all sites; its exponential is not.
         sharding: how the particles are divided over devices, along the first axis. As for
-            `expectation`, it changes where things are computed, not what.
+            `expectation`, it changes where they are computed, not their values.
 
     Returns:
         A function of the common arguments that returns an `Importance`. It draws: call it within
@@ -83,8 +88,9 @@ def importance(
 
     Raises:
         ChoiceMismatchError: model and guide do not match.
-        SiteError: several particles, and a subsampled plate that does not contain all sites; or
-            `density`, and a guide with an estimated density, which has to come from its own run.
+        SiteError: a subsampled plate that does not contain all sites, but for one particle and
+            `linear`; or `density`, and a guide with an estimated density, which has to come from
+            its own run.
         ValueError: fewer than one particle.
 
     Example:
@@ -132,10 +138,11 @@ def importance(
             # Every particle's update is as good as another's, and their mean need not be one.
             keep_state(jax.tree.map(lambda x: x[0], trace.state))
         plates = _shared(drawn, model_trace)
-        if particles > 1:
+        if particles > 1 or not linear:
             _check_subsampling(drawn, model_trace, plates)
         scale = math.prod((plate.scale for plate in plates), start=1.0)
-        log_weights = _by_element(model_trace, plates) - _by_element(drawn, plates)
+        log_p, log_q = _by_element(model_trace, plates), _by_element(drawn, plates)
+        log_weights = log_weight_of_drawn(log_p, log_q)
         if sharding is not None:
             # XLA divides what leads to them alike.
             log_weights = jax.lax.with_sharding_constraint(log_weights, sharding)
@@ -174,8 +181,8 @@ def _check_subsampling(drawn: Trace, scored: Trace, shared: list[Plate]) -> None
             if plate.scale != 1.0 and plate not in shared:
                 raise SiteError(
                     f"the plate {plate.name!r} is subsampled and does not contain all sites: the "
-                    "exponential of a scaled log density is not unbiased, so a bound with several "
-                    "particles would not be one",
+                    "exponential of a scaled log density is not unbiased, so neither is a weight, "
+                    "and a bound with several particles would not be one",
                     site=name,
                     where=dict(drawn.sites)[name].where if name in dict(drawn.sites) else None,
                     instead="one particle (the ELBO), the whole plate, or the plate around all "

@@ -43,7 +43,7 @@ def marginal(
     proposal: Program | None = None,
     particles: int = 1,
 ) -> Program:
-    r"""The program over some of its sites, the others integrated out.
+    r"""Integrate sites out of a program, and keep the others.
 
     For kept sites x and the others u, with K = `particles` and a proposal q,
 
@@ -57,10 +57,10 @@ def marginal(
     bound on the same side. Particles are vectorised.
 
     Args:
-        program: any program. Its return value must depend on kept sites only where its density is
-            asked for and the value is used.
-        keep: names of the sites that stay, or globs (`"z_*"`). None of them is a factor: the
-            estimate of all that the program observes.
+        program: any program. Where its density is evaluated and its return value used, that value
+            must depend on kept sites only.
+        keep: names of the sites that stay, or globs (`"z_*"`). If no site is kept, what remains is
+            a factor: the estimated density of all that the program observes.
         proposal: `proposal(kept, *args)`, with `kept` a dict of the kept sites by name, draws the
             other sites; any program, itself with an estimated density if need be. By default the
             program itself proposes: the others are drawn as it draws them, `kept` held fixed.
@@ -179,7 +179,7 @@ def marginal(
 
 
 def _depends(jaxpr: Any, names: set[str], tainted: Sequence[bool] = ()) -> tuple[list[bool], bool]:
-    """What depends on the sites `names`, other sites held fixed.
+    """Which outputs depend on the sites `names`, other sites held fixed.
 
     Args:
         jaxpr: a staged program.

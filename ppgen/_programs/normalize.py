@@ -36,20 +36,21 @@ def normalize(program: Program, *, proposal: Program | None = None, particles: i
               \hat p(z) = \frac{\tilde p(z)}{\frac1K \sum_k w_k},
 
     and keeps z_j. This law, that of sampling-importance-resampling, *approaches* the posterior as K
-    grows; for K = 1 it is the proposal. Of *this* law, not of the posterior, `log_density` gives
-    an *unbiased* estimate (with z among the K, the others fresh), and `simulate` one whose
-    reciprocal is *unbiased* for the reciprocal. So every objective that contains it is right for
-    the sampler that is used, at any K. Particles are vectorised.
+    grows; for K = 1 it is the proposal. For the density of *this* law, not of the posterior,
+    `log_density` gives an *unbiased* estimate (z is one of the K, the others are drawn anew), and
+    `simulate` one whose reciprocal is *unbiased* for the reciprocal. So every objective that
+    contains it is right for the sampler that is used, at any K. Particles are vectorised.
 
-    The index j is a random choice `"... | index"` after the sites (`"z | index"`), to choose an
-    estimator for with `with_estimators`: the score function by default, or `Enumerate()`.
+    The index j is a random choice, named `"z | index"` after the sites, whose estimator can be set
+    by `with_estimators`: the score function by default, or `Enumerate()`.
 
     Args:
         program: any program with latent sites.
         proposal: `proposal(*args)` draws the same latent sites; any program, itself with an
             estimated density if need be. By default the program itself proposes: its latent sites
             are drawn without regard to what it observes.
-        particles: K, in `simulate` and `log_density` alike that which is kept or scored included.
+        particles: K; in both `simulate` and `log_density` the particle that is kept or scored is
+            one of them.
 
     Returns:
         A program of the same arguments and the same latent sites, without observed ones.
@@ -97,7 +98,7 @@ def normalize(program: Program, *, proposal: Program | None = None, particles: i
         elif has_estimate(joint.jaxpr):
             raise SiteError(
                 "the program has an estimated density inside, or one that depends on a draw which "
-                "is no site, and the estimate has to be the one that weighted the particle: the "
+                "is not a site, and the estimate has to be the one that weighted the particle: the "
                 "program cannot propose for itself",
                 site=names[0],
                 where=where,

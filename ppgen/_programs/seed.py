@@ -1,4 +1,4 @@
-"""Running what draws: a function of a key instead of NumPyro's effects."""
+"""`seed`: programs as functions of a key, without NumPyro's effects."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from jax import Array
 from ppgen import _jax
 from ppgen._evaluation.evaluate import Run, plain
 from ppgen._evaluation.values import Value, at_first_point
+from ppgen._keys import first_key
 from ppgen._lowering.lower import lower, needs_lowering
 from ppgen._staging.stage import stage
+from ppgen._tracebacks import boundary
 
 
 def seed(f: Callable[..., Any]) -> Callable[..., Any]:
-    """Run anything that draws: a program, an objective, a sampler.
+    """Turn anything that draws (a program, an objective, a sampler) into a function of a key.
 
     Args:
         f: a function that uses NumPyro effects or `ppgen.draw`; it may return any pytree.
@@ -33,7 +35,9 @@ def seed(f: Callable[..., Any]) -> Callable[..., Any]:
         (5,)
     """
 
+    @boundary
     def run(key: Array, *args: Any, **kwargs: Any) -> Any:
+        key = first_key(key, args, kwargs, name="ppgen.seed(f)")
         return seeded(lambda: f(*args, **kwargs), key)
 
     return run

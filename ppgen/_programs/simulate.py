@@ -14,6 +14,7 @@ from ppgen._staging.mutable_state import is_state_kept, keep_state
 from ppgen._staging.primitives import Plate, SiteSpec, mark
 from ppgen._staging.sites import Given, has_estimate, run_sites, site_specs
 from ppgen._staging.stage import Staged, stage
+from ppgen._tracebacks import boundary
 from ppgen.annotations import Program
 from ppgen.errors import ChoiceMismatchError, SiteError
 
@@ -51,7 +52,7 @@ class Trace(eqx.Module):
             axis.
         log_density: log density of `choices` in nats, observed sites and factors included; a
             scalar.
-        value: what the program returned; `None` in place of what a marginal program integrated out.
+        value: what the program returned; `None` in place of anything that was integrated out.
         log_probs: the terms of `log_density` by site, observed ones included, masked and scaled:
             one for each element of the site's batch shape. Sites that only have a density together
             have one under their joined names.
@@ -77,11 +78,12 @@ class Trace(eqx.Module):
     def refuse_subsampled(self, what: str, *, instead: str) -> None:
         """Refuse a log density that is an estimate because a plate is subsampled.
 
-        Its mean over minibatches is the log density of all. So what is linear in it is right on
-        average, and what is not (a weight, its exponential; the loss of a classifier) is wrong.
+        Its mean over minibatches is the log density of all. So functions that are linear in it are
+        unbiased, and others (an importance weight, which is an exponential of it; the loss of a
+        classifier) are not.
 
         Args:
-            what: what would be wrong, as a clause.
+            what: what would be biased, as a clause.
             instead: what to write.
 
         Raises:
@@ -101,7 +103,7 @@ class Trace(eqx.Module):
 
 
 def simulate(program: Program) -> Callable[..., Trace]:
-    """Run a program and keep what it drew.
+    """Run a program and record its choices.
 
     Args:
         program: any callable that uses NumPyro effects.
@@ -111,7 +113,7 @@ def simulate(program: Program) -> Callable[..., Trace]:
         `ppgen.seed`, `ppgen.expectation` or another program.
 
     Raises:
-        SiteError: two sites of one name, or an effect without meaning here.
+        SiteError: two sites of one name, or an effect that has no meaning here.
         ControlFlowError: a site where its values cannot be recorded, as in a `while_loop`.
 
     Example:
@@ -124,6 +126,7 @@ def simulate(program: Program) -> Callable[..., Trace]:
         True
     """
 
+    @boundary
     def run(*args: Any, **kwargs: Any) -> Trace:
         staged = staged_program(program, *args, **kwargs)
         trace = traced(staged, Given({}))
@@ -134,7 +137,7 @@ def simulate(program: Program) -> Callable[..., Trace]:
 
 
 def assess(program: Program) -> Callable[..., Trace]:
-    """Run a program on given choices, and keep everything.
+    """Run a program on given choices, and record the run.
 
     Args:
         program: any callable that uses NumPyro effects.
@@ -156,6 +159,7 @@ def assess(program: Program) -> Callable[..., Trace]:
         {'x': -0.9189, 'y': -2.9189}
     """
 
+    @boundary
     def run(choices: Mapping[str, Any] | Trace, *args: Any, **kwargs: Any) -> Trace:
         staged = staged_program(program, *args, **kwargs)
         jaxpr = staged.jaxpr
@@ -168,7 +172,7 @@ def assess(program: Program) -> Callable[..., Trace]:
 
 
 def staged_program(program: Program, *args: Any, **kwargs: Any) -> Staged:
-    """Stage a program whose densities, and new state, will be asked for."""
+    """Stage a program whose densities and new state will be needed."""
     return stage(lambda: program(*args, **kwargs), recorded=True, state=is_state_kept())
 
 
@@ -187,7 +191,7 @@ def traced(staged: Staged, given: Given) -> Trace:
                 plates=s.plates,
                 pathwise=s.choice.template is not None and s.choice.template.in_place,
                 fixed=s.fixed,
-                masked=s.has_mask,
+                masked=s.masked,
             ),
         )
         for name, s in specs.items()
@@ -234,6 +238,7 @@ def log_density(program: Program) -> Callable[..., Array]:
     """
     scored = assess(program)
 
+    @boundary
     def score(choices: Mapping[str, Any] | Trace, *args: Any, **kwargs: Any) -> Array:
         return scored(choices, *args, **kwargs).log_density
 
@@ -255,7 +260,7 @@ def matched(
 
     Raises:
         ChoiceMismatchError: a latent site without a value, a value without a site, supports that
-            differ, or a mask that only the program that scores has.
+            differ, or a mask that one of the two programs has and the other has not.
     """
     given = dict(choices.choices if isinstance(choices, Trace) else choices)
     sources = dict(choices.sites) if isinstance(choices, Trace) else {}
@@ -292,15 +297,17 @@ def matched(
                 where=source.where,
                 instead="the indices given to the program that draws (the guide)",
             )
-        if source is not None and latent[name].has_mask and not source.masked:
+        if source is not None and source.has_density and latent[name].masked != source.masked:
+            scored = latent[name].masked
+            here, there = ("scores", "draws") if scored else ("draws", "scores")
+            bare = "drawn (the guide)" if scored else "scored (the model)"
             raise ChoiceMismatchError(
-                "the site is masked in the program that scores it, and not in the one that draws "
-                "it: a bound would rise without end, by what the one has for it and the other has "
-                "not",
+                f"the site is masked in the program that {here} it, and not in the one that "
+                f"{there} it: a bound would not be one, because only one of the two densities has "
+                "this term",
                 site=name,
-                where=source.where,
-                instead="the same mask where it is drawn (the guide): "
-                "with numpyro.handlers.mask(mask=mask)",
+                where=source.where if scored else latent[name].choice.where,
+                instead=f"the same mask where it is {bare}: with numpyro.handlers.mask(mask=mask)",
             )
         if source is not None and not agree(source.support, latent[name].support):
             raise ChoiceMismatchError(
@@ -319,7 +326,8 @@ def matched(
                 instead=f"a site {name!r} in the guide, or an entry {name!r} in `choices`",
             )
         if name in given and _is_whole(given[name], spec):
-            # A count as the value of a real variable: what is made of it was staged for floats.
+            # An integer given as the value of a real variable: later operations were staged for
+            # floats.
             given[name] = jnp.asarray(given[name]).astype(spec.choice.dtype)
     return given
 

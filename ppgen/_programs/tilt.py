@@ -16,7 +16,7 @@ from ppgen.errors import CostError
 
 
 def tilt(program: Program, energy: Callable[[Any], Array], *, name: str = "energy") -> Program:
-    r"""The unnormalised program p(x) exp(−energy(x)), x what the program returns.
+    r"""The unnormalised program p(x) exp(−energy(x)), where x is what the program returns.
 
     It draws as `program` does; the energy is a factor of its density, *exactly*. To draw from the
     tilted law, `normalize` it, or train a guide against it. A tilt of a tilt has the sum of both
@@ -25,14 +25,14 @@ def tilt(program: Program, energy: Callable[[Any], Array], *, name: str = "energ
     Args:
         program: any program.
         energy: of what the program returns, to a real scalar (in a plate or under `jax.vmap`, one
-            for each element), in nats. What makes exp(−energy) large becomes likely.
-        name: the factor's name. Under a name that is taken, `"energy"` gets a number.
+            for each element), in nats. Values of low energy become more likely.
+        name: the name of the factor. The default `"energy"` gets a number if the name is taken.
 
     Returns:
         A program of the same arguments and return value, with one factor more.
 
     Raises:
-        CostError: the energy is not real, or the program returns nothing to have one.
+        CostError: the energy is not real, or the program returns nothing.
 
     Example:
         >>> import numpyro, numpyro.distributions as dist, ppgen

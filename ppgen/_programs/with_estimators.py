@@ -1,4 +1,4 @@
-"""Choosing gradient estimators from outside of a program."""
+"""Choosing gradient estimators from outside a program."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def with_estimators(
             `Enumerate` where it is cheap, else for flips `DisARM` (`ScoreFunction` if
             `draws >= 4`), `MeasureValued` where it is cheap, else `ScoreFunction`, with a
             leave-one-out baseline where `draws > 1`.
-            `ppgen.check` says what was picked and why.
+            `ppgen.check` reports what was picked and why.
 
     Returns:
         A function of the same arguments.
 
     Raises:
-        EstimatorError: what is given is no estimator.
+        EstimatorError: a given value is not an estimator.
         SiteError: a name or glob that matches no site of the program.
 
     Example:
@@ -56,7 +56,7 @@ def with_estimators(
             )
 
     where = user_line()
-    # Of all runs so far: JAX may keep what it traced, and a site is then not heard of again.
+    # Collected over all runs: JAX caches traces, so a later run may not report a site again.
     seen: dict[str, None] = {}
     matched: set[str] = {"*"}
 

@@ -1,1 +1,1 @@
-"""What a user reads: check, variance, cost tree, tables, the first number that is not finite."""
+"""Reports for users: check, audit, variance, cost tree, tables, first_nonfinite."""

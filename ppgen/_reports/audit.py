@@ -10,12 +10,13 @@ import jax
 from jax import Array
 from tqdm import tqdm
 
-from ppgen import _jax
 from ppgen._expectation import expectation
+from ppgen._keys import first_key
 from ppgen._programs.seed import seed
 from ppgen._reports.audit_report import AuditReport
 from ppgen._reports.audit_search import Search
 from ppgen._reports.slopes import Slopes
+from ppgen._tracebacks import boundary
 from ppgen.errors import DerivativeError
 
 
@@ -39,34 +40,35 @@ def audit(
     The mean derivative of `ppgen.expectation(f)` along random orthonormal directions is compared
     with central differences of *values*. These are runs of the program (`ppgen.seed(f)`): no
     estimator, no analysis and no derivative rule touches them, and a choice that the estimator
-    enumerates is drawn. So an audit finds what no rule can know: a jump inside of a `where`, a
-    support that moves, randomness that ppgen does not see, a `stop_gradient`, a wrong `custom_jvp`.
-    The mean of the estimator's value is compared with that of the runs, too.
+    enumerates is drawn. So an audit detects errors that no rule can: a jump inside of a `where`, a
+    moving support, randomness that ppgen does not see, a `stop_gradient`, a wrong `custom_jvp`. The
+    mean of the estimator's value is compared with that of the runs, too.
 
     *Error probability.* If gradient and slope are equal, the verdict is `"disagrees"` with
     probability `error` at most, over all rows together (Bonferroni), as far as the means of the
-    draws are normally distributed after a correction for their skewness. *Power.* `"agrees"` is
-    said only if a difference of `effect` times the size of the gradient along a direction would
-    have been found with probability 0.95; otherwise the verdict is `"no power"`.
+    draws are normally distributed after a correction for their skewness. *Power.* The verdict is
+    `"agrees"` only if a difference of `effect` times the size of the gradient along a direction
+    would have been found with probability 0.95; otherwise it is `"no power"`.
 
     Steps, and whether both ends of a difference get the same random numbers (which helps unless a
-    jump is between them), are chosen by the variance that is measured in a pilot, whose draws are
-    not used again. The error of the second order in the step is removed by halving it (Richardson);
-    as much as that changed, what rounding can do, and what a jump too rare for the draws can do,
-    count as agreement, and against the power.
+    jump is between them), are chosen by their variance in a pilot run, whose draws are not used
+    again. The second-order error in the step is removed by halving it (Richardson extrapolation);
+    the change by halving, possible rounding errors, and jumps too rare for the draws are allowed
+    for in the comparison, and reduce the power.
 
-    It cannot see arrays that `f` closes over; a fault at other arguments than these; a difference
-    that vanishes along all of the directions; a jump in the *value* at a distance from the
-    arguments that no draw comes near. Objectives whose gradient is by design not that of their
-    value (the page "Is it unbiased?" lists them) disagree.
+    It cannot detect errors that involve arrays that `f` closes over; errors at other arguments; a
+    difference that vanishes along all of the directions; a jump in the *value* further from the
+    arguments than any draw comes. Objectives whose gradient is by design not that of their value
+    (the page "Is it unbiased?" lists them) disagree.
 
     Args:
         f: an objective, as `ppgen.expectation` takes it.
         error: probability of a false alarm.
-        effect: the difference to be seen along a direction, relative to the size of the gradient
-            along a direction (root mean square).
+        effect: the difference to be detected along a direction, relative to the size of the
+            gradient along a direction (root mean square).
         directions: how many directions; at most one for each number of the arguments.
-        argnums: which arguments to differentiate by; by default all floating-point numbers.
+        argnums: the arguments to differentiate with respect to; by default all floating-point
+            numbers.
         draws: as `ppgen.expectation` takes it.
         has_aux: as `ppgen.expectation` takes it.
         allow_biased: as `ppgen.expectation` takes it; an audit then measures the bias.
@@ -80,7 +82,7 @@ def audit(
 
     Raises:
         DerivativeError: no argument is a floating-point number.
-        PpgenError: whatever `ppgen.expectation(f)` refuses.
+        PpgenError: any error of `ppgen.expectation(f)`.
 
     References:
         Glasserman, *Monte Carlo Methods in Financial Engineering*, 2003, chapter 7 (finite
@@ -108,19 +110,20 @@ def audit(
         raise ValueError("directions and max_draws must be at least 1")
     g = expectation(f, draws=draws, has_aux=has_aux, allow_biased=allow_biased)
     run = seed(f)
-    # Made once, so that what is compiled for one audit serves the next.
+    # Made once, so that compiled code is shared by audits.
     value = (lambda *args: run(*args)[0]) if has_aux else run
     audited = estimator or ((lambda *args: g(*args)[0]) if has_aux else g)
     chosen = (argnums,) if isinstance(argnums, int) else argnums
 
+    @boundary
     def report(key: Array, *args: Any) -> AuditReport:
         began = time.perf_counter()
-        key, along = jax.random.split(_jax.typed_key(key))
+        key, along = jax.random.split(first_key(key, args, name="ppgen.audit(f)"))
         slopes = Slopes(audited, value, args, chosen, directions, along)
         if not slopes.size:
             raise DerivativeError(
                 "no argument that is to be audited is a floating-point number",
-                instead="audit(f)(key, params): what f closes over is a constant here",
+                instead="audit(f)(key, params): arrays that f closes over are constants here",
             )
         with tqdm(total=max_draws, unit="draw", disable=not progress) as bar:
             return Search(slopes, error, effect, max_draws, began + seconds, bar)(key)

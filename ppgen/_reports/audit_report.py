@@ -1,4 +1,4 @@
-"""What an audit of a gradient found, and the statistics of its comparisons."""
+"""The report of an audit, and the statistics of its comparisons."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Row:
         slope: slope of the value along it; for `"value"` the mean of runs of the program.
         slope_error: its standard error.
         error: the standard error of their difference; both have the same randomness.
-        allowance: what is not noise but may contribute to the difference: the steps' size,
-            rounding, and jumps too rare for the draws.
+        allowance: the part of the difference that may be due to the size of the steps, rounding,
+            and jumps too rare for the draws.
         z: the difference beyond the allowance in standard errors, corrected for skewness.
         step: the distance from the arguments at which values were taken; 0 for `"value"`.
         draws: how many independent draws were made.
@@ -46,17 +46,16 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class AuditReport:
-    """What `ppgen.audit` found; printing it shows a table.
+    """The report of `ppgen.audit`; printing it shows a table.
 
     Attributes:
         rows: the comparisons: the value, and each direction.
         verdict: `"agrees"`, `"disagrees"`, or `"no power"` where the draws cannot tell.
         reason: the verdict in words.
-        size: the size that a gradient has along a direction (root mean square), to which `effect`
-            is relative.
-        effect: the relative difference that was to be seen.
+        size: the size of the gradient along a direction (root mean square), the unit of `effect`.
+        effect: the relative difference to be detected.
         error: the probability of a false alarm.
-        reach: the least relative difference along a direction that would have been seen.
+        reach: the smallest relative difference along a direction that would have been detected.
     """
 
     rows: tuple[Row, ...]
@@ -68,7 +67,7 @@ class AuditReport:
     reach: float
 
     def __bool__(self) -> bool:
-        """Refuse, because a report is no verdict."""
+        """Refuse, because a report has no truth value."""
         raise TypeError("a report is neither true nor false: compare report.verdict == 'agrees'")
 
     def __str__(self) -> str:

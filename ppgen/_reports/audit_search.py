@@ -1,4 +1,4 @@
-"""The course of an audit: steps are chosen, draws made until they suffice, a verdict found."""
+"""The procedure of an audit: choice of the steps, draws until they suffice, and the verdict."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Search:
                 inner = (kept.estimate, kept.estimated, kept.value, kept.gradient)
                 if last or retries == _RETRIES or not all(np.isfinite(x).all() for x in inner):
                     return self._report(kept, steps)
-                # Too far out for the arguments, a scale below zero: nearer.
+                # Too large a step, for example to a negative scale: try a smaller one.
                 steps = np.where(np.isfinite(kept.slope).all(0), steps, steps / 8)
                 batches, retries = [], retries + 1
                 continue
@@ -63,7 +63,7 @@ class Search:
                 if last:
                     reason = f"at these steps {report.reason}; no draws were left to confirm it"
                     return dataclasses.replace(report, verdict="no power", reason=reason)
-                # What is due to the size of the steps is not there with smaller ones.
+                # A difference due to the size of the steps vanishes with smaller ones.
                 steps, batches, goal, confirmed = steps / 4, [], _BATCHES, confirmed + 1
                 continue
             if report.verdict != "no power" or last:
@@ -84,7 +84,7 @@ class Search:
         return out
 
     def _threshold(self) -> float:
-        """Standard errors that are too many, now: looks share the probability of error."""
+        """The threshold in standard errors; all looks share the probability of error."""
         share = self.error / (max(self.looks, 1) * (max(self.looks, 1) + 1))
         return -NormalDist().inv_cdf(share / (2 * (self.slopes.count + 1)))
 
@@ -123,7 +123,7 @@ class Search:
         return 2 * self.slopes.eps * math.sqrt(np.mean(draws.value**2)) / step
 
     def _change(self, draws: Draws, k: int) -> float:
-        """What the size of the step may still do; infinite where it is too large for an expansion.
+        """Remaining error from the size of the step; infinite where it is too large to expand.
 
         Halving it removes an error of a third of the change, and leaves one of a higher order.
         """
@@ -134,16 +134,16 @@ class Search:
         return math.inf if sure > slope / 4 and sure > 1e-12 else mean / 3
 
     def _unseen(self, n: int) -> float:
-        """The probability of something that none of n draws has met."""
+        """An upper bound on the probability of an event that none of n draws has met."""
         return math.log(2 * (self.slopes.count + 1) / self.error) / n
 
     def _allowance(self, draws: Draws, step: float, k: int, n: int) -> float:
-        """What is no noise: the step's size, rounding, and jumps that no draw has met."""
+        """Systematic errors: the step's size, rounding, and jumps that no draw has met."""
         rare = float(np.std(draws.value)) * self._unseen(n) / step
         return self._change(draws, k) + self._rounding(draws, step) + rare
 
     def _better(self, draws: Draws, steps: np.ndarray) -> np.ndarray:
-        """Smaller steps where their size stands against the power, larger ones for less noise."""
+        """Smaller steps where their size limits the power, larger ones for less noise."""
         goal = self.effect * self._size(draws) / 4
         new = steps.copy()
         for k, h in enumerate(steps):
@@ -239,7 +239,7 @@ class Search:
             )
         if size == 0 or reach > 1e3:
             return "no power", (
-                "the gradient cannot be told from zero, so nothing sets a scale: arguments at "
+                "the gradient cannot be told from zero, so there is no scale: arguments at "
                 "which it is larger, or more draws"
             )
         worst = max(rows[1:], key=lambda r: r.error + r.allowance)

@@ -1,4 +1,4 @@
-"""What `expectation` will do with an objective: its choices, its cost terms, its flaws."""
+"""`check`: the choices, cost terms and problems of an objective."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from ppgen._reports.cost_tree import CostTerm, cost_terms
 from ppgen._reports.report import ChoiceRow, Report, TermRow
 from ppgen._reports.table import file_and_line, joined
 from ppgen._staging.primitives import ChoiceSpec
+from ppgen._tracebacks import boundary
 from ppgen._user_lines import is_library
 from ppgen.errors import PpgenError
 
@@ -30,9 +31,9 @@ from ppgen.errors import PpgenError
 def check(f: Callable[..., Any], *, draws: int = 1, has_aux: bool = False) -> Callable[..., Report]:
     """Report what `expectation` will do with an objective, without running anything.
 
-    Which random choices it makes and with which gradient estimators, into which additive terms its
-    cost falls, which choice each term depends on (only those weigh it), which discontinuities the
-    reparameterised choices reach, and what holds of the derivatives.
+    It lists the random choices and their gradient estimators, the additive terms of the cost, the
+    choices on which each term depends (only their scores multiply it), the discontinuities that
+    reparameterised choices reach, and to which order derivatives are unbiased.
 
     Args:
         f: the objective, as `expectation` takes it.
@@ -59,6 +60,7 @@ def check(f: Callable[..., Any], *, draws: int = 1, has_aux: bool = False) -> Ca
         [('b',), ('b', 'x')]
     """
 
+    @boundary
     def run(*args: Any, **kwargs: Any) -> Report:
         report = _report(f, args, kwargs, draws, has_aux)
         print(report)
@@ -94,7 +96,7 @@ def _report(f: Callable, args: tuple, kwargs: dict, draws: int, has_aux: bool) -
         )
         found.append(Report(title, tuple(rows), terms, jumps, "", True, picks))
         if not jumps:
-            # What only the evaluation finds: joint supports too large, estimators that fail.
+            # Errors that only the evaluation finds: joint supports too large, estimators that fail.
             key = jax.eval_shape(lambda: jax.random.key(0))
             jax.eval_shape(lambda key: prepared.run(key, None), key)
         verdict, ok = _verdict(analysis, rows, jumps)
@@ -122,7 +124,7 @@ def _title(f: Callable) -> str:
 
 
 def _choices(jaxpr: Any, analysis: Analysis) -> tuple[list[ChoiceRow], dict[_jax.Var, int]]:
-    """The choices, weighted ones first numbered as the analysis does, and what depends on which.
+    """The choices, in the analysis's numbering (weighted ones first), and what depends on which.
 
     Returns:
         The rows, and for each top-level variable the bit set of rows that it depends on.
@@ -181,7 +183,7 @@ def _row(name, family, shape, event, estimator, default, where, together) -> Cho
 
 
 def _terms(jaxpr: Any, analysis: Analysis, rows: list[ChoiceRow], reach: dict) -> list[TermRow]:
-    """The terms; what one expression of the user's contributes in several parts is one row."""
+    """The terms; parts that come from one expression of the user share a row."""
     merged: dict[tuple, TermRow] = {}
     for term in cost_terms(jaxpr, analysis, reach):
         row = _term(term, analysis, rows, reach)

@@ -1,7 +1,7 @@
-"""The additive terms of a cost as a user thinks of them, for reports.
+"""The additive terms of a cost, for reports.
 
 `_analysis.cost_terms` splits a cost as far as that separates influences. Here it is split as far as
-it is a sum: down to log densities, which have the name of their site, and to what is not linear.
+it is a sum: down to log densities, named after their sites, and to nonlinear parts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class CostTerm:
         name: `log p(site)` for a log density, the name of a choice, else empty.
         where: the user's line of a log density or choice.
         equation: what computes it.
-        inside: names of the log densities that it is a function of, if it is not one.
+        inside: names of the log densities of which it is a function, if it is not one itself.
     """
 
     variable: Any
@@ -101,7 +101,7 @@ def _parts(eqn: _jax.Eqn, reach: Mapping[_jax.Var, int]) -> list[tuple[Any, int]
         return [(v, -1) for v in variables] or None
     moving = [v in variables and bool(reach.get(v)) for v in eqn.invars]
     if name in BILINEAR and not any(moving):
-        # A product of nothing random is one of the only factor that is no constant.
+        # A product with a single factor that is not constant.
         moving = [v in variables for v in eqn.invars]
     if not is_linear(eqn, moving):
         return None

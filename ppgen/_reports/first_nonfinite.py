@@ -1,4 +1,4 @@
-"""Where a computation stops to be finite: the first operation, its site, and its operands."""
+"""`first_nonfinite`: the first operation with a result that is not finite."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ppgen import _jax
 from ppgen._interpret import interpret
 from ppgen._lowering.lower import CUSTOM, REMATS
 from ppgen._staging.primitives import CALLS, DENSITY_SCOPE, SAMPLER_SCOPE, SITE_SCOPE
+from ppgen._tracebacks import boundary
 from ppgen._user_lines import is_library
 
 _INLINED = CALLS | CUSTOM | REMATS
@@ -27,13 +28,13 @@ class NonFinite(NamedTuple):
         result: "nan", "inf" or "-inf".
         site: the name of the site whose draw or density it is part of, where there is one.
         part: "draw" or "density" of the site, else "".
-        where: the user's file and line, where known; the path of an argument.
-        source: what is written there.
+        where: the user's file and line, if known; or the path of an argument.
+        source: the source code there.
         operands: the smallest and the largest number in each floating-point operand.
         step: for an operation in a loop, in which of its iterations; loops within loops have one
             number each.
         outputs: paths of the outputs of the function that are not finite.
-        then: where it is an infinity that becomes `nan` later on, the operation that does that.
+        then: for an infinity that later becomes `nan`, the operation that makes it so.
     """
 
     operation: str
@@ -64,10 +65,10 @@ class NonFinite(NamedTuple):
 
 
 def first_nonfinite(f: Callable[..., Any]) -> Callable[..., NonFinite | None]:
-    """Find what makes a result that is not finite.
+    """Find the operation that first makes a result infinite or NaN.
 
-    The function is run operation by operation, so this takes its time. Infinities that do not
-    reach a result, as behind a `jnp.where`, are not blamed.
+    The function is run operation by operation, which is slow. Infinities that do not reach a
+    result, as behind a `jnp.where`, are ignored.
 
     Args:
         f: any JAX function, such as `jax.grad(ppgen.expectation(objective), argnums=1)`.
@@ -75,8 +76,8 @@ def first_nonfinite(f: Callable[..., Any]) -> Callable[..., NonFinite | None]:
     Returns:
         `(*args) -> NonFinite`, or `None` if all results are finite. It names the first operation
         whose operands are finite and whose result is not, among those that the result
-        depends on. Compiled as one, the function may round otherwise; so this too may be `None`
-        where a number is close to the largest one.
+        depends on. A compiled function may round differently, so the result may also be `None` if a
+        number is close to overflow.
 
     Example:
         >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist, ppgen
@@ -91,6 +92,7 @@ def first_nonfinite(f: Callable[..., Any]) -> Callable[..., NonFinite | None]:
         ('sub', 'nan')
     """
 
+    @boundary
     def run(*args: Any) -> NonFinite | None:
         jaxpr, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
         tape = _Tape()
@@ -114,10 +116,11 @@ class _Entry(NamedTuple):
     ins: list[int]
     outs: list[int]
     scopes: tuple[str, ...]
+    line: _jax.Eqn  # whose line is the user's
 
 
 class _Tape:
-    """A computation as it was carried out: values by number, and the equations between them."""
+    """A record of a computation: values by number, and the equations between them."""
 
     def __init__(self) -> None:
         self.values: list[Any] = []
@@ -134,19 +137,27 @@ class _Tape:
         self.literals.add(i)
         return i
 
-    def run(self, jaxpr: Any, inputs: Sequence[int], scopes: tuple[str, ...] = ()) -> list[int]:
-        """Carry out a jaxpr, calls inlined."""
+    def run(
+        self,
+        jaxpr: Any,
+        inputs: Sequence[int],
+        scopes: tuple[str, ...] = (),
+        caller: _jax.Eqn | None = None,
+    ) -> list[int]:
+        """Evaluate a jaxpr, calls inlined; lines are the `caller`'s, if there is one."""
 
         def equation(eqn: _jax.Eqn, ins: list[int]) -> list[int]:
             within = (*scopes, *_jax.scopes(eqn))
             name = eqn.primitive.name
             if name in _INLINED:
-                return self.run(_jax.subjaxprs(eqn)[0], ins, within)
+                # What is kept and called again has the lines of its first caller.
+                line = caller or (eqn if _jax.calls_jax(eqn) else None)
+                return self.run(_jax.subjaxprs(eqn)[0], ins, within, line)
             if name == "cond":
                 branch = eqn.params["branches"][int(self.values[ins[0]])]
-                return self.run(branch, ins[1:], within)
+                return self.run(branch, ins[1:], within, caller)
             outs = [self.new(x) for x in _jax.bind(eqn, [self.values[i] for i in ins])]
-            self.made_by.update(dict.fromkeys(outs, _Entry(eqn, ins, outs, within)))
+            self.made_by.update(dict.fromkeys(outs, _Entry(eqn, ins, outs, within, caller or eqn)))
             return outs
 
         consts = map(self.literal, _jax.open_jaxpr(jaxpr)[1])
@@ -155,19 +166,19 @@ class _Tape:
         )
 
     def kind(self, i: int) -> str:
-        """What is in a value: "nan", else "inf" or "-inf", else ""."""
+        """The kind of a value: "nan", else "inf" or "-inf", else ""."""
         if i not in self._kinds:
             self._kinds[i] = _kind(self.values[i])
         return self._kinds[i]
 
     def search(self, outs: Sequence[int]) -> NonFinite | None:
-        """What the values `outs` come from, as far as they are not finite; `None` if they are."""
+        """The origin of the values in `outs` that are not finite; `None` if all are finite."""
         nan = self._birth(outs, ("nan",))
         if nan is None:
             infinite = self._birth(outs, _INFINITE)
             return None if infinite is None else self._report(infinite, _INFINITE)
         report = self._report(nan, ("nan",))
-        # What makes `nan` of an infinity is often innocent: 0 * inf, inf - inf.
+        # The operation that turns an infinity into `nan` is often correct: 0 * inf, inf - inf.
         made = self.made_by.get(nan)
         infinite = None if made is None else self._birth(made.ins, _INFINITE)
         if infinite is None or report.then is not None:
@@ -228,7 +239,7 @@ class _Tape:
             found = _in_loop(entry.eqn, operands, kinds)
             if found is not None:
                 return found
-        where, source = _jax.user_source(entry.eqn, is_library)
+        where, source = _jax.user_source(entry.line, is_library)
         sites = [s.removeprefix(SITE_SCOPE) for s in entry.scopes if s.startswith(SITE_SCOPE)]
         parts = [_PARTS[s] for s in entry.scopes if s in _PARTS]
         return NonFinite(
@@ -293,7 +304,7 @@ def _is_inexact(x: Any) -> bool:
 
 
 def _kind(x: Any) -> str:
-    """What is in an array: "nan", else "inf" or "-inf", else ""."""
+    """The kind of an array: "nan", else "inf" or "-inf", else ""."""
     if not _is_inexact(x):
         return ""
     x = np.asarray(x)

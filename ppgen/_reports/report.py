@@ -12,12 +12,12 @@ class ChoiceRow:
     """A random choice of an objective.
 
     Attributes:
-        name: the site's name, or what `draw` was given as one.
+        name: the site's name, or the name given to `draw`.
         family: the class of its distribution.
         batch: its batch shape: loops, `vmap` lanes and plates included.
         event: its event shape.
         estimator: the class of its gradient estimator.
-        default: whether nobody chose that estimator.
+        default: whether that estimator is the default.
         where: the user's file and line.
         together: whether a branch or loop makes it, so that it is weighted together with others.
     """
@@ -54,14 +54,14 @@ class TermRow:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `check` found; printing it shows the tables.
+    """The report of `check`; printing it shows the tables.
 
     Attributes:
         title: the objective's name, file and line.
         choices: its random choices, in the order in which they are made.
         terms: the additive terms of its cost.
-        discontinuities: what reparameterised choices reach, and where, in words.
-        verdict: in a line, what holds of its derivatives.
+        discontinuities: the discontinuities that reparameterised choices reach, in words.
+        verdict: what holds for its derivatives, in one line.
         ok: whether `expectation` accepts it.
         picks: what "auto" picked, and why, in words.
     """

@@ -1,4 +1,4 @@
-"""Slopes of an objective from its values, beside the derivatives that are to be those slopes.
+"""Slopes of an objective from its values, with the derivatives to compare with them.
 
 Nothing here differentiates a value: a slope is a central difference of runs of the program.
 """
@@ -25,7 +25,7 @@ class Draws(NamedTuple):
     Attributes:
         estimate: derivative of the estimator along the direction.
         slope: slope of the value along it, without its error of the second order in the step.
-        change: what halving the step changed in the slope.
+        change: the change of the slope by halving the step.
         estimated: value of the estimator; `(draws,)`.
         value: value of a run of the program; `(draws,)`.
         square: squared norm of the gradient; `(draws,)`.
@@ -60,7 +60,7 @@ class Slopes:
         count: how many directions there are.
         batch: how many draws one call makes.
         eps: relative rounding error of a value.
-        resolved: the least step at which every argument still moves as it should, by direction.
+        resolved: the smallest step that rounding of the arguments still resolves, by direction.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Slopes:
 
 
 class _Rebuilt(NamedTuple):
-    """Calls a function of arguments of which some numbers are apart from the rest."""
+    """Calls a function whose varied arguments are kept apart from the others."""
 
     treedef: Any
     moves: tuple[bool, ...]
@@ -209,7 +209,7 @@ def _batch(
         estimated, gradient = jax.value_and_grad(lambda t: estimator(key, t, still))(theta)
 
         def along(k: Array, step: Array) -> Array:
-            # By how much the arguments did move, after rounding.
+            # The actual steps of the arguments, after rounding.
             total = jnp.zeros(())
             for part, weight in ((1.0, -1 / 3), (0.5, 4 / 3)):
                 up, down = moved(k, part * step), moved(k, -part * step)

@@ -19,12 +19,12 @@ def table(
     what: str,
     right: Collection[int] = (),
 ) -> list[str]:
-    """Lines of an aligned table; what does not fit is shortened, the last column is wrapped.
+    """Lines of an aligned table; long cells are shortened, the last column is wrapped.
 
     Args:
         header: titles of the columns.
         rows: the cells.
-        what: what the rows are, for the line that stands for those left out.
+        what: what the rows are called, for the line in place of rows that are left out.
         right: positions of the columns that are aligned on the right, as numbers are.
     """
     left_out = len(rows) - _ROWS
@@ -45,7 +45,7 @@ def table(
 
 
 def _fitted(widths: list[int]) -> list[int]:
-    """Take from the widest columns what is too much."""
+    """Shrink the widest columns until the table fits."""
     widths = list(widths)
     while sum(widths) + _GAP * (len(widths) - 1) > WIDTH and max(widths) > _LEAST:
         widths[widths.index(max(widths))] -= 1

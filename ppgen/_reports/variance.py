@@ -1,4 +1,4 @@
-"""The variance of gradient estimators on the user's own objective, measured."""
+"""Measured variance of gradient estimators on the user's objective."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ppgen import _jax
 from ppgen._expectation import expectation
+from ppgen._keys import first_key
 from ppgen._programs.with_estimators import with_estimators
 from ppgen._reports.table import table, wrapped
+from ppgen._tracebacks import boundary
 from ppgen.errors import EstimatorError, PpgenError, SiteError
 from ppgen.estimators import AbstractEstimator
 
 Choice = Any
-"""An estimator for all sites, estimators by site, `"auto"`, or `None` for what the program says."""
+"""An estimator for all sites, estimators by site, `"auto"`, or `None` for the program's own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """How one choice of estimators did.
+    """The measurements of one choice of estimators.
 
     Attributes:
-        label: what it is called.
-        variance: of the gradient, summed over its entries; `nan` where it was refused.
-        error: the standard error of that.
+        label: its name.
+        variance: the variance of the gradient, summed over its entries; `nan` if it was refused.
+        error: the standard error of the variance.
         seconds: median time of one gradient, compiled, in a loop with the other candidates.
         flops: compiled floating-point operations of one gradient; XLA counts the body of a loop
             once, however often it runs.
@@ -54,7 +55,7 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class VarianceReport:
-    """What `variance` measured; printing it shows a table, best product first.
+    """The report of `variance`; printing it shows a table, the best product first.
 
     Attributes:
         candidates: in the order in which they were given.
@@ -140,17 +141,17 @@ def variance(
     repetitions: int = 30,
     allow_biased: bool = False,
 ) -> Callable[..., VarianceReport]:
-    """Measure what candidate estimators give on an objective, so that the choice is not a guess.
+    """Measure the variance and the time of candidate estimators on an objective.
 
     Args:
         f: the objective, as `ppgen.expectation` takes it.
         estimators: the candidates: each an estimator (for all sites), a mapping as
-            `with_estimators` takes it, `"auto"`, or `None` for what the program itself says.
-            As a mapping, with labels.
+            `with_estimators` takes it, `"auto"`, or `None` for the program's own estimators. A
+            mapping of candidates gives them labels.
         draws: as `ppgen.expectation` takes it.
         samples: how many gradients the variance is estimated from.
         repetitions: how many times a gradient is timed.
-        allow_biased: as `ppgen.expectation` takes it. The variance says nothing of a bias.
+        allow_biased: as `ppgen.expectation` takes it. The variance does not show a bias.
 
     Raises:
         SiteError: a name or glob of a candidate that matches no site of the objective.
@@ -171,8 +172,9 @@ def variance(
     if not isinstance(estimators, Mapping):
         estimators = {_label(choice): choice for choice in estimators}
 
+    @boundary
     def measure(key: Array, *args: Any) -> VarianceReport:
-        key = _jax.typed_key(key)
+        key = first_key(key, args, name="ppgen.variance(f, estimators)")
         args = jax.tree.map(lambda x: jnp.asarray(x, float) if type(x) is float else x, args)
         moving, still = eqx.partition(args, eqx.is_inexact_array)
         found: dict[str, Any] = {}
@@ -186,7 +188,7 @@ def variance(
             except PpgenError as error:
                 if isinstance(choice, Mapping) and error.site in choice:
                     if isinstance(error, SiteError):
-                        raise  # A misspelt name is a mistake of the caller, no property of it.
+                        raise  # A misspelt name is a mistake of the caller.
                 refused[label] = str(error)
                 continue
             spread = jax.jit(
@@ -223,7 +225,7 @@ def _label(choice: Choice) -> str:
 
 
 def _short(estimator: Any) -> str:
-    """The estimator as one writes it: the class and what is not by default."""
+    """The estimator in short: its class and the options that differ from their defaults."""
     given = []
     for field in dataclasses.fields(estimator):
         value = getattr(estimator, field.name)

@@ -1,9 +1,8 @@
-"""The score of a distribution, where it tells the whole derivative of an expectation.
+"""The score of a distribution, and checks that it gives the whole derivative of an expectation.
 
-As a bound of the support moves, values come and go. The derivative of an expectation has a term for
-that (Leibniz), which the derivative of a log density does not see: `moving_ends` has what is done
-about it. Likewise where a log density has a kink that moves: its second derivative has an atom
-there, which no sample ever meets.
+If a bound of the support moves, the derivative of an expectation has a boundary term (Leibniz),
+which the derivative of the log density misses: `moving_ends` handles that. If a log density has a
+kink that moves, its second derivative has an atom there, which samples miss.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ def log_density_for_score(d: Distribution, value: Array) -> Array:
     """The log density (in nats) of a frozen value, `(*batch)`, to be differentiated.
 
     Raises:
-        DerivativeError: when it is differentiated by a bound of the support, or twice by the
-            location of a kink.
+        DerivativeError: when it is differentiated with respect to a bound of the support, or twice
+            with respect to the location of a kink.
     """
     return log_prob(rebuilt(_with_fixed_support(d), _with_fixed_kink), value)
 
@@ -43,8 +42,9 @@ def _with_fixed_support(d: Distribution) -> Distribution:
     def fixed(x: Any) -> Any:
         return without_derivative(
             x,
-            f"the score of {name} was differentiated by a bound of its support: it misses what "
-            "comes and goes there",
+            f"the score of {name} was differentiated with respect to a bound of its support: it "
+            "misses the "
+            "boundary term",
             _instead(d),
         )
 
@@ -64,15 +64,15 @@ def _instead(d: Distribution) -> str:
 
 
 def _with_fixed_kink(x: Any) -> Any:
-    """What has a kink at its location, which must not be differentiated twice."""
+    """A family with a kink at its location, which must not be differentiated twice."""
     if not (family(x).kinked and is_real_array(x.loc)):
         return x
     copy = object.__new__(type(x))
     vars(copy).update(vars(x))
     copy.loc = without_second_derivative(
         x.loc,
-        f"the score of {type(x).__name__} was differentiated twice by its location: its log "
-        "density has a kink there, whose second derivative no sample meets",
+        f"the score of {type(x).__name__} was differentiated twice with respect to its location: "
+        "its log density has a kink there, whose second derivative no sample meets",
         "Reparameterize() at this site, or first derivatives",
     )
     return copy

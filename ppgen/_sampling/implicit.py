@@ -28,7 +28,7 @@ from ppgen.densities import log_prob
 def implicit(
     x: Array, cdf: Callable[..., Array], log_density: Callable[..., Array], *parameters: Array
 ) -> Array:
-    r"""The sample `x`, moving with the parameters such that its quantile stays where it is.
+    r"""Make the sample `x` move with the parameters at fixed quantile.
 
     .. math:: \frac{dx}{d\theta} = -\frac{\partial F(x; \theta) / \partial\theta}{p(x; \theta)}
 
@@ -58,7 +58,7 @@ _implicit_p = _jax.define_follower("implicit", _follow)
 
 
 def differentiable_sample(key: Array, d: Distribution, *, around: bool = False) -> Array:
-    """`d.sample(key)`, differentiable by all parameters, also where NumPyro's sampler is not.
+    """`d.sample(key)`, differentiable in all parameters, even if NumPyro's sampler is not.
 
     Args:
         key: randomness.

@@ -1,4 +1,4 @@
-"""What the runs of `expectation(..., draws=K)` know of each other."""
+"""The coupling of the runs of `expectation(..., draws=K)`."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def coupling(key: Array) -> Coupling:
 
 
 def common_step(step: Array) -> Array:
-    """The step of a `while_loop` that the draws still in it are at, from that of each of them.
+    """The step of a `while_loop` that is common to the draws still in it.
 
-    Draws leave the loop one by one, and the counter of one that left stands still. What the others
-    share must not be derived from it, or they would get the same randomness in each step from then
-    on.
+    Draws leave the loop one by one, and the counter of one that left stands still. Randomness
+    shared by the others must not be derived from that counter, or it would be the same in all later
+    steps.
     """
     draws = current().draws
     return step if draws is None else jax.lax.pmax(step, draws[0])

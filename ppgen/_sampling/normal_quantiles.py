@@ -33,7 +33,8 @@ def _lower_quantile(log_p: Array) -> Array:
     def closer(_: Any, x: Array) -> Array:
         return x - (log_ndtr(x) - target) * jnp.exp(-log_inverse_mills(x))
 
-    # From further out than the quantile. (A loop: XLA takes minutes to fuse what is written out.)
+    # Start from further out than the quantile. (In a loop, because XLA takes minutes to fuse the
+    # unrolled steps.)
     x = jax.lax.fori_loop(0, _STEPS, closer, -jnp.sqrt(-2 * target))
     return implicit(x, _excess, _log_slope, log_p)
 

@@ -38,7 +38,7 @@ def from_uniforms(d: Any, u: Array) -> Array:
     """The sample of `d` whose quantiles are `u`, in the open unit interval.
 
     It has the distribution `d` if `u` is uniform, increases in `u` where `d` is scalar, and is
-    differentiable by the parameters where `d` is continuous.
+    differentiable in the parameters where `d` is continuous.
     """
     icdf = family(d).icdf
     if not isinstance(icdf, str):

@@ -18,7 +18,7 @@ from ppgen._sampling.normal_quantiles import ndtri_of_logs
 
 
 def with_tails(d: Distribution) -> Distribution:
-    """`d`, with the samplers replaced that lose the tails, or what derivatives need.
+    """`d`, with samplers that are accurate in the tails and have the derivatives that are needed.
 
     NumPyro's of truncated distributions are quantiles of a probability, which in single precision
     is one at 5.4 standard deviations and zero at -13: infinity is drawn there. For those of Gamma

@@ -26,14 +26,14 @@ def von_mises_log_prob(angle: ArrayLike, concentration: ArrayLike) -> Array:
 def von_mises_cdf(angle: ArrayLike, concentration: ArrayLike) -> Array:
     """The mass between the mode and `angle` (in radians), which increases by 1 with every turn.
 
-    By Gauss-Legendre quadrature of the density from the mode, so that JAX's derivatives, by the
-    angle and by the concentration and of any order, are those of the quadrature and just as
-    accurate: within 1e-12 in double precision for concentrations up to 1e4.
+    By Gauss-Legendre quadrature of the density from the mode, so that JAX's derivatives in the
+    angle and the concentration, of any order, are those of the quadrature and just as accurate:
+    within 1e-12 in double precision for concentrations up to 1e4.
 
     References:
         Hill, *Algorithm 518: Incomplete Bessel Function I0. The von Mises Distribution*, ACM
         Transactions on Mathematical Software 3, 1977 (a series and a normal approximation, where
-        the derivative by the concentration needs a rule of its own).
+        the derivative with respect to the concentration needs its own rule).
     """
     angle = jnp.asarray(angle)
     turns = jax.lax.stop_gradient(jnp.round(angle / (2 * math.pi)))

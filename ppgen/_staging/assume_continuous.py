@@ -1,4 +1,4 @@
-"""Taking the word of a program's author that a jump does not matter."""
+"""`assume_continuous`: an override for discontinuities that do not matter."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from ppgen._staging.primitives import assume_continuous_p
 
 
 def assume_continuous(value: Any) -> Any:
-    """`value`, whose jumps `ppgen.expectation` is not to look for: the override at the place.
+    """Exempt a value from the check for discontinuities of `ppgen.expectation`.
 
-    `ppgen.expectation` refuses an objective in which something that is random and that a derivative
-    flows into meets a jump (a comparison, an index, a rounding), because the gradient would miss
-    what the jump contributes. Some jumps contribute nothing: those that another part of the
-    objective makes up for, or that happen with probability zero. Nobody checks that this is so:
-    where it is not, the gradient is *biased*, silently.
+    `ppgen.expectation` refuses an objective in which a random value with a derivative reaches a
+    discontinuous operation (a comparison, an index, a rounding), because the gradient would miss
+    the contribution of its jumps. Some jumps contribute nothing: those that another part of the
+    objective compensates, or that happen with probability zero. This is not checked: if it does not
+    hold, the gradient is silently *biased*.
 
-    `Reparameterize(assume_smooth=True)` says the same of all that a choice reaches.
+    `Reparameterize(assume_smooth=True)` does the same for everything that a choice reaches.
 
     Args:
-        value: an array, or a pytree of arrays: what the jump gives, or what it is given.
+        value: an array, or a pytree of arrays: the result of the discontinuous operation, or its
+            operand.
 
     Returns:
         The same value, with the same derivative.
 
     Example:
-        A sign that is multiplied with what changes it: the absolute value.
+        The product of a number and its sign is continuous: the absolute value.
 
         >>> import jax, jax.numpy as jnp, numpyro.distributions as dist, ppgen
         >>> def cost(loc):

@@ -18,6 +18,7 @@ from ppgen._distributions.rebuild import flatten
 from ppgen._distributions.sample_shape import sample_shape
 from ppgen._distributions.supports import range_of
 from ppgen._distributions.wrappers import (
+    is_discrete,
     plain,
     split_event,
     without_masks,
@@ -41,13 +42,13 @@ from ppgen.estimators._reparameterize import Reparameterize
 from ppgen.estimators._score_function import ScoreFunction
 
 staging_frames: set[Any] = set()
-"""Code whose frames begin a staging, which is a boundary for loops: see `in_loop`."""
+"""Code whose frames begin a staging, the boundary for `in_loop`."""
 
 _DEFAULTS = (Reparameterize(), ScoreFunction())
 
 
 def fresh_key(where: str | None = None) -> Array:
-    """A typed PRNG key that nothing else in the program gets."""
+    """A fresh typed PRNG key, unique in the program."""
     dtype = _key_dtype(_jax.default_key_type())
     return fresh_key_p.bind(lanes=(), dtype=dtype, looped=in_loop(), where=where or user_line())
 
@@ -65,7 +66,7 @@ def in_loop() -> bool:
 
 def estimator_for(dist: Distribution, asked: Any, *, name: str, where: str) -> AbstractEstimator:
     """The estimator of a site: chosen by name, by the site itself, or by default; checked."""
-    # Each rule hears of the site, so that it knows in the end which of its names are nowhere.
+    # Each rule is told of the site, so that it can report names that match no site.
     found = [rule(name) for rule in current().estimators]
     asked = next((each for each in found if each is not None), asked)
     if asked is None:
@@ -91,7 +92,7 @@ def estimator_for(dist: Distribution, asked: Any, *, name: str, where: str) -> A
             else None,
         )
     if not asked.differentiable and is_point_mass(dist):
-        # It is not random: nothing but its value tells of it, and that tells all.
+        # A point mass is not random: its value carries the whole derivative.
         return _DEFAULTS[0]
     return asked
 
@@ -107,15 +108,14 @@ def describe_choice(
     dist: Distribution, estimator: AbstractEstimator, *, name: str, where: str
 ) -> tuple[ChoiceSpec, list[Any], list[Any]]:
     """The static part of a choice and its operands: the distribution's and the estimator's."""
-    # A mask changes a density, never what is drawn nor with what probability.
+    # A mask changes the density only, not the draw.
     dist, reinterpreted = split_event(without_masks(dist))
     leaves, structure = flatten(dist)
     estimator_leaves, rebuild = split_arrays(estimator)
     sample = sample_shape(dist, leaves)
     has_sampler = sample is not None
     if sample is None:
-        discrete = getattr(dist.support, "is_discrete", False)
-        dtype = jnp.result_type(int if discrete else float)
+        dtype = jnp.result_type(int if is_discrete(dist) else float)
         sample = jax.ShapeDtypeStruct(dist.batch_shape + dist.event_shape, dtype)
     relaxed = estimator.relaxed and not jnp.issubdtype(sample.dtype, jnp.inexact)
     spec = ChoiceSpec(
@@ -134,6 +134,7 @@ def describe_choice(
         looped=in_loop(),
         has_sampler=has_sampler,
         point=is_point_mass(dist),
+        atomic=is_discrete(dist) and not relaxed,
         within=range_of(dist),
     )
     return spec, leaves, estimator_leaves
@@ -149,10 +150,10 @@ def bind_choice(spec: ChoiceSpec, lanes: Lanes, mapped: Mapped, operands: list[A
     """Make the choice: in place where its estimator is a differentiable sample."""
     if not spec.has_sampler:
         raise SiteError(
-            f"{spec.family} has a density and no sampler: nothing can draw this site",
+            f"{spec.family} has a density but no sampler, so this site cannot be drawn",
             site=spec.name,
             where=spec.where,
-            instead="a value that is given: by a guide (ppgen.inference.elbo), "
+            instead="a given value: by a guide (ppgen.inference.elbo), "
             "ppgen.log_density(program)(choices) or handlers.condition",
         )
     if not (spec.template.in_place and current().in_place):

@@ -1,4 +1,4 @@
-"""Choices whose density nobody asks for, in as many steps as they take."""
+"""Choices whose density is not needed, in one or more steps."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def _bind(spec: Any, operands: list[Any]) -> Array:
 def _of_parts(d: Distribution, estimator: AbstractEstimator, name: str, where: str) -> Array:
     """A mixture with a point mass: its component, and the value of that.
 
-    Between a point and an interval no density compares. So the component is a choice of its own,
-    and the value is where the point is, or drawn from what has a density.
+    A point mass and a density cannot be compared. So the component is a separate choice, and the
+    value is that of the point mass, or is drawn from the component with a density.
     """
     inner: Any = plain(d)
     if hasattr(inner, "transforms"):
@@ -58,7 +58,7 @@ def _of_parts(d: Distribution, estimator: AbstractEstimator, name: str, where: s
         return transformed_p.bind(jnp.asarray(point.v), x, *flatten(d)[0], within=range_of(d))
 
     def part(d: Distribution) -> Array:
-        # A point is not random: its value tells all of it.
+        # A point mass is not random: its value carries the whole derivative.
         own = Reparameterize() if is_point_mass(d) else estimator
         return choose(d, own, name=name, where=where)
 

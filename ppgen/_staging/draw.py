@@ -1,4 +1,4 @@
-"""One random choice straight in an objective: `ppgen.draw`."""
+"""`draw`: a random choice directly in an objective."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ppgen.estimators._base import AbstractEstimator
 
 
 def draw(dist: Any, *, name: str | None = None, grad: AbstractEstimator | None = None) -> Array:
-    """Draw one random choice straight in an objective.
+    """Draw a random choice directly in an objective.
 
     It is not a site: it enters no density and no `Trace`, only the expectation.
 
     Args:
         dist: a NumPyro distribution, or a Distrax one. Shapes as `dist.sample` gives them.
-        name: how reports, errors and `with_estimators` call it; by default its file and line.
+        name: its name in reports, errors and `with_estimators`; by default its file and line.
         grad: its gradient estimator; by default `Reparameterize()` where the distribution has a
             pathwise derivative, else `ScoreFunction()`.
 

@@ -1,7 +1,7 @@
 """Mutable state of programs (NumPyro's `mutable`): read from an argument, returned as a result.
 
-A program mutates its state in place while it is staged. What it leaves behind becomes an output of
-the staged program, and `with_state` gathers the outputs of all programs that its function runs.
+A program mutates its state in place while it is staged. The new state becomes an output of the
+staged program, and `with_state` gathers the outputs of all programs that its function runs.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from ppgen.errors import SiteError
 
 @contextlib.contextmanager
 def collecting_state(flag: bool = True) -> Iterator[dict[str, Any]]:
-    """Within, what programs do to their state is kept by site, or refused if not `flag`."""
+    """A context in which new state is collected by site, or refused if not `flag`."""
     found: dict[str, Any] = {}
     with settings(state=found if flag else None):
         yield found
 
 
 def is_state_kept() -> bool:
-    """Whether anybody asked for the state that a program leaves behind."""
+    """Whether the new state of programs is collected here."""
     return current().state is not None
 
 
 def keep_state(states: dict[str, Any]) -> None:
-    """Hand new values of mutable sites to who asked for them."""
+    """Add new values of mutable sites to the collected state."""
     found = current().state
     if found is None:
         return
@@ -43,18 +43,18 @@ def keep_state(states: dict[str, Any]) -> None:
                 "two runs of programs update the same state, and one update would be lost",
                 site=name,
                 where=user_line(),
-                instead="a name of its own for the state of each program, and an objective that "
+                instead="a separate name for the state of each program, and an objective that "
                 "runs each program once (elbo, iwelbo)",
             )
         found[name] = value
 
 
 def with_state(f: Callable[..., Any]) -> Callable[..., tuple[Any, dict[str, Any]]]:
-    """A function that runs programs with mutable state, together with the state they leave behind.
+    """Make a function that runs programs with mutable state return their new state too.
 
     `mutable` sites, and the modules that use them for running statistics or keys, get their
     state from the `params` of `functional`: `params | state`, with `state` from `init_state`. An
-    update is a result, never a side effect; where nobody asks for it, it is an error. State has no
+    update is a result, never a side effect; outside of `with_state` it is an error. State has no
     derivative.
 
     Args:
@@ -62,8 +62,8 @@ def with_state(f: Callable[..., Any]) -> Callable[..., tuple[Any, dict[str, Any]
 
     Returns:
         A function of the same arguments that returns `(f(*args), state)`, with `state` a dict by
-        site. Give it to `ppgen.expectation(..., has_aux=True)` or to `ppgen.seed`. Of several
-        particles the first one leaves its state.
+        site. Give it to `ppgen.expectation(..., has_aux=True)` or to `ppgen.seed`. With several
+        particles, the new state is that of the first.
 
     Raises:
         SiteError: two runs update the same state.

@@ -2,8 +2,8 @@
 
 The handlers around a scan act on the sites inside of it as they would in a loop of Python: a
 message of the body goes through the handlers within the body, then through those around the scan.
-What these hold for all steps (values, masks, scales) is looked up at the step: see `handler_at`.
-What a `trace` around the scan records is the stacked site, as in NumPyro.
+What these hold for all steps (values, masks, scales) is indexed by the step: see `handler_at`. A
+`trace` around the scan records the stacked site, as in NumPyro.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def inside(msg: dict) -> bool:
 
 
 def bind_control_flow(msg: dict, binder: Any) -> Any:
-    """What NumPyro expects of its `scan` or `cond`.
+    """Run NumPyro's `scan` or `cond` on plain `lax` control flow.
 
     Args:
         msg: the message.
@@ -220,7 +220,7 @@ class _Seen:
         return found
 
     def leave(self, arrays: dict[str, Any], outermost: Any, *, stacked: bool) -> None:
-        """The control flow is left: let the handlers around it see the site."""
+        """Report the site to the handlers around the control flow, at its end."""
         if stacked and "fn" in arrays:
             arrays = arrays | {"fn": promote_batch_shape(arrays["fn"])}
         self.msg = self.msg | arrays
@@ -242,7 +242,7 @@ def handler_at(handler: Any, steps: Sequence[Step], msg: dict) -> Any:
         msg: the message.
 
     Returns:
-        The handler, or one that holds what it holds at these steps; `None` if it does not act.
+        The handler, or a copy with its values at these steps; `None` if it does not act.
     """
     if isinstance(handler, seed):
         # Keys of a program are those of the whole, and one that is split would leave the loop.
@@ -281,7 +281,7 @@ def handler_at(handler: Any, steps: Sequence[Step], msg: dict) -> Any:
 
 
 def _value_at(value: Any, steps: Sequence[Step], site: dict) -> Any:
-    """What is given to a site: a series, of which it is this step's turn, or one value for all."""
+    """The value given to a site at a step: an element of a series, or one value for all steps."""
     kind = site["type"]
     if value is None or kind == "param":
         return value
@@ -290,7 +290,7 @@ def _value_at(value: Any, steps: Sequence[Step], site: dict) -> Any:
     elif kind == "plate":
         ndim = 1
     else:
-        return None  # As in NumPyro: what a step computes is not replaced.
+        return None  # As in NumPyro, values that a step computes are not replaced.
     shape = jnp.shape(value)
     lengths = tuple(length for _, length in reversed(steps))
     if len(shape) == ndim:
@@ -301,8 +301,8 @@ def _value_at(value: Any, steps: Sequence[Step], site: dict) -> Any:
             f"{' x '.join(map(str, lengths))}, which stacks its values along axis 0",
             site=site["name"],
             where=user_line(),
-            instead="a value for each step (or one without that axis, for all of them); to go on "
-            "where a shorter series ends, a second scan without values",
+            instead="a value for each step (or one without that axis, for all of them); to "
+            "continue after a shorter series, a second scan without values",
         )
     return _at(value, steps)
 
@@ -336,7 +336,7 @@ def _at(value: Any, steps: Sequence[Step]) -> Any:
 
 
 def condition_plate(msg: dict, binder: Any, hidden: bool) -> None:
-    """Give a plate the indices that `handlers.condition` has for it, which passes over plates."""
+    """Give a plate the indices of `handlers.condition`, which ignores plates."""
     name = msg["name"]
     reached = list(reversed(_PYRO_STACK[_PYRO_STACK.index(binder) + 1 :]))
     if hidden:

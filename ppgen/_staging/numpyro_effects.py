@@ -1,7 +1,7 @@
-"""NumPyro's effects as equations: what becomes of every message of a program that is being staged.
+"""NumPyro's effects as equations, made from the messages of a program that is being staged.
 
-The handler that does it stands outermost, because handlers run innermost first and everything the
-user wrote (plates, masks, conditioning) must come before it.
+The handler that makes them is the outermost one, because handlers run innermost first and
+everything the user wrote (plates, masks, conditioning) must come before it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from ppgen._distributions.edges import is_real_array, mixes_point_masses
 from ppgen._distributions.noninvertible import split_one_way
 from ppgen._distributions.rebuild import flatten
 from ppgen._distributions.supports import range_of, support_of
-from ppgen._distributions.wrappers import in_single_precision, split_event, split_mask
+from ppgen._distributions.wrappers import (
+    in_single_precision,
+    is_masked,
+    split_event,
+    split_mask,
+)
 from ppgen._settings import current
 from ppgen._staging.choice import describe_choice, estimator_for, fresh_key
 from ppgen._staging.choose import choose
@@ -54,7 +59,7 @@ def binding(params: str):
 
 
 class _Bind(Messenger):
-    """Turn each NumPyro message into the primitive that stands for it."""
+    """Turn each NumPyro message into its primitive."""
 
     def __init__(self, params: str) -> None:
         super().__init__(None)
@@ -94,7 +99,7 @@ class _Bind(Messenger):
         msg["ppgen"] = msg["stop"] = True
 
     def process_plate(self, msg: dict, hidden: bool) -> None:
-        """Its indices are drawn, unless they are given, or those of all of it."""
+        """Draw the indices of a plate, unless they are given or the plate is not subsampled."""
         size, subsample_size = msg["args"]
         if not inside(msg):
             condition_plate(msg, self, hidden)
@@ -129,7 +134,16 @@ def _bind_site(msg: dict, plate_scales: dict[str, float]) -> Array:
             masked(base), None, name=f"{name}_base", asked=asked, auxiliary=True, **common
         )
         dist, asked = masked(finish(x)), None
-    return bind_site(dist, given, name=name, asked=asked, auxiliary=auxiliary, **common)
+    substituted = given is not None and not msg["is_observed"]
+    return bind_site(
+        dist,
+        given,
+        name=name,
+        asked=asked,
+        auxiliary=auxiliary,
+        substituted=substituted,
+        **common,
+    )
 
 
 def _bind_hidden(msg: dict) -> Array:
@@ -146,11 +160,11 @@ def _bind_hidden(msg: dict) -> Array:
 
 
 def _check_density(dist: Distribution, name: str, where: str) -> None:
-    """Refuse a mixture with a point mass whose density does not tell all."""
+    """Refuse a mixture with a point mass whose density is not enough."""
     if mixes_point_masses(dist, lambda x: is_real_array(x) and isinstance(x, jax.core.Tracer)):
         raise EstimatorError(
-            "a mixture with a point mass has no density of its own: beside an interval none "
-            "compares, and one of points does not tell how they move",
+            "a mixture with a point mass has no density with respect to one measure, and that of "
+            "points does not show how they move",
             site=name,
             where=where,
             instead="the component as a site of its own, z = numpyro.sample('z', "
@@ -179,6 +193,7 @@ def bind_site(
     fixed: bool = False,
     hidden: bool = False,
     plates: tuple[Plate, ...] = (),
+    substituted: bool = False,
 ) -> Array:
     """Bind one site: its random choice, its density, its observed value, its mask and scale."""
     dist, mask = split_mask(dist)
@@ -214,6 +229,7 @@ def bind_site(
         observed=given is not None,
         has_mask=mask is not None,
         has_scale=scale is not None,
+        masked=mask is not None or is_masked(dist),
         auxiliary=auxiliary and not isinstance(dist, Unit),
         support=support_of(dist),
         within=range_of(dist),
@@ -221,6 +237,7 @@ def bind_site(
         fixed=fixed,
         hidden=hidden,
         before=first,
+        substituted=substituted,
     )
     operands = [*leaves, *rest]
     operands += [jnp.asarray(x) for x in (given, mask, scale) if x is not None]

@@ -1,11 +1,11 @@
 """The six primitives that a staged program is written in.
 
-- `fresh_key`: a PRNG key that nobody else gets.
+- `fresh_key`: a PRNG key that is unique in the program.
 - `random_choice`: a random choice whose estimator needs more than a differentiable sample.
 - `sample_site`: a NumPyro site of a program: latent or observed, with its mask and scale.
 - `estimated_program`: a program within another whose density is estimated.
 - `marker`: an identity that names a value for the soundness pass and the reports.
-- `assume_continuous`: an identity that says that no jump of a value matters.
+- `assume_continuous`: an identity that exempts a value from the check for discontinuities.
 - `transformed`: an identity in its first operand, which a distribution's transforms have made of
   the second and of their parameters, the others; how they did is not looked into.
 
@@ -29,10 +29,10 @@ from ppgen import _jax
 from ppgen.errors import DerivativeError, SiteError
 
 DENSITY_SCOPE, SAMPLER_SCOPE = "ppgen.log_prob", "ppgen.sample"
-"""Named scopes of what distributions compute, as opposed to what the user's program does."""
+"""Named scopes of computations of distributions, as opposed to those of the user's program."""
 
 SITE_SCOPE = "ppgen.site "
-"""What the name of a site follows in the named scope of its draw and of its density."""
+"""The prefix of a site's name in the named scopes of its draw and of its density."""
 
 Lanes = tuple[int, ...]
 Mapped = tuple[tuple[bool, ...], ...]
@@ -40,7 +40,7 @@ Mapped = tuple[tuple[bool, ...], ...]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ChoiceSpec:
-    """What is static about a random choice.
+    """Static facts about a random choice.
 
     Attributes:
         name: the site's name.
@@ -54,11 +54,12 @@ class ChoiceSpec:
         batch: batch shape of the distribution, without lanes.
         family: the distribution's class, for reports.
         event: how many trailing axes of a sample are event axes of the site, for reports.
-        default: whether nobody chose the estimator, for reports.
+        default: whether the estimator is the default one, for reports.
         looped: whether it was drawn in the body of a loop.
         point: whether it is a point mass, and so not random.
+        atomic: whether its values are counted, whichever type they have: it has no density.
         has_sampler: false where the distribution has only a density: its values are given.
-        within: between which numbers its values lie (`None`: one that is not known).
+        within: the range of its values (`None` for an unknown bound).
     """
 
     name: str
@@ -76,6 +77,7 @@ class ChoiceSpec:
     looped: bool = False
     has_sampler: bool = True
     point: bool = False
+    atomic: bool = False
     within: tuple[float | None, float | None] = (-math.inf, math.inf)
 
 
@@ -86,7 +88,7 @@ class Plate(NamedTuple):
         name: its name.
         dim: its axis among those of the site's log density, counted from the right: negative.
         size: how many elements of it are there.
-        scale: of how many elements each of them stands: more than one where it is subsampled.
+        scale: how many elements each of them represents: more than one if it is subsampled.
     """
 
     name: str
@@ -111,7 +113,7 @@ class Before(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SiteSpec:
-    """What is static about a site of a program.
+    """Static facts about a site of a program.
 
     The operands are the distribution's leaves, the estimator's, and then the observed value, the
     mask and the scale, each where there is one.
@@ -125,13 +127,16 @@ class SiteSpec:
         observed: whether the value is given.
         has_mask: whether a mask is the operand before the scale.
         has_scale: whether the last operand is a scale.
+        masked: whether there is a mask on its density: that operand, or one inside of `density`.
         auxiliary: whether the model may lack this site of a guide.
         support: the constraint that the values satisfy.
-        within: between which numbers the density is positive (`None`: one that is not known).
+        within: the range in which the density is positive (`None` for an unknown bound).
         plates: the plates around it, outermost first.
         fixed: whether it is the minibatch of a plate whose indices are given.
-        hidden: whether it is hidden by `handlers.block`, from all but values that are given.
+        hidden: whether it is hidden by `handlers.block`, except from given values.
         before: where the site draws and then transforms: the choice before that.
+        substituted: whether a handler gives the value of a latent site, as NumPyro's `log_density`
+            does of sites that were drawn elsewhere.
     """
 
     choice: ChoiceSpec
@@ -142,6 +147,7 @@ class SiteSpec:
     observed: bool
     has_mask: bool
     has_scale: bool
+    masked: bool
     auxiliary: bool
     support: Any
     plates: tuple[Plate, ...] = ()
@@ -149,13 +155,14 @@ class SiteSpec:
     hidden: bool = False
     within: tuple[float | None, float | None] = (-math.inf, math.inf)
     before: Before | None = None
+    substituted: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EstimatedSpec:
-    """What is static about a program whose density is estimated, as `marginal` makes one.
+    """Static facts about a program whose density is estimated, such as a `marginal`.
 
-    The results are the values of its sites, and then what the program returns.
+    The results are the values of its sites, followed by the outputs of the program.
 
     Attributes:
         name: its sites, joined: the name of its log density.

@@ -1,4 +1,4 @@
-"""Interpreting the sites of a staged program: give them values, collect values and densities."""
+"""Interpretation of the sites of a staged program: given values, collected densities."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from jax import Array
 from numpyro.distributions import Distribution
 
 from ppgen import _jax
-from ppgen._distributions.supports import shown
-from ppgen._distributions.wrappers import as_single_precision
+from ppgen._distributions.hidden_parameters import without_hidden_parameters
+from ppgen._distributions.wrappers import as_single_precision, without_masks
 from ppgen._interpret import interpret, needed
 from ppgen._sampling.log_scale import log_prob_on_scale
 from ppgen._staging.choice import bind_choice
@@ -31,14 +31,15 @@ from ppgen._staging.primitives import (
     over_lanes,
 )
 from ppgen._staging.transformed import bind_transformed
-from ppgen.densities import log_prob
+from ppgen._tracebacks import at_site
+from ppgen.densities import log_prob, masked_log_prob
 from ppgen.errors import ControlFlowError, SiteError
 
 ANYWHERE = (-math.inf, math.inf)
 
 
 class Sites(NamedTuple):
-    """What a run of a program produced, by site.
+    """The values and log densities of a run of a program, by site.
 
     Attributes:
         choices: the values of latent sites.
@@ -75,10 +76,10 @@ def has_sites(eqn: _jax.Eqn, *, hidden: bool = True) -> bool:
 
 
 def has_estimate(jaxpr: Any) -> bool:
-    """Whether a program does not know its density, but estimates it anew each time that it is run.
+    """Whether the density of a program is estimated anew in each run.
 
-    It does so if it has an estimated density inside, or if a density depends on a draw that is no
-    site: one more run has another one.
+    This is so if it has an estimated density inside, or if a density depends on a draw that is not
+    a site.
     """
     eqns = _jax.open_jaxpr(jaxpr)[0].eqns
     scored = [eqn for eqn in eqns if has_sites(eqn, hidden=False)]
@@ -94,7 +95,7 @@ def has_estimate(jaxpr: Any) -> bool:
 
 
 class Given(NamedTuple):
-    """What a program is run on.
+    """The given values of a run, and options.
 
     Attributes:
         values: values of latent sites; the others are drawn.
@@ -140,7 +141,7 @@ def run_sites(
 
 
 def check_determined(values: Sequence[Any], jaxpr: Any) -> None:
-    """Refuse to go on with a value that was integrated out."""
+    """Refuse to use a value that was integrated out."""
     if not any(v is None for v in values):
         return
     spec = next(
@@ -148,7 +149,7 @@ def check_determined(values: Sequence[Any], jaxpr: Any) -> None:
     )
     raise SiteError(
         "what this program returns depends on sites that it integrates out, which have no values "
-        "where its density is asked for",
+        "where its density is evaluated",
         site=spec.name,
         where=spec.where,
         instead="a return value that depends on kept sites only, or more names in `keep`",
@@ -209,24 +210,29 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
     def own_density(operands, value, drawn):
         if drawn:
             return drawn[0]
-        dist = spec.density.build(operands[: spec.num_leaves])
+        dist = without_masks(spec.density.build(operands[: spec.num_leaves]))
         if finer is not None:
             return log_prob_on_scale(dist, value)
         return log_prob(dist, as_single_precision(value))
 
     def density(_, operands, value, *drawn):
         rest = operands[spec.num_leaves :]
-        if spec.has_mask and finer is None:
-            value = shown(spec.density.build(operands[: spec.num_leaves]), value, rest[0])
-        logp = own_density(operands, value, drawn)
-        if spec.has_mask:
-            logp = jnp.where(rest[0], logp, jnp.zeros((), logp.dtype))
+        dist = spec.density.build(operands[: spec.num_leaves])
+        if drawn or finer is not None:
+            if spec.has_mask and not drawn:
+                dist = without_hidden_parameters(dist, rest[0])
+            logp = drawn[0] if drawn else log_prob_on_scale(dist, value)
+            logp = jnp.where(rest[0], logp, jnp.zeros((), logp.dtype)) if spec.has_mask else logp
+        elif spec.has_mask:
+            logp = masked_log_prob(dist, as_single_precision(value), rest[0])
+        else:
+            logp = log_prob(dist, as_single_precision(value))
         return logp * rest[-1] if spec.has_scale else logp
 
     if latent and name in given.unscored:
-        if not (spec.has_mask or spec.has_scale):
+        if not (spec.masked or spec.has_scale):
             return [value], Sites(choices, {})
-        # A mask or a scale is no part of what the site was drawn from.
+        # A mask or a scale is not part of the distribution of the draw.
         scaled = density
 
         def density(_, operands, value, *drawn):
@@ -237,7 +243,8 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
         # The density jumps to zero at the end of its support.
         scored = mark(value, "scored", name, where, within=spec.within)
     own = [*range(spec.num_leaves), *range(end, len(operands))]
-    with jax.named_scope(SITE_SCOPE + name), jax.named_scope(DENSITY_SCOPE):
+    scopes = jax.named_scope(SITE_SCOPE + name), jax.named_scope(DENSITY_SCOPE)
+    with scopes[0], scopes[1], at_site(name, where):
         logp = over_lanes(
             density,
             lanes,
@@ -253,7 +260,7 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
 
 
 def _check_minibatch(value: Any, given: Any, spec: SiteSpec) -> None:
-    """Refuse another minibatch than the one that the program is given, where both are known."""
+    """Refuse a minibatch that differs from the given one, where both are known."""
     if isinstance(value, jax.core.Tracer) or isinstance(given, jax.core.Tracer):
         return
     if not np.array_equal(value, given):

@@ -18,11 +18,11 @@ from ppgen._staging.choice import staging_frames
 from ppgen._staging.mutable_state import collecting_state
 from ppgen._staging.numpyro_effects import binding
 from ppgen._staging.primitives import CALLS, RANDOM
-from ppgen.errors import ControlFlowError
+from ppgen.errors import ControlFlowError, SiteError
 
 
 class Staged(NamedTuple):
-    """A program as a jaxpr: what it closes over are constants.
+    """A program as a jaxpr, whose closed-over arrays are constants.
 
     Attributes:
         jaxpr: the closed jaxpr.
@@ -53,8 +53,8 @@ def stage(
         in_place: stage pathwise choices as the computation of a differentiable sample; otherwise
             every choice is a `random_choice` equation.
         params: "error", or "init" to let `numpyro.param` give its initial value.
-        recorded: whether densities will be asked of the jaxpr; otherwise it is only to be run, and
-            a program whose density is estimated is its sampler.
+        recorded: whether densities will be needed; otherwise the jaxpr is only run, and a program
+            whose density is estimated is replaced by its sampler.
         state: whether the program may have mutable state, which becomes an output of the jaxpr.
     """
     returned = []
@@ -75,11 +75,12 @@ def stage(
     staging_frames.add(flat.__code__)
     jaxpr = jax.make_jaxpr(flat)(*inputs)
     _check_in_place(jaxpr, loops=0)
+    sites_by_name(jaxpr)
     treedef, dynamic, static = returned[-1]
 
     def both(values: list[Any]) -> tuple[Any, dict[str, Any]]:
-        # What is known before anything runs may be NumPy's: to a user it is an array like others.
-        # None is what was integrated out.
+        # Values known at staging may be NumPy arrays; users get JAX arrays. None is what was
+        # integrated out.
         left = (x if x is None else jnp.asarray(x) for x in values)
         leaves = [next(left) if d else leaf for d, leaf in zip(dynamic, static, strict=True)]
         return jax.tree.unflatten(treedef, leaves)
@@ -90,8 +91,8 @@ def stage(
 def _check_in_place(jaxpr: Any, loops: int) -> None:
     """Refuse randomness that JAX has moved out of the loop in which it was drawn.
 
-    Differentiating a scan *inside* of a program moves what does not depend on the loop out of it;
-    a key is such a thing, and every step would get the same one.
+    Differentiating a scan *inside* of a program moves loop-invariant values out of it; a key is
+    one, and every step would get the same key.
     """
     for eqn in _jax.open_jaxpr(jaxpr)[0].eqns:
         name = eqn.primitive.name
@@ -112,6 +113,43 @@ def _check_in_place(jaxpr: Any, loops: int) -> None:
             _check_in_place(sub, inner)
 
 
+def sites_by_name(jaxpr: Any) -> dict[str, str]:
+    """Where the sites of a program are, by name, which is what everything knows them by.
+
+    Raises:
+        SiteError: two of them have the same one, and not in two branches of which one is taken.
+    """
+    found: dict[str, str] = {}
+    for eqn in _jax.open_jaxpr(jaxpr)[0].eqns:
+        new: dict[str, str] = {}
+        spec = eqn.params.get("spec")
+        if eqn.primitive.name == "sample_site":
+            elsewhere = spec.hidden or spec.substituted
+            new = {} if elsewhere else {spec.choice.name: spec.choice.where}
+        elif eqn.primitive.name == "estimated_program":
+            new = {str(name): spec.where for name in spec.sites}
+        for body in _jax.subjaxprs(eqn):
+            inside = sites_by_name(body)
+            if eqn.primitive.name != "cond":
+                _check_names(new, inside)
+            new |= inside
+        _check_names(found, new)
+        found |= new
+    return found
+
+
+def _check_names(one: dict[str, str], other: dict[str, str]) -> None:
+    for name in one.keys() & other.keys():
+        here, there = one[name], other[name]
+        raise SiteError(
+            "two sites of one program have the same name"
+            + (f": this one, and that in {here}" if here != there else ", on the same line"),
+            site=name,
+            where=there,
+            instead="a name of its own for each site, or handlers.scope around a repeated part",
+        )
+
+
 def is_staging() -> bool:
-    """Whether a program is being staged, in which this runs."""
+    """Whether this runs while a program is being staged."""
     return current().staging

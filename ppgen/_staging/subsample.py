@@ -47,7 +47,7 @@ class SubsampleIndices(Distribution):
 
 
 class GivenIndices(Distribution):
-    """The indices of a minibatch that is given: they are what is drawn."""
+    """The given indices of a minibatch, as a distribution."""
 
     support = constraints.independent(constraints.nonnegative_integer, 1)  # pyright: ignore
     pytree_data_fields = ("indices",)
@@ -61,12 +61,12 @@ class GivenIndices(Distribution):
         return jnp.broadcast_to(self.indices, (*sample_shape, *jnp.shape(self.indices)))
 
     def log_prob(self, value: Array) -> Array:
-        """Zero: there is nothing to choose."""
+        """Zero: there is no randomness."""
         return jnp.zeros(jnp.shape(value)[:-1])
 
 
 class Exogenous(AbstractEstimator):
-    """A choice whose distribution has no parameters: a plain sample is all it needs."""
+    """An estimator for a distribution without parameters: a plain sample."""
 
     differentiable: ClassVar[bool] = True
     weighted: ClassVar[bool] = False
@@ -75,7 +75,7 @@ class Exogenous(AbstractEstimator):
     exogenous: ClassVar[bool] = True
 
     def misfit(self, dist: Distribution) -> str | None:
-        """Fits what has no parameters."""
+        """Fits distributions without parameters."""
         return None
 
     def __call__(self, key: Array, dist: Distribution) -> Points:

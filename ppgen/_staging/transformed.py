@@ -1,7 +1,8 @@
-"""Sites that draw and then map what they drew, by one of two kinds of maps.
+"""Sites that draw and then map the draw, for one of two reasons.
 
-Where transforms saturate, value and density are had from the same intermediates. Where a support
-moves under an estimator that freezes its values, a place between its ends is what is frozen.
+If transforms saturate, value and density are computed from the same intermediate values. If a
+support moves under an estimator that freezes its values, the relative position between its ends is
+frozen.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ def _through_transforms(d: Distribution) -> Split:
 def split_for(
     d: Distribution, estimator: AbstractEstimator
 ) -> tuple[Callable[[Distribution], Any], Distribution] | None:
-    """How a choice is made in two steps: what splits its distribution, and what is drawn from.
+    """How a choice is made in two steps: the split of its distribution, and the first one.
 
     Args:
         d: elementwise.
-        estimator: for the choice; it has to serve what is drawn from.
+        estimator: for the choice; it has to fit the first distribution.
 
     Returns:
         `None` where it is made in one.
@@ -114,7 +115,7 @@ def bind_transformed(
     """Make the choice of a site with `before`, and map it.
 
     Returns:
-        The value, and its log density before masks and scales, in which nothing is inverted.
+        The value, and its log density before masks and scales, computed without inverses.
     """
     assert spec.before is not None
     choice, order, split = spec.before

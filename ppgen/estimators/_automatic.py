@@ -21,9 +21,9 @@ from ppgen.estimators import (
 )
 
 JOINT_VALUES = 1024
-"""Joint values of one choice's elements up to which it is enumerated."""
+"""Largest number of joint values of one choice's elements that is still enumerated."""
 EVALUATIONS = 64
-"""How many times a cost may be evaluated for one choice, or the program for all of them."""
+"""Largest number of evaluations of a cost for one choice, or of the program for all choices."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class _Facts:
 
 
 ENOUGH_DRAWS = 4
-"""Draws from which on they are a better baseline for each other than an antithetic pair is."""
+"""Number of draws from which leave-one-out baselines are better than an antithetic pair."""
 
 
 class Automatic:
@@ -73,7 +73,7 @@ class Automatic:
         self.picks: dict[str, Pick] = {}
 
     def estimator(self, name: str, d: Distribution) -> AbstractEstimator:
-        """The pick for a site; before there is one, an estimator that any analysis can begin with.
+        """The pick for a site; before there is one, an estimator for the analysis to begin with.
 
         Where sites share a name, they share an estimator, which has to fit all of them.
         """
@@ -85,7 +85,7 @@ class Automatic:
         return Reparameterize() if facts.pathwise else ScoreFunction()
 
     def pick(self, prepared: Any, draws: int) -> None:
-        """Pick by what the analysis says; prefer what leaves no variance where it is cheap."""
+        """Pick by the results of the analysis; prefer estimators without variance where cheap."""
         analysis, joint = prepared.analysis, prepared.joint
         jumps = {site.name for jump in analysis.discontinuities for site in jump.sites}
         elements: dict[str, int] = {}

@@ -34,7 +34,7 @@ class Points(eqx.Module):
 
 
 class AbstractEstimator(eqx.Module):
-    """How one random choice is turned into something that can be differentiated.
+    """How a random choice is made differentiable.
 
     An estimator replaces a distribution by a random, finite, signed, weighted set of points with
     `E_key[sum_s w_s(theta) f(x_s)] = E[f(x)]`, and likewise for the derivatives, for every `f`.
@@ -56,15 +56,18 @@ class AbstractEstimator(eqx.Module):
           no other draw's cost is a baseline for it.
         - `pruned` (default false), for first-order sets: evaluate the cost at only one of the other
           points, picked at random, with its weight multiplied accordingly.
-        - `fixed_points` (default false): the points are the same whatever the parameters.
+        - `fixed_points` (default false): the points do not depend on the parameters.
+        - `enumerates` (default false): the points are all values of the distribution.
         - `relaxed` (default false): the points of a discrete distribution are floats, so that they
           may lie between its values.
+        - `self_contained` (default false): the points are a function of the key, the distribution
+          and the estimator's fields alone, so that choices that are alike are traced once.
         - `controlled` (default false): `control` or `baseline` comes with the points.
         - `misfit(dist)`: `None`, or the reason why the estimator cannot serve this distribution.
         - `__call__(key, dist)`: the points. `dist` has neither masks nor reinterpreted event
-          dimensions; every batch element is an independent choice. In a plate it is one that was
-          expanded, of which `ppgen.plain` has the parameters. Use `ppgen.densities.log_prob` for
-          densities, freeze what must not be differentiated with `jax.lax.stop_gradient`.
+          dimensions; every batch element is an independent choice. In a plate it is an expanded
+          distribution, and `ppgen.plain(dist)` has its parameters. Use `ppgen.densities.log_prob`
+          for densities, freeze what must not be differentiated with `jax.lax.stop_gradient`.
 
     Array-valued fields are traced: an estimator may hold a baseline that is being trained.
     """
@@ -76,7 +79,9 @@ class AbstractEstimator(eqx.Module):
     together: ClassVar[bool] = False
     coupled: ClassVar[bool] = False
     fixed_points: ClassVar[bool] = False
+    enumerates: ClassVar[bool] = False
     relaxed: ClassVar[bool] = False
+    self_contained: ClassVar[bool] = False
 
     @property
     def pruned(self) -> bool:

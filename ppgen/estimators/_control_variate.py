@@ -24,8 +24,8 @@ class ControlVariate(AbstractEstimator):
     r"""Any estimator, with a control variate. *Unbiased* to the order that the estimator is.
 
     It adds `E[c(x)]`, which is known, and subtracts the inner estimator's own estimate of it: a
-    term whose value and derivatives have mean zero, and which varies against the cost where `c`
-    resembles it. The cost is evaluated as often as by the inner estimator.
+    term whose value and derivatives have mean zero, and which cancels variance to the extent that
+    `c` resembles the cost. The cost is evaluated as often as by the inner estimator.
 
     Attributes:
         estimator: the inner estimator.
@@ -131,16 +131,16 @@ class ControlVariate(AbstractEstimator):
 
     @property
     def controlled(self) -> bool:
-        """It is what this is for."""
+        """True: this estimator adds a control term."""
         return True
 
     @property
     def in_place(self) -> bool:
-        """Not in place: the control term is something that a sample does not carry."""
+        """False: a sample alone cannot carry the control term."""
         return False
 
     def misfit(self, dist: Distribution) -> str | None:
-        """What the inner estimator and the expansion say."""
+        """The reason of the inner estimator or of the expansion."""
         reason = self.estimator.misfit(dist)
         if reason is None and isinstance(self.control, Taylor):
             return self.control.misfit(dist)
@@ -172,7 +172,7 @@ def _shaped(x: Any, d: Distribution, what: str) -> Array:
     x = jnp.asarray(x, jnp.result_type(x, float))
     if x.shape != d.batch_shape:
         raise ValueError(
-            f"ControlVariate: `{what}` is to give a number for each element of the batch, of shape "
+            f"ControlVariate: `{what}` must give a number for each element of the batch, of shape "
             f"{d.batch_shape}; it gave shape {x.shape}"
         )
     return x

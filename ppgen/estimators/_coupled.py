@@ -1,4 +1,4 @@
-"""Draws that are made together, so that their mean varies less than that of independent ones."""
+"""Coupled draws, whose mean has less variance than that of independent draws."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Antithetic(AbstractEstimator):
     """Antithetic draws: pairs made from `u` and `1 - u`. *Unbiased* where the estimator is.
 
     Under `expectation(f, draws=K)`, with an even `K`, draws at this site come in pairs that lie
-    opposite to each other in every dimension. That takes away what is odd about the median: a cost
-    that is linear in a symmetric variable has no variance left, one that is even has twice as much.
-    With a single draw it is plain sampling. The sample is made by the inverse distribution function
-    of every dimension.
+    opposite to each other in every dimension. This removes the variance of the odd part of the cost
+    about the median: a cost that is linear in a symmetric variable has no variance left, an even
+    cost has twice as much. With a single draw it is plain sampling. The sample is made by the
+    inverse distribution function of every dimension.
 
     Attributes:
         estimator: `Reparameterize()`, or `ScoreFunction(...)` with any baseline but the other
@@ -91,9 +91,9 @@ class QuasiMonteCarlo(AbstractEstimator):
     dimension for each element of the site's batch and event. Each draw has the distribution of the
     site; together they are spread evenly, best where `K` is a power of two. For smooth costs of few
     dimensions the variance of the mean falls faster than `1 / K`. Different sites, the lanes of a
-    `vmap` and the steps of a `scan` have nets of their own in random order: evenly spread each,
-    independent of each other. With a single draw it is plain sampling. The sample is made by the
-    inverse distribution function of every dimension.
+    `vmap` and the steps of a `scan` have their own nets in random order: each is evenly spread, and
+    they are independent. With a single draw it is plain sampling. The sample is made by the inverse
+    distribution function of every dimension.
 
     Attributes:
         estimator: `Reparameterize()`, or `ScoreFunction(...)` with any baseline but the other
@@ -125,7 +125,7 @@ class QuasiMonteCarlo(AbstractEstimator):
         return self.estimator.controlled
 
     def misfit(self, dist: Distribution) -> str | None:
-        """As above; and no more dimensions than there are Sobol nets of."""
+        """As for `Antithetic`; and the number of dimensions is limited by the Sobol nets."""
         if (reason := _misfit(self, dist)) is not None:
             return reason
         if (needed := math.prod(uniforms_needed(dist))) > MAX_DIMENSIONS:

@@ -179,7 +179,7 @@ def _constant(transforms: Sequence[Any]) -> Sequence[Any]:
             return x
         return without_derivative(
             x,
-            "MeasureValued() has no derivative by the parameters of a transform",
+            "MeasureValued() has no derivative with respect to the parameters of a transform",
             "Reparameterize() or ScoreFunction() at the site, or jax.lax.stop_gradient around them",
         )
 
@@ -190,7 +190,8 @@ def _without_derivative(concentration: ArrayLike, d: Distribution) -> Array:
     """The concentration, in the shape and type of a sample."""
     constant = without_derivative(
         jnp.asarray(concentration),
-        f"MeasureValued() has no derivative by the concentration of {type(plain(d)).__name__}",
+        f"MeasureValued() has no derivative with respect to the concentration of "
+        f"{type(plain(d)).__name__}",
         "Reparameterize() or ScoreFunction() at the site, or jax.lax.stop_gradient around the "
         "concentration",
     )

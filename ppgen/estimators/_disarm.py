@@ -22,7 +22,7 @@ class ARM(AbstractEstimator):
     r"""Augment-REINFORCE-merge, for Bernoulli. *Unbiased*.
 
     With a uniform `u`, the sample `b = [u < p]` and the antithetic `b' = [1 - u < p]`, the
-    derivative by the logit is
+    derivative with respect to the logit is
 
     .. math:: (f(b) - f(b')) \, (1/2 - u).
 
@@ -30,9 +30,9 @@ class ARM(AbstractEstimator):
     for one site, `1 + k` for `k` sites, whatever their sizes. `DisARM` costs the same and has
     less variance. First derivatives only: a second one raises.
 
-    The derivative is by whatever the logits, or the probabilities, are computed from. At a
-    probability of exactly zero or one the derivative by it comes out as zero, because the flip is
-    never seen; `MeasureValued()` and `Enumerate()` have it.
+    Parameters from which the logits or the probabilities are computed get derivatives by the chain
+    rule. At a probability of exactly zero or one the estimated derivative is zero, because the
+    other value is never sampled; `MeasureValued()` and `Enumerate()` are right there.
 
     Raises:
         DerivativeError: a second derivative.
@@ -61,13 +61,13 @@ class ARM(AbstractEstimator):
 class DisARM(AbstractEstimator):
     r"""Disentangled ARM, also known as U2G, for Bernoulli. *Unbiased*.
 
-    ARM, with all that the pair does not tell averaged out: elements that do not change contribute
-    nothing, others what is known of them. The derivative by the logit `l` is
+    ARM, conditioned on the pair of samples: elements that are equal in both contribute nothing, the
+    others their conditional expectation. The derivative with respect to the logit `l` is
 
     .. math:: \tfrac12 (f(b) - f(b')) \, (-1)^{b'} [b \ne b'] \, \sigma(|l|),
 
-    with the sample `b = [u < p]` and the antithetic `b' = [1 - u < p]`. Costs what `ARM` costs,
-    and what is said there of batches and probabilities holds here.
+    with the sample `b = [u < p]` and the antithetic `b' = [1 - u < p]`. It costs as much as `ARM`,
+    and the remarks there on batches and probabilities apply here.
 
     Raises:
         DerivativeError: a second derivative.
@@ -133,7 +133,7 @@ def _antithetic(key: Array, d: Distribution) -> _Pair:
 
 
 def _points(pair: _Pair, slope: Array) -> Points:
-    """Weights whose derivative by the logits is `slope` at the sample, `-slope` at the other."""
+    """Weights whose derivative in the logits is `slope` at the sample, `-slope` at the other."""
     if isinstance(pair.dist, BernoulliLogits):
         logits = jnp.asarray(pair.dist.logits, pair.u.dtype)
         a = attach(jnp.broadcast_to(logits, slope.shape), slope)

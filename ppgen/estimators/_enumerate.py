@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import equinox as eqx
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import logsumexp
@@ -25,15 +26,36 @@ class Enumerate(AbstractEstimator):
     cost their number of values, not its power, as long as each cost term depends on one element;
     a term that mixes elements needs their joint support.
 
+    How many values there are has to be known before anything runs: a count (of a `Binomial`) is a
+    number, a constant array, or a function of choices that are enumerated themselves.
+
+    In a `scan` whose state depends on its last choices only, the cost is summed by a forward pass,
+    in `O(T S^2)` time for `T` steps and `S` values.
+
+    Attributes:
+        parallel: make that forward pass parallel in time, in `O(log T)` rounds and `O(T S^3)` time:
+            faster where there is hardware for it, a GPU, and a long chain of few values. Values
+            and derivatives are the same. Steps with branches, `while` loops or noise of their own
+            are evaluated one after the other.
+
     References:
         Obermeyer et al., *Tensor Variable Elimination for Plated Factor Graphs*, ICML 2019.
+        Särkkä and García-Fernández, *Temporal Parallelization of Bayesian Smoothers*, IEEE
+        Transactions on Automatic Control 66, 2021.
     """
+
+    parallel: bool = eqx.field(default=False, static=True)
 
     differentiable: ClassVar[bool] = False
     weighted: ClassVar[bool] = True
     biased: ClassVar[bool] = False
     first_order: ClassVar[bool] = False
+    enumerates: ClassVar[bool] = True
     fixed_points: ClassVar[bool] = True  # the support is the same for all parameters
+
+    def __repr__(self) -> str:
+        """The call that makes it."""
+        return f"Enumerate({'parallel=True' if self.parallel else ''})"
 
     def misfit(self, dist: Distribution) -> str | None:
         """Only finite supports can be summed over."""

@@ -21,13 +21,13 @@ class MeasureValued(AbstractEstimator):
     .. math:: \frac{d}{d\theta} E_p[f] = c \, (E_{p^+}[f] - E_{p^-}[f]).
 
     The cost may be discontinuous, and the variance stays low where the two points are close in
-    cost. It pays with evaluations, all of them vectorised: `K - 1` more for a Categorical of `K`
-    classes (which leaves no variance given the other choices), three for Normal (location and
-    scale at once), one for all others. First derivatives only: a second one raises.
+    cost. The price is further evaluations of the cost, all vectorised: `K - 1` more for a
+    Categorical of `K` classes (which leaves no variance given the other choices), three for Normal
+    (location and scale at once), one for all others. First derivatives only: a second one raises.
 
     For Bernoulli, Binomial, Categorical, Geometric and Poisson, for Normal and Exponential, for
-    Gamma by its rate and Weibull by its scale (a derivative by the concentration raises), and for
-    constant transforms of these (LogNormal).
+    Gamma in its rate and Weibull in its scale (a derivative with respect to the concentration
+    raises), and for constant transforms of these (LogNormal).
 
     The points are coupled with the sample wherever the decomposition allows it: the Binomial
     differs in one flip, Exponential, Gamma, Geometric and Weibull in one added variable, and for
@@ -40,8 +40,8 @@ class MeasureValued(AbstractEstimator):
             more variance.
 
     Raises:
-        DerivativeError: a second derivative, or one by a concentration or by the parameters of a
-            transform.
+        DerivativeError: a second derivative, or one with respect to a concentration or to the
+            parameters of a transform.
 
     References:
         Mohamed, Rosca, Figurnov and Mnih, *Monte Carlo Gradient Estimation in Machine Learning*,

@@ -22,8 +22,8 @@ class REBAR(AbstractEstimator):
     .. math:: f(b) \, e^{\log p(b)} + \eta \, (f(\zeta) - f(\tilde\zeta) \, e^{\log p(b)})
 
     (the exponentials stand for factors of value one with the derivative of the score). The second
-    term has mean zero to every order, and takes away what varies of the first as far as the cost at
-    relaxed values resembles the cost.
+    term has mean zero to every order, and cancels variance of the first to the extent that the cost
+    at relaxed values resembles the cost.
 
     The site's value becomes a float: 0 and 1 in one of the evaluations, numbers in between in the
     two others. So the cost must be defined there and, as for `Reparameterize`, continuous with a
@@ -32,8 +32,8 @@ class REBAR(AbstractEstimator):
     `validate_args=False`.
 
     The elements of a batch (a plate) whose cost terms mix them are relaxed together: three
-    evaluations whatever their number. Choices after each other multiply: `k` of them which one cost
-    term depends on take `3 ** k` evaluations of it; `RELAX` takes one.
+    evaluations whatever their number. Successive choices multiply: a cost term that depends on `k`
+    of them is evaluated `3 ** k` times; with `RELAX` it is evaluated once.
 
     Attributes:
         temperature: of the relaxation, positive, broadcastable to the batch shape.

@@ -26,15 +26,14 @@ class RELAX(AbstractEstimator):
 
     .. math:: f(b) \, e^{\log p(b)} + c(\zeta) - c(\tilde\zeta) \, e^{\log p(b)}
 
-    (the exponentials stand for factors of value one with the derivative of the score). The rest has
-    mean zero to every order, whatever `c` is, and takes away what varies of the first term as far
-    as `c` resembles the cost. Unlike `REBAR` it asks nothing of the cost, which is evaluated once,
-    at the sample.
+    (the exponentials stand for factors of value one with the derivative of the score). The other
+    terms have mean zero to every order for any `c`, and cancel variance of the first to the extent
+    that `c` resembles the cost. Unlike `REBAR` it requires nothing of the cost, which is evaluated
+    once, at the sample.
 
-    `c` is the user's to train, by minimising the variance:
-    `jax.grad(lambda c: sum(jax.grad(g, 1)(key, theta, c) ** 2))` is an unbiased estimate of the
-    derivative of the gradient's variance. It may be any callable: an `eqx.Module`, or a function
-    with arrays in its closure.
+    Train `c` by minimising the variance: `jax.grad(lambda c: sum(jax.grad(g, 1)(key, theta, c) **
+    2))` is an unbiased estimate of the derivative of the gradient's variance. It may be any
+    callable: an `eqx.Module`, or a function with arrays in its closure.
 
     Attributes:
         control: a function from relaxed values to a scalar, twice differentiable: of one element
@@ -63,7 +62,7 @@ class RELAX(AbstractEstimator):
 
     @property
     def controlled(self) -> bool:
-        """It is all about the control."""
+        """True: this estimator adds a control term."""
         return True
 
     def misfit(self, dist: Distribution) -> str | None:
@@ -89,7 +88,7 @@ class RELAX(AbstractEstimator):
                 f"{jnp.shape(free)[len(shape) :]}"
             )
         term = free - given * magic_box(jnp.sum(score, axis=axes))
-        # What several elements share is dealt out to them.
+        # A control shared by several elements is divided among them.
         term = jnp.broadcast_to(
             jnp.expand_dims(term, axes) / max(1, score.size // max(1, term.size)), score.shape
         )

@@ -22,10 +22,10 @@ class Reparameterize(AbstractEstimator):
     it: Beta, Dirichlet, Student-t), von Mises, and mixtures of scalar components whose distribution
     functions are known. It needs an objective that is continuous in the sample.
 
-    An angle (von Mises) lies in [-pi, pi], and a cost need not be the same at both ends. So mass
-    never crosses them, which is unbiased for every continuous cost; but where they are likely, the
-    variance is large: that of the location derivative grows as `exp(-2 concentration cos(loc))`.
-    If the cost is continuous on the *circle* (a function of the cosine and sine),
+    An angle (von Mises) lies in [-pi, pi], and a cost need not be the same at both ends. So samples
+    never move across the ends, which is unbiased for every continuous cost; but if the ends are
+    likely, the variance is large: that of the location derivative grows as `exp(-2 concentration
+    cos(loc))`. If the cost is continuous on the *circle* (a function of the cosine and sine),
     `assume_smooth=True` moves angles around it instead, with a low variance everywhere.
 
     Attributes:

@@ -25,10 +25,10 @@ class LeaveOneOut(eqx.Module):
 
 
 class MovingAverage(eqx.Module):
-    """A baseline that follows the cost: an exponential moving average, corrected for its start.
+    """A baseline that follows the cost: a debiased exponential moving average.
 
     Gradients stay unbiased because the baseline of a step is fixed before the step is drawn. It is
-    plain data: pass `ScoreFunction(baseline=average)` and, after each step, go on with
+    a pytree: pass `ScoreFunction(baseline=average)` and, after each step, replace it by
     `average.update(cost)`.
 
     Attributes:
@@ -52,7 +52,7 @@ class MovingAverage(eqx.Module):
         return self.total / jnp.where(self.weight == 0, 1.0, self.weight)
 
     def update(self, cost: Array | float) -> MovingAverage:
-        """The average with one more cost taken in."""
+        """The average including one more cost."""
         cost = jax.lax.stop_gradient(jnp.asarray(cost))
         return MovingAverage(
             self.decay,
@@ -64,7 +64,7 @@ class MovingAverage(eqx.Module):
 class ScoreFunction(AbstractEstimator):
     """The score-function estimator (REINFORCE): `cost * d log p(x)`. *Unbiased*, to every order.
 
-    It needs nothing of the cost, not even that it be differentiable, and pays with variance. Two
+    It requires nothing of the cost, not even differentiability, but its variance is high. Two
     things lower it: the score multiplies only the additive cost terms that the choice influences
     (see `ppgen.check`), and a baseline is subtracted from them.
 
@@ -75,8 +75,8 @@ class ScoreFunction(AbstractEstimator):
             choice itself and what follows from it: the output of a network of the choice's inputs,
             which `ppgen.baseline_loss` trains.
 
-    Where a bound of the support moves, the place between the bounds is what is frozen, and the
-    value moves with them; so the cost must not jump there.
+    Where a bound of the support depends on parameters, the relative position between the bounds is
+    frozen, and the value moves with the bounds; so the cost must be continuous in it.
 
     Raises:
         DerivativeError: on differentiation by a bound of the support of a component of a mixture,
@@ -92,6 +92,7 @@ class ScoreFunction(AbstractEstimator):
     weighted: ClassVar[bool] = False
     biased: ClassVar[bool] = False
     first_order: ClassVar[bool] = False
+    self_contained: ClassVar[bool] = True
 
     baseline: ArrayLike | LeaveOneOut | MovingAverage | None = None
 

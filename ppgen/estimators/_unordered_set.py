@@ -48,13 +48,14 @@ class UnorderedSet(AbstractEstimator):
     weighted: ClassVar[bool] = True
     biased: ClassVar[bool] = False
     first_order: ClassVar[bool] = False
+    enumerates: ClassVar[bool] = True
 
     size: int = eqx.field(static=True)
 
     def misfit(self, dist: Distribution) -> str | None:
         """Only finite supports, and moderate sizes."""
         if not 2 <= self.size <= _LARGEST:
-            return f"its size is to be from 2 to {_LARGEST}, not {self.size}"
+            return f"its size must be from 2 to {_LARGEST}, not {self.size}"
         if getattr(dist, "has_enumerate_support", False):
             return None
         return f"{type(dist).__name__} has no finite support to draw from without replacement"

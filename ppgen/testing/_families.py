@@ -81,7 +81,7 @@ DISTRIBUTIONS: dict[str, tuple[Callable[..., Distribution], dict[str, str]]] = {
         {"probs": "simplex", "loc": "reals"},
     ),
 }
-"""Families by name: how one is made, and what its parameters are. A new row is tested by itself."""
+"""Families by name: a constructor, and the parameters. New rows are tested automatically."""
 
 KINDS: Mapping[str, Callable[[Array], Array]] = {
     "real": lambda x: x,

@@ -1,4 +1,4 @@
-"""Points and weights that stand for one distribution: enumeration, or quadrature."""
+"""Points and weights that represent one distribution: enumeration, or quadrature."""
 
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false
 # pyright: reportOptionalMemberAccess=false, reportAssignmentType=false, reportReturnType=false

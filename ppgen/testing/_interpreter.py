@@ -43,7 +43,7 @@ class Sum(NamedTuple):
 
 
 class Unknown:
-    """Stands for a raw PRNG key and what is computed from one: it cannot be summed over."""
+    """A placeholder for a raw PRNG key and values computed from it, which cannot be summed over."""
 
 
 Path = tuple[tuple[str, int], ...]
@@ -61,7 +61,7 @@ class Interpreter:
         self.settings = settings
 
     def run(self, jaxpr: Any, args: Sequence[Any], rest: Rest, path: Path) -> Sum:
-        """Evaluate `jaxpr` on `args`, for all values of its choices, and go on with `rest`."""
+        """Evaluate `jaxpr` on `args`, for all values of its choices, and continue with `rest`."""
         jaxpr, consts = _jax.open_jaxpr(jaxpr)
         env = dict(zip(jaxpr.constvars, consts, strict=True))
         env.update(zip(jaxpr.invars, args, strict=True))
@@ -120,7 +120,7 @@ class Interpreter:
         return self.run(inner[0], values, rest, path)
 
     def _site(self, eqn: Any, values: list[Any], rest: Rest, path: Path) -> Sum:
-        """A site straight in the objective: a choice, or a given value. Its density is no cost."""
+        """A site directly in the objective: a choice, or a given value, without a density."""
         site, lanes, mapped = (eqn.params[k] for k in ("spec", "lanes", "mapped"))
         if not site.observed:
             own = site.order

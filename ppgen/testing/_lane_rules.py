@@ -1,4 +1,4 @@
-"""What primitives of JAX compute, in NumPy, on many lanes at once.
+"""JAX's primitives in NumPy, on many lanes at once.
 
 The lanes of a value are axes in front of those of its type: none where all lanes share it, one or
 several where they differ. NumPy's broadcasting aligns shapes from the right, so most rules need not
@@ -11,6 +11,7 @@ know of lanes. Tests compare every rule with the primitive itself.
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import scipy.special as special
 
+from ppgen import _jax
 from ppgen.testing._lane_axes import aligned, full, lanes_of, rank
 from ppgen.testing._lane_indexing import dynamic_slice, dynamic_update_slice, gather, scatter
 
@@ -198,6 +200,30 @@ def _dot_general(eqn: Any, x: Any, y: Any) -> Any:
     return np.einsum(f"...{''.join(of_x)},...{''.join(of_y)}->...{''.join(out)}", x, y)
 
 
+def _convolve(eqn: Any, x: Any, y: Any) -> Any:
+    """A convolution as the bilinear map that it is; under `vmap`, XLA's needs lanes² of memory."""
+    a, b = (v.aval for v in eqn.invars)
+    if a.size * b.size > 400:
+        return NotImplemented
+    kernel = _bilinear(eqn, a.shape, b.shape)
+    x = x.reshape((*x.shape[: x.ndim - len(a.shape)], a.size))
+    y = y.reshape((*y.shape[: y.ndim - len(b.shape)], b.size))
+    x, y = (v.reshape((*(1,) * (max(x.ndim, y.ndim) - v.ndim), *v.shape)) for v in (x, y))
+    out = np.einsum("...i,...j,oij->...o", x, y, kernel, optimize=True)
+    return out.reshape((*out.shape[:-1], *eqn.outvars[0].aval.shape))
+
+
+def _bilinear(eqn: Any, a: tuple[int, ...], b: tuple[int, ...]) -> np.ndarray:
+    """The array `k` with `out[o] = sum(k[o, i, j] x[i] y[j])`, all of them flat."""
+    n, m = math.prod(a), math.prod(b)
+    k = [
+        np.asarray(_jax.bind(eqn, [i.reshape(a), j.reshape(b)])[0]).ravel()
+        for i in np.eye(n, dtype=np.float32)
+        for j in np.eye(m, dtype=np.float32)
+    ]
+    return np.stack(k, axis=-1).reshape((-1, n, m)).astype(np.float64)
+
+
 def _order(eqn: Any, keys: Values, axis: Any) -> Any:
     """Positions in ascending order of the keys, the first one first; NaNs last."""
     order = np.argsort(keys[-1], axis=axis, kind="stable")
@@ -321,7 +347,8 @@ RULES: dict[str, Rule] = {
     "concatenate": lambda eqn, *values: _join(eqn, values, eqn.params["dimension"]),
     "stack": _stack, "unstack": _unstack, "split": _split, "pad": _pad, "slice": _slice,
     "dynamic_slice": dynamic_slice, "dynamic_update_slice": dynamic_update_slice,
-    "dot_general": _dot_general, "sort": _sort, "top_k": _top_k, "gather": gather,
+    "dot_general": _dot_general, "conv_general_dilated": _convolve, "sort": _sort, "top_k": _top_k,
+    "gather": gather,
     "scatter": scatter(None), "scatter-add": scatter(np.add), "scatter-mul": scatter(
         np.multiply
     ),

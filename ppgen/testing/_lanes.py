@@ -1,7 +1,7 @@
 """Evaluates jaxprs in NumPy on many lanes at once, without compiling anything.
 
-XLA takes seconds to compile what a random program needs a thousandth of to run. Here loops are
-Python's, and calls are inlined. Random keys are 64-bit numbers of a counter-based generator.
+XLA takes seconds to compile a random program, which runs in milliseconds. Here loops are Python's,
+and calls are inlined. Random keys are 64-bit numbers of a counter-based generator.
 """
 
 # pyright: reportCallIssue=false, reportArgumentType=false
@@ -84,8 +84,9 @@ class Lanes:
 
     def _equation(self, eqn: Any, values: list[Any]) -> list[Any]:
         name = eqn.primitive.name
-        if name in RULES:
-            outs = RULES[name](eqn, *values)
+        outs = RULES[name](eqn, *values) if name in RULES else NotImplemented
+        if outs is not NotImplemented:
+            pass
         elif name in _KEYS:
             if self.choose is not None and name in ("random_bits", "random_gamma"):
                 raise Unsupported("draws from a raw key")
@@ -193,7 +194,7 @@ def _last_uses(jaxpr: Any) -> list[list[Any]]:
 
 
 def _by_jax(eqn: Any, values: list[Any], double: bool = False) -> Any:
-    """A primitive that has no rule here, as JAX evaluates it, lane by lane."""
+    """A primitive without a rule here, evaluated by JAX, lane by lane."""
     if any(jnp.issubdtype(v.aval.dtype, jax.dtypes.extended) for v in eqn.invars):
         raise Unsupported(f"{eqn.primitive.name} of a key")
     lanes = lanes_of(eqn, values)

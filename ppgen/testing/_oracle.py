@@ -1,7 +1,7 @@
 """An exact oracle for small objectives: every choice is summed or integrated out.
 
-It shares the staging of programs with `expectation`, and nothing else: no estimator, no analysis of
-who influences what, no score.
+It shares the staging of programs with `expectation`, and nothing else: no estimator, no influence
+analysis, no score.
 """
 
 from __future__ import annotations

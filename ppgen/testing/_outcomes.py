@@ -1,4 +1,4 @@
-"""The outcomes of one choice and what they weigh, in NumPy and SciPy: no density of NumPyro's."""
+"""The outcomes of one choice and their weights, by NumPy and SciPy, without NumPyro's densities."""
 
 # pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
@@ -166,7 +166,7 @@ class Family:
         return x.reshape((*x.shape[:lanes], *(1,) * missing, *x.shape[lanes:])).astype(np.float64)
 
     def outcomes(self, nodes: int, terms: int) -> Outcomes:
-        """What it can be."""
+        """Its outcomes and weights."""
         if type(self.dist) is dist.TransformedDistribution:
             return self._transformed(nodes)
         if isinstance(self.dist, OnLogScale):

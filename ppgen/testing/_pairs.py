@@ -1,4 +1,4 @@
-"""Every pair of a family of distributions and an estimator: what it serves, and its objective."""
+"""Pairs of a family of distributions and an estimator: their order, and a test objective."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Pair:
             parameters that the estimator differentiates in.
         fixed: the parameters that it does not.
         order: the highest derivative that it has; zero where it does not serve the family.
-        reason: why it does not, or why not further, in its own words; empty where nothing is
-            missing.
+        reason: the estimator's reason for not serving it, or not to a higher order; empty if there
+            is none.
     """
 
     family: str
@@ -68,8 +68,8 @@ class Pair:
 def pair(family: str, estimator: AbstractEstimator) -> Pair:
     """A family of `ppgen.testing.DISTRIBUTIONS` and an estimator, which may be your own.
 
-    Where they do not fit, it has an order of zero and the reason. Nothing is sampled: whether there
-    are derivatives shows when they are traced.
+    If they do not fit, it has order zero and the reason. Nothing is sampled: missing derivatives
+    are found by tracing.
 
     Example:
         >>> from ppgen import ARM
@@ -101,7 +101,7 @@ def pair(family: str, estimator: AbstractEstimator) -> Pair:
 
 
 def _example(family: str) -> Theta:
-    """Numbers without symmetry: where all are alike, a derivative is easily right by accident."""
+    """Numbers without symmetry: if all are equal, a derivative is easily right by accident."""
     _, parameters = DISTRIBUTIONS[family]
     shapes = {"simplex": (2,)} | dict.fromkeys(("logits", "reals", "positives"), (3,))
     shapes |= _SHAPES.get(family, {})

@@ -1,6 +1,6 @@
-"""Bugs to plant: a test of unbiasedness that misses them is worth nothing.
+"""Planted bugs, which a test of unbiasedness has to find.
 
-Each is a mistake that an implementation of gradient estimators has really made.
+Each is a mistake that some implementation of gradient estimators has made.
 """
 
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false
@@ -21,12 +21,13 @@ from jax import Array
 
 from ppgen._evaluation import control_flow as _regions
 from ppgen._evaluation import evaluate as _evaluate
+from ppgen._evaluation import make_choice as _make_choice
 from ppgen._staging import numpyro_effects as _effects
 from ppgen._staging import primitives as _primitives
 from ppgen.estimators import MeasureValued, ScoreFunction
 
 Patch = tuple[Any, str, Any]
-"""An object, the name of an attribute, and what it becomes."""
+"""An object, the name of an attribute, and its replacement."""
 
 
 def _dropped_score() -> list[Patch]:
@@ -89,7 +90,7 @@ PLANTED: dict[str, Callable[[], list[Patch]]] = {
     "shared key across lanes": lambda: _shared_key(_primitives, _evaluate),
     "one frozen sample in scan": lambda: _shared_key(_regions),
 }
-"""Bugs by name: what is replaced by what."""
+"""Bugs by name: the patches that plant them."""
 
 
 @contextlib.contextmanager
@@ -106,6 +107,9 @@ def planted(bug: str) -> Iterator[None]:
         ...     _ = assert_unbiased(f, jnp.array(0.3), order=1)
     """
     with contextlib.ExitStack() as stack:
+        # What was traced once for choices that are alike would be used again.
+        _make_choice.traced_once.cache_clear()
+        stack.callback(_make_choice.traced_once.cache_clear)
         for owner, name, wrong in PLANTED[bug]():
             stack.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, wrong)

@@ -116,6 +116,17 @@ FUNCTIONS: dict[str, Callable[[Array, Array], Array]] = {
     "two wheres with one floor": lambda x, y: jnp.sum(
         jnp.where(_ON, _grid(x, y), -2.0) - jnp.where(_ON, _grid(y, x), -2.0)
     ),
+    # Poles.
+    "over its size": lambda x, y: x / jnp.abs(x) + y,
+    "reciprocal": lambda x, y: jnp.tanh(1.0 / (x - 0.35)) * y,
+    "step": lambda x, y: jnp.heaviside(x - 0.4, 0.5) * y,
+    "over a norm": lambda x, y: _grid(x, y)[0, 0] / jnp.sqrt(jnp.sum(_grid(x, y)[1] ** 2)),
+    "standardised": lambda x, y: jnp.sum(
+        jax.nn.standardize(_grid(x, y), axis=1, epsilon=0.1) * _WEIGHTS
+    ),
+    "mean by weights": lambda x, y: (
+        jnp.sum(_grid(x, y) * jnp.exp(_WEIGHTS * y)) / jnp.sum(jnp.exp(_WEIGHTS * y))
+    ),
     # Axes.
     "column by column": lambda x, y: jnp.sum(
         jnp.sin(jnp.reshape(_grid(x, y), (3, 2), order="F")) * _WEIGHTS.T
@@ -140,7 +151,7 @@ FUNCTIONS: dict[str, Callable[[Array, Array], Array]] = {
         jax.lax.select_n(jnp.array([0, 2, 1]), *(jnp.sin(k + _grid(x, y)[0]) for k in range(3)))
     ),
     "entropy": lambda x, y: (
-        -jnp.sum(jax.scipy.special.xlogy(*[jax.nn.softmax(_grid(x, y), axis=1)] * 2))
+        -jnp.sum(jax.scipy.special.xlogy(*[jax.nn.softmax(jnp.tanh(_grid(x, y)), axis=1)] * 2))
     ),
     "error function": lambda x, y: jax.scipy.special.erf(x - y) * 2.0,
     "lgamma": lambda x, y: jax.lax.lgamma(1.5 + x * x) * y,

@@ -109,7 +109,7 @@ class RandomProgram:
 
     @property
     def order(self) -> int:
-        """To which derivative its estimators are unbiased."""
+        """The highest order of derivatives to which its estimators are unbiased."""
         return 1 if any(c.estimator and c.estimator.first_order for c in self.choices) else 2
 
     @property
@@ -244,7 +244,7 @@ def _generate(pick: Pick, max_choices: int, max_points: int, whole: bool) -> Ran
             discrete.append(index)
     variables = range(2 + len(choices))
     costs = [(pick(functions), pick(variables), pick(variables)) for _ in range(pick(range(1, 4)))]
-    # Whatever else there is, the last variable is paid for.
+    # The cost always depends on the last variable.
     last = (pick(functions), 1 + len(choices), pick(variables))
     draws = pick((1, 1, 1, 1, 1, 2, 3)) if whole else 1
     return RandomProgram(theta, tuple(choices), (*costs, last), draws)
@@ -271,9 +271,10 @@ def programs(
         draw: given by Hypothesis.
         max_choices: the largest number of statements.
         max_points: the largest number of points at which the oracle evaluates it.
-        whole: from the whole language, also what `expectation` refuses for some estimators: costs
-            along axes (reductions, sorts, `top_k`, `argsort`), `concatenate`, `pad`, updates,
-            `where` with constants and indicators, impossible values, control flow in control flow.
+        whole: use the whole language, including programs that `expectation` refuses for some
+            estimators: costs along axes (reductions, sorts, `top_k`, `argsort`), `concatenate`,
+            `pad`, updates, `where` with constants and indicators, impossible values, control flow
+            in control flow.
 
     Returns:
         A strategy for objectives; see `RandomProgram` for their `args`, `order` and `exact`.

@@ -57,7 +57,7 @@ class Case:
         sites: for each choice (or glob), names of `ppgen.testing.ESTIMATORS`.
         order: the highest derivative that JAX has for it.
         exact: its expectation, where the oracle has none.
-        samples: how many estimates show a bias of 20%.
+        samples: the number of estimates that show a bias of 20%.
         kwargs: for `ppgen.expectation`.
     """
 
@@ -75,7 +75,7 @@ class Case:
         return (np.array(self.theta, np.float32),)
 
     def variants(self) -> dict[str, Variant]:
-        """Every estimator of every choice at least once, in as many variants as that takes."""
+        """Variants in which every estimator of every choice occurs at least once."""
         number = max(len(names) for names in self.sites.values())
         chosen = [
             {
@@ -192,4 +192,4 @@ CASES: dict[str, Case] = {
         kwargs={"draws": 4},
     ),
 }
-"""Cases by name. A new row is tested by itself."""
+"""Cases by name. New rows are tested automatically."""

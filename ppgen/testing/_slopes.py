@@ -21,7 +21,7 @@ _STEP = 1e-5
 
 
 class Exact(NamedTuple):
-    """What an estimate is compared with.
+    """The exact values with which an estimate is compared.
 
     Attributes:
         value: the expectation.
@@ -135,11 +135,11 @@ def slopes(
 
     Args:
         f: a function of one vector, which may draw; it returns a scalar.
-        theta: where.
+        theta: the point.
         nodes: outcomes of a continuous choice.
         terms: outcomes of one with countably many.
         limit: the largest number of combinations of outcomes.
-        step: to either side of `theta`.
+        step: the step to either side of `theta`.
 
     Raises:
         Unsupported: it draws something whose outcomes are not known here, or too many.

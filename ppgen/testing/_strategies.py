@@ -60,7 +60,7 @@ ESTIMATORS: dict[str, AbstractEstimator] = {
     "RELAX": RELAX(lambda x: jnp.sum(jnp.sin(x))),
     "UnorderedSet": UnorderedSet(2),
 }
-"""Unbiased estimators by name, in every configuration that has code of its own."""
+"""Unbiased estimators by name, in every configuration with separate code."""
 
 
 @st.composite
@@ -98,7 +98,8 @@ def distributions(
 def sound_estimators(d: Distribution) -> dict[str, AbstractEstimator]:
     """All estimators of `ppgen.testing.ESTIMATORS` that are unbiased for `d`, by name.
 
-    In all its parameters: not `MeasureValued()` for Gamma, which refuses the concentration.
+    They have to be so in all its parameters: `MeasureValued()` for Gamma, which refuses the
+    concentration, is not included.
     """
     return {
         name: e

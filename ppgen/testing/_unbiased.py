@@ -21,7 +21,7 @@ from ppgen.testing._oracle import exact as _exact
 _BATCH = 4096
 # A bias of the size `detect` is then found with this probability.
 _POWER = 0.95
-# A standard error to which one estimate contributes more than this cannot be trusted.
+# A standard error to which one estimate contributes more than this is not reliable.
 _DOMINANT = 0.3
 
 
@@ -56,9 +56,9 @@ class Entry(NamedTuple):
         order: 0 for the value, 1 for the gradient, 2 for the Hessian.
         estimate: mean of the estimates.
         error: its standard error.
-        exact: what it should be.
-        tolerance: what float rounding may contribute to the difference.
-        dominance: the part of the estimates' variance that a single one of them makes.
+        exact: the exact value.
+        tolerance: the part of the difference that rounding may explain.
+        dominance: the largest share of a single estimate in their variance.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Entry(NamedTuple):
 
     @property
     def z(self) -> float:
-        """The difference in standard errors; zero where it is within rounding."""
+        """The difference in standard errors; zero if it is within rounding."""
         gap = self.estimate - self.exact
         if abs(gap) <= self.tolerance:
             return 0.0
@@ -104,16 +104,16 @@ def assert_unbiased(
     with a probability of at most `error_probability`, over all entries together (Bonferroni), as
     far as the means are normally distributed; entries without variance must agree up to rounding.
 
-    A test that cannot fail is worth nothing. So it is an error, too, if the estimates are too noisy
-    to show a bias of `detect` times the largest exact entry of the same order (with probability
-    0.95), or if a single one of them makes up most of the standard error.
+    A test that cannot fail has no value. So it is an error, too, if the estimates are too noisy to
+    show a bias of `detect` times the largest exact entry of the same order (with probability 0.95),
+    or if a single one of them makes up most of the standard error.
 
     *Without* `exact=`, the estimator is compared with a sum over all choices of the same staged
     program, which JAX differentiates. That sum shares nothing with estimators and analysis, but it
-    shares the program's own derivatives, and so cannot see what is wrong with them: a
-    `stop_gradient` of an argument, a wrong `custom_jvp` in `f` or in a density. Nor does it see
-    what staging takes for a constant, such as arrays that `f` closes over and draws of `jax.random`
-    with a key that `f` has made. Where a formula is known, give it as `exact=`; where none is,
+    shares the program's own derivatives, and so cannot detect errors in them: a `stop_gradient` of
+    an argument, a wrong `custom_jvp` in `f` or in a density. Nor can it detect errors in values
+    that staging takes for constants, such as arrays that `f` closes over and draws of `jax.random`
+    with a key that `f` makes. Where a formula is known, give it as `exact=`; where none is,
     `ppgen.audit` compares with slopes of values.
 
     Args:
@@ -121,16 +121,16 @@ def assert_unbiased(
         *args: its arguments.
         key: randomness of the estimates; by default `jax.random.key(0)`.
         order: test derivatives up to this order: 0, 1 or 2.
-        argnums: which of `args` to differentiate in: all their floating-point numbers.
+        argnums: the `args` to differentiate with respect to; by default all floating-point numbers.
         exact: the exact expectation as a function of `args`; by default `ppgen.testing.exact(f)`.
         samples: how many estimates to draw.
-        error_probability: with which an unbiased estimator fails.
+        error_probability: the probability with which an unbiased estimator fails.
         detect: the relative bias that the test must be able to see; `math.inf` for any.
         expectation: what turns `f` and `expectation_kwargs` into `g(key, *args)`.
         **expectation_kwargs: passed on to `expectation`, as `draws=4`.
 
     Returns:
-        What was compared, entry by entry.
+        The comparisons, entry by entry.
 
     Raises:
         AssertionError: an entry is biased. The message has its estimate, standard error and exact
@@ -289,7 +289,7 @@ def _check_power(entries: tuple[Entry, ...], threshold: float, samples: int, det
     reach = threshold + NormalDist().inv_cdf(_POWER)
     for e in entries:
         scale = max(abs(o.exact) for o in entries if o.order == e.order)
-        # Where all of an order vanish, nothing sets a scale.
+        # If all entries of an order vanish, there is no scale.
         if scale > e.tolerance and reach * e.error > detect * scale:
             needed = samples * (reach * e.error / (detect * scale)) ** 2
             raise UnderpoweredError(

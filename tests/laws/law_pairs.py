@@ -118,7 +118,7 @@ INTRODUCTION = """\
 
 Every pair with a mark is tested: value, gradient and Hessian of an expectation agree with exact
 ones. ✓ is unbiased to every order; *first derivative* is unbiased, and a second one raises. Where
-parameters are named, derivatives by the others raise. A dash is an error at the site, for the
+parameters are named, derivatives in the others raise. A dash is an error at the site, for the
 reason with that number. Other distributions of NumPyro can be drawn from too; these are the ones
 that are tested with every estimator. `StraightThrough()` and `GumbelSoftmax()`, which are biased,
 serve what `REBAR()` does.

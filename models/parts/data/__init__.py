@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from ppgen.models.parts.data.images import split as split
     from ppgen.models.parts.data.ising import Ising as Ising
     from ppgen.models.parts.data.ising import sample_ising as sample_ising
+    from ppgen.models.parts.data.labels import Labelled as Labelled
+    from ppgen.models.parts.data.labels import LabelledImages as LabelledImages
+    from ppgen.models.parts.data.labels import datum_and_label as datum_and_label
+    from ppgen.models.parts.data.labels import labelled as labelled
+    from ppgen.models.parts.data.labels import labels_of_samples as labels_of_samples
+    from ppgen.models.parts.data.labels import with_label as with_label
+    from ppgen.models.parts.data.labels import within_labels as within_labels
     from ppgen.models.parts.data.mixtures import GaussianMixture as GaussianMixture
+    from ppgen.models.parts.data.mnist import load_mnist5k as load_mnist5k
     from ppgen.models.parts.data.molecules import Molecules as Molecules
     from ppgen.models.parts.data.molecules import all_strings as all_strings
     from ppgen.models.parts.data.molecules import molecule_string as molecule_string

@@ -19,13 +19,13 @@ def load_digits(*, held_out: int = 297, seed: int = 0) -> Images:
 
     Returns:
         1,500 training and 297 held-out images of 64 pixels and 17 grey levels, unless `held_out`
-        says otherwise.
+        says otherwise; their labels are the digits.
 
     References:
         Alpaydin, Kaynak. Optical recognition of handwritten digits. UCI repository, 1998.
     """
     from sklearn.datasets import load_digits as load
 
-    pixels, _ = load(return_X_y=True)
+    pixels, labels = map(np.asarray, load(return_X_y=True))
     images = np.reshape(pixels, (-1, 8, 8))
-    return split(images, levels=LEVELS, held_out=held_out, seed=seed)
+    return split(images, levels=LEVELS, held_out=held_out, seed=seed, labels=labels)

@@ -18,6 +18,7 @@ from ppgen.inference import DataError
 from ppgen.models.parts.data.images import Images, split
 
 MAX_LEVELS = 256
+MOST_LABELS = 10_000
 _FEWEST = 2
 _UNREADABLE = (
     OSError,
@@ -35,10 +36,12 @@ _UNREADABLE = (
     zlib.error,
     lzma.LZMAError,
 )
-"""What readers of files raise at files that are damaged or of another kind."""
+"""Exceptions that readers raise for files that are damaged or of another kind."""
 
 
-def load_images(path: str | Path, *, held_out: float = 1 / 6, seed: int = 0) -> Images:
+def load_images(
+    path: str | Path, *, held_out: float = 1 / 6, seed: int = 0, labels: bool = False
+) -> Images:
     """Loads grey images from a file and splits them. Nothing in the file is ever executed.
 
     Args:
@@ -47,6 +50,8 @@ def load_images(path: str | Path, *, held_out: float = 1 / 6, seed: int = 0) -> 
             the number of grey levels is the highest of them plus 1.
         held_out: Fraction of the images to hold out.
         seed: Chooses which ones, see `split`.
+        labels: Whether to load their labels: an array `labels` in an `.npz`, of shape `(n,)`, of
+            whole numbers from 0 on.
 
     Returns:
         The data set.
@@ -59,6 +64,7 @@ def load_images(path: str | Path, *, held_out: float = 1 / 6, seed: int = 0) -> 
         raise DataError(f"{path}: no such file")
     try:
         images = _read(path)
+        told = _read_npz(path, "labels") if labels else None
     except DataError:
         raise
     except _UNREADABLE as error:
@@ -70,11 +76,12 @@ def load_images(path: str | Path, *, held_out: float = 1 / 6, seed: int = 0) -> 
             f"{path}: of its {len(images)} images, {count} would be held out and "
             f"{len(images) - count} fitted to; a standard error needs {_FEWEST} or more of each"
         )
-    return split(images, levels=levels, held_out=count, seed=seed)
+    told = None if told is None else _check_labels(told, len(images), path)
+    return split(images, levels=levels, held_out=count, seed=seed, labels=told)
 
 
 def _read(path: Path) -> Shaped[np.ndarray, "..."]:
-    """Reads what the name says that it is, if the first bytes say so too."""
+    """Reads a file of the type of its suffix, if its first bytes confirm the type."""
     with path.open("rb") as file:
         start = file.read(6)
         found = ".npz" if start[:2] == b"PK" else ".npy" if start == b"\x93NUMPY" else ""
@@ -87,13 +94,15 @@ def _read(path: Path) -> Shaped[np.ndarray, "..."]:
     return _read_npz(path) if named == ".npz" else _read_idx(path)
 
 
-def _read_npz(path: Path) -> Shaped[np.ndarray, "..."]:
+def _read_npz(path: Path, wanted: str = "images") -> Shaped[np.ndarray, "..."]:
+    if path.suffix != ".npz":
+        raise DataError(f"{path}: only an .npz has an array {wanted!r} beside its images")
     with zipfile.ZipFile(path) as archive:
         members = {Path(info.filename).stem: info for info in archive.infolist()}
-        if "images" not in members and len(members) != 1:
-            found = ", ".join(members) or "none"
-            raise DataError(f"{path}: needs an array 'images', or one array; it has: {found}")
-        name = "images" if "images" in members else next(iter(members))
+        if wanted not in members and (wanted != "images" or len(members) != 1):
+            found, also = ", ".join(members) or "none", ", or one array" * (wanted == "images")
+            raise DataError(f"{path}: needs an array {wanted!r}{also}; it has: {found}")
+        name = wanted if wanted in members else next(iter(members))
         info = members[name]
         if info.flag_bits & 1:
             raise DataError(f"{path}: the array {name!r} is encrypted")
@@ -104,7 +113,7 @@ def _read_npz(path: Path) -> Shaped[np.ndarray, "..."]:
 
 
 def _read_npy(file: Any, path: Path, size: int) -> Shaped[np.ndarray, "..."]:
-    """Reads an array, after a look at its header: what that claims has to be there."""
+    """Reads an array, after a check that the file is as long as its header claims."""
     file.seek(0)
     version = np.lib.format.read_magic(file)
     read_header = {
@@ -128,7 +137,7 @@ def _read_npy(file: Any, path: Path, size: int) -> Shaped[np.ndarray, "..."]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -152,8 +161,20 @@ def _read_idx(path: Path) -> Shaped[np.ndarray, "..."]:
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
+def _check_labels(labels: Shaped[np.ndarray, "..."], rows: int, path: Path) -> Any:
+    """Returns labels that can be used, as whole numbers."""
+    if labels.shape != (rows,):
+        raise DataError(f"{path}: labels must have shape ({rows},), not {labels.shape}")
+    good = labels.dtype.kind in "uifb" and np.isfinite(labels).all()
+    if not good or (labels != np.round(labels)).any() or labels.min() < 0:
+        raise DataError(f"{path}: labels must be whole numbers from 0 on")
+    if labels.max() >= MOST_LABELS:
+        raise DataError(f"{path}: labels must be below {MOST_LABELS}, not {labels.max():g}")
+    return labels.astype(np.int32)
+
+
 def _check(images: Shaped[np.ndarray, "..."], path: Path) -> int:
-    """Returns the number of grey levels of images that can be used."""
+    """Checks that images can be used, and returns their number of grey levels."""
     if images.ndim != 3:
         raise DataError(f"{path}: images must have shape (n, height, width), not {images.shape}")
     if 0 in images.shape or len(images) < 2:

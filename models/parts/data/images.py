@@ -1,4 +1,4 @@
-"""What every image data set is here: grey levels, a shape, and a fixed split."""
+"""Image data sets: grey levels, a shape, and a fixed split."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
 
 from ppgen.inference import DataError
 from ppgen.models.parts.data.fingerprints import fingerprint
@@ -20,12 +20,15 @@ class Images(NamedTuple):
         held_out: Images never fitted to.
         shape: Height and width.
         levels: Number of grey levels.
+        labels: Of the images to fit to and of those held out, whole numbers from 0 on, where they
+            have any.
     """
 
     train: Float[np.ndarray, "train pixels"]
     held_out: Float[np.ndarray, "held_out pixels"]
     shape: tuple[int, int]
     levels: int
+    labels: tuple[Int[np.ndarray, " train"], Int[np.ndarray, " held_out"]] | None = None
 
     @property
     def pixels(self) -> int:
@@ -33,7 +36,7 @@ class Images(NamedTuple):
         return math.prod(self.shape)
 
     def facts(self) -> dict[str, Any]:
-        """What images look like, and a fingerprint of them: see `Dataset`."""
+        """The shape, the levels and a fingerprint of the images: see `Dataset`."""
         parts = (self.train, self.held_out)
         return {"shape": list(self.shape), "levels": self.levels, "sha256": fingerprint(parts)}
 
@@ -51,7 +54,12 @@ def centred(images: Any, levels: int) -> Any:
 
 
 def split(
-    images: Num[np.ndarray, "n height width"], *, levels: int, held_out: int, seed: int = 0
+    images: Num[np.ndarray, "n height width"],
+    *,
+    levels: int,
+    held_out: int,
+    seed: int = 0,
+    labels: Int[np.ndarray, " n"] | None = None,
 ) -> Images:
     """Splits images into a part to fit to and a held-out part.
 
@@ -61,6 +69,7 @@ def split(
         held_out: Images to hold out, fewer than there are.
         seed: Chooses which. The same seed and count give the same split on every machine and with
             every version of NumPy.
+        labels: Of the images, whole numbers from 0 on.
 
     Returns:
         The data set.
@@ -89,4 +98,9 @@ def split(
     # RandomState rather than default_rng: only its stream is promised never to change.
     order = np.random.RandomState(seed).permutation(count)
     flat = images.reshape(count, height * width).astype(np.float32)
-    return Images(flat[order[held_out:]], flat[order[:held_out]], (height, width), levels)
+    parts = order[held_out:], order[:held_out]
+    train, rest = (flat[part] for part in parts)
+    told = None
+    if labels is not None:
+        told = (labels[parts[0]].astype(np.int32), labels[parts[1]].astype(np.int32))
+    return Images(train, rest, (height, width), levels, told)

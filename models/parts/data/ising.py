@@ -121,13 +121,13 @@ class Ising(eqx.Module):
     def _log_sum(
         self, clamped: tuple[np.ndarray, np.ndarray] | None = None, factor: complex = 1.0
     ) -> complex:
-        """Log of the sum of weights ** factor over all that agrees with `clamped`."""
+        """Log of the sum of weights ** factor over all configurations that agree with `clamped`."""
         within, between = _transfer(self.columns, self.coupling, self.field, complex(factor))
         allowed = np.ones((self.rows, len(within)))
         if clamped is not None:
             x, known = (a.reshape(self.rows, 1, self.columns) for a in clamped)
             allowed = ((_states(self.columns) == x) | ~known).all(-1)
-        # Only what is allowed of each row enters, which makes a clamped sum the cheaper one.
+        # Only the allowed states of each row enter, so a clamped sum is cheaper.
         states = [np.flatnonzero(row) for row in allowed]
         product, log_scale = np.eye(len(states[0])), 0.0
         for here, below in zip(states, [*states[1:], states[0]], strict=True):

@@ -107,9 +107,9 @@ class GaussianMixture(eqx.Module):
         """The law of x given that `matrix @ x` plus normal noise of that variance is y.
 
         Args:
-            matrix: Of the observation.
+            matrix: The matrix of the observation.
             y: The observation.
-            variance: Of its noise: a number, or a covariance matrix `(m, m)`.
+            variance: The variance of its noise: a number, or a covariance matrix `(m, m)`.
 
         Returns:
             The posterior, again a mixture, and the log evidence in nats.

@@ -2,8 +2,8 @@
 
 A string is a chain of carbon, nitrogen, oxygen and fluorine, a token for each atom with its bond to
 the atom before: "C", "=O", "#N". It is valid if no atom has more bonds than its valence, if the
-first atom has no bond before it and if nothing follows the end. What is wanted has heteroatoms, but
-no two in a row, which would not be stable; rewards are of the kind that molecules are searched by.
+first atom has no bond before it and if nothing follows the end. The reward favours heteroatoms, but
+no two in a row, which would not be stable; it is of the kind used in searches for molecules.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Molecules(eqx.Module):
 
     length: int = eqx.field(static=True, default=5)
     invalid: float = eqx.field(static=True, default=-6.0)
-    """The reward of a string that is no molecule, in nats. Finite, so that every string can be
+    """The reward of a string that is not a molecule, in nats. Finite, so that every string can be
     scored by a model that starts uniform; their share of the target is a percent."""
 
     @property
@@ -100,7 +100,7 @@ class Molecules(eqx.Module):
 def _weights(
     task: Molecules,
 ) -> tuple[Int[np.ndarray, "strings sites"], Float[np.ndarray, " strings"]]:
-    """All strings, and the log of what each weighs."""
+    """All strings, and their log weights."""
     strings = all_strings(task.sites, task.values)
     return strings, np.asarray(jax.vmap(task.log_weight)(jnp.asarray(strings)), np.float64)
 

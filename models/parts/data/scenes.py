@@ -12,7 +12,7 @@ from ppgen.models.parts.data.digits import LEVELS, load_digits
 from ppgen.models.parts.data.fingerprints import fingerprint
 
 ATTEMPTS = 1000
-"""How often the places of the digits of a scene are drawn before there is no room for them."""
+"""Number of attempts to place the digits of a scene before it is an error."""
 
 
 class Scenes(NamedTuple):

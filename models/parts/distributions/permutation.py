@@ -19,9 +19,9 @@ MAX_ENUMERATED = 8
 
 @final
 class UniformPermutation(dist.Distribution):
-    """All orders of 0, ..., n − 1 are as likely.
+    """The uniform distribution over the orders of 0, ..., n − 1.
 
-    It has no parameters, so no estimator of it has any variance to lower.
+    It has no parameters, so its gradient estimator does not matter.
 
     Args:
         n: How many things to order.
@@ -55,7 +55,7 @@ class UniformPermutation(dist.Distribution):
     def log_prob(
         self, value: Num[Array | np.ndarray, "*shape n"], intermediates: Any = None
     ) -> Float[Array, "*shape"]:
-        """−log n!, or −∞ for what is no permutation."""
+        """−log n!, or −∞ for values that are not permutations."""
         ordered = jnp.all(jnp.sort(value, -1) == jnp.arange(self.n), -1)
         return jnp.where(ordered, -math.lgamma(self.n + 1), -jnp.inf)
 

@@ -217,7 +217,7 @@ def _angles(key: Array, concentration: Array, size: int) -> Array:
         ratio = (1 + b) * (1 + t**2) / (2 * (1 + b * t**2))
         log_accept = concentration * (least - gap) + m * jnp.log(ratio)
         log_uniform = jnp.log(jax.random.uniform(uniform_key, gap.shape, gap.dtype))
-        # Not `<=`: where the concentration is no number, nothing would ever be accepted.
+        # Not `<=`: if the concentration is NaN, nothing would ever be accepted.
         return 2 * jnp.arctan(jnp.sqrt(b) * t), ~(log_uniform > log_accept)
 
     def go_on(state: tuple[Array, Array, Array]) -> Array:

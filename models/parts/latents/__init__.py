@@ -6,7 +6,7 @@
 | `flow` | N(0, I) | affine couplings of a diagonal Gaussian |
 | `vmf` | uniform on a sphere | von Mises-Fisher |
 | `binary` | fair flips | independent flips |
-| `categorical` | classes, as likely as each other | independent classes |
+| `categorical` | uniform classes | independent classes |
 | `hierarchical` | a Gaussian whose mean and scale another Gaussian decides | of the same form |
 """
 
@@ -32,5 +32,5 @@ LATENTS: dict[str, Callable[[int, int, Key[Array, ""]], AbstractLatent]] = {
     "hierarchical": lambda dimensions, hidden, key: HierarchicalLatent(dimensions, hidden, key=key),
     "vmf": lambda dimensions, hidden, key: SphericalLatent(dimensions),
 }
-"""Every latent representation by name: a function of its dimensions, and of the width and the key
-of networks of its own."""
+"""Latent representations by name: functions of the dimensions, and of the width and the key of
+their own networks."""

@@ -1,4 +1,4 @@
-"""Latent flips and classes. Which gradient estimator their sites get is up to who fits them."""
+"""Latent flips and classes. The gradient estimators of their sites are chosen when fitting."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ppgen.models.parts.latents._latent import AbstractLatent
 
 
 class BinaryLatent(AbstractLatent):
-    """Fair flips, of which the posterior gives each a probability of its own; decoded as ±1."""
+    """Fair flips under the prior, independent flips under the posterior; decoded as ±1."""
 
     statistics: int = eqx.field(static=True)
     code: int = eqx.field(static=True)
@@ -34,7 +34,7 @@ class BinaryLatent(AbstractLatent):
 
 
 class CategoricalLatent(AbstractLatent):
-    """Variables of a few classes each, as likely as each other under the prior.
+    """Categorical variables, uniform under the prior.
 
     The decoder reads them as one-hot vectors, one after the other.
     """
@@ -48,10 +48,10 @@ class CategoricalLatent(AbstractLatent):
 
         Args:
             dimensions: How many variables.
-            classes: Of each of them, at least two.
+            classes: The number of classes of each, at least two.
 
         Raises:
-            ValueError: There is nothing to choose.
+            ValueError: There are fewer than two classes.
         """
         if classes < 2:
             raise ValueError(f"a variable needs at least two classes, not {classes}")
@@ -59,7 +59,7 @@ class CategoricalLatent(AbstractLatent):
         self.classes = classes
 
     def prior(self) -> Float[Array, " code"]:
-        """Draws classes that are all as likely."""
+        """Draws uniform classes."""
         return self._one_hot(jnp.zeros(self.code))
 
     def posterior(self, h: Float[Array, " statistics"]) -> Float[Array, " code"]:

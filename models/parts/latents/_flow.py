@@ -47,7 +47,7 @@ class FlowLatent(AbstractLatent):
         """Makes one with fresh couplings.
 
         Args:
-            dimensions: Of z, at least two.
+            dimensions: The dimensions of z, at least two.
             hidden: Width of the networks of the couplings.
             layers: How many couplings.
             context: Numbers of the encoder that each of them reads; twice `dimensions` if None.
@@ -71,7 +71,7 @@ class FlowLatent(AbstractLatent):
         return standard_normal("z", self.code)
 
     def posterior(self, h: Float[Array, " statistics"]) -> Float[Array, " code"]:
-        """Draws z from what the couplings make of N(mean, diag scale²)."""
+        """Draws z from N(mean, diag scale²), transformed by the couplings."""
         import distrax  # takes seconds
 
         mean, log_variance, context = jnp.split(h, [self.code, 2 * self.code])

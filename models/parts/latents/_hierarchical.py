@@ -15,9 +15,8 @@ from ppgen.models.parts.networks import DiagonalGaussianMLP
 class HierarchicalLatent(AbstractLatent):
     """Prior z_top ~ N(0, I), z | z_top ~ N(m(z_top), diag s(z_top)²); the decoder reads z.
 
-    The posterior draws in the same order. Its z | z_top is proportional to the prior's density
-    times a Gaussian around what the encoder says of z: the true posterior, if that is what
-    p(x | z) is as a function of z.
+    The posterior draws in the same order. Its density of z | z_top is proportional to the prior's
+    times a Gaussian from the encoder, which is exact if p(x | z) is Gaussian as a function of z.
 
     References:
         Sønderby, Raiko, Maaløe, Sønderby, Winther. Ladder variational autoencoders. NeurIPS 2016.
@@ -40,7 +39,7 @@ class HierarchicalLatent(AbstractLatent):
         """Makes one with a fresh network.
 
         Args:
-            dimensions: Of z.
+            dimensions: The dimensions of z.
             hidden: Width of the network from z_top to z.
             depth: Its hidden layers.
             top: Dimensions of z_top; half of those of z if None.

@@ -1,4 +1,4 @@
-"""What every latent representation is."""
+"""The interface of latent representations."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from jaxtyping import Array, Float
 
 
 class AbstractLatent(eqx.Module):
-    """What an image is decoded from: two programs over the same sites, for *one* image.
+    """A latent representation: two programs over the same sites, for *one* image.
 
-    To add one: say how many numbers the encoder has to give and the decoder reads, write both
-    programs, and put the class into `LATENTS` if a name is all that it takes.
+    To add one, define the number of statistics from the encoder and of values for the decoder,
+    write both programs, and add the class to `LATENTS` if it can be made from a name alone.
 
     Attributes:
         statistics: Numbers that the encoder gives for an image.
@@ -24,15 +24,15 @@ class AbstractLatent(eqx.Module):
 
     @abstractmethod
     def prior(self) -> Float[Array, " code"]:
-        """A program that draws the latent sites, and returns what the decoder reads of them."""
+        """A program that draws the latent sites, and returns the input of the decoder."""
 
     @abstractmethod
     def posterior(self, h: Float[Array, " statistics"]) -> Float[Array, " code"]:
-        """A program that draws the same sites, given what the encoder says of an image.
+        """A program that draws the same sites, given the encoder's statistics of an image.
 
         Args:
             h: The statistics, in any precision.
 
         Returns:
-            What the decoder reads, as `prior` does.
+            The input of the decoder, as for `prior`.
         """

@@ -1,4 +1,4 @@
-"""Scores of samples, and of trivial models to compare with."""
+"""Scores of samples, and of trivial baselines."""
 
 from ppgen.models.parts.metrics.baselines import (
     gaussian_denoising_error as gaussian_denoising_error,

@@ -1,10 +1,16 @@
-"""What a model must beat before its figures mean anything."""
+"""Trivial baselines, which a model must beat."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Num
+
+from ppgen.models.parts.data.labels import within_labels
+from ppgen.models.parts.likelihoods import AbstractLikelihood
 
 
 def pixel_marginal_log_likelihood(
@@ -28,6 +34,29 @@ def pixel_marginal_log_likelihood(
     logs = np.log((counts + 1 / values) / (len(train) + 1))
     pixels = np.arange(train.shape[1])
     return logs[held_out.astype(int), pixels].sum(1)
+
+
+def pixel_histograms(
+    likelihood: AbstractLikelihood, train: Any, rows: Any
+) -> Float[np.ndarray, " n"]:
+    """`pixel_marginal_log_likelihood` of what a likelihood scores.
+
+    Of labelled images it is told the label, as the model is: each label has histograms of its own.
+
+    Args:
+        likelihood: Makes values of grey levels.
+        train: Images to count, or labelled ones.
+        rows: Images to score.
+
+    Returns:
+        The log likelihood of each, in nats.
+    """
+
+    def score(*parts: Any) -> Float[np.ndarray, " n"]:
+        found = [np.asarray(likelihood.discretize(jnp.asarray(part))) for part in parts]
+        return pixel_marginal_log_likelihood(*found, values=likelihood.values)
+
+    return within_labels(score, train, rows)
 
 
 def gaussian_denoising_error(
@@ -63,12 +92,12 @@ def gaussian_denoising_error(
 def trivial_draws(
     key: Key[Array, ""], train: Float[np.ndarray, "train pixels"], number: int
 ) -> dict[str, Float[np.ndarray, "number pixels"]]:
-    """Draws of two models that need no training: of independent pixels, and of a Gaussian.
+    """Draws of two trivial models: independent pixels, and a Gaussian.
 
     Args:
         key: Draws them.
         train: Images that both are fitted to: histograms of each pixel, mean and covariance.
-        number: Of the draws of each.
+        number: The number of draws of each.
 
     Returns:
         Images, by the name of the model.

@@ -1,4 +1,4 @@
-"""Distances between two sets of images: how far what a model draws is from the data."""
+"""Distances between two sets of images, such as a model's draws and the data."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def frechet_distance(
     """The Fréchet distance between Gaussians with the means and covariances of two sets.
 
     It is the squared 2-Wasserstein distance of those Gaussians. It is *biased* upwards by sampling,
-    so compare it at equal sizes, and with its value between two halves of the data. It sees two
-    moments only: a Gaussian that is fitted to the data attains it without being like the data.
+    so compare it at equal sizes, and with its value between two halves of the data. It depends on
+    two moments only: a Gaussian that is fitted to the data attains it without being like the data.
 
     Args:
         one: Images, flattened.
@@ -54,8 +54,8 @@ def neighbour_accuracy(
     """How often an image's nearest neighbour, among all others of both sets, is of its own set.
 
     One half for two samples of one distribution, 1 where the sets are apart, and less than one half
-    where each set has copies of the other's images. It needs no moments, so it also sees what
-    `frechet_distance` does not.
+    where each set has copies of the other's images. It does not depend on moments alone, so it
+    detects differences that `frechet_distance` does not.
 
     Args:
         one: Images, flattened.
@@ -89,11 +89,11 @@ def neighbour_accuracy(
 def told_apart(
     draws: Float[np.ndarray | Array, "m pixels"], images: Float[np.ndarray, "n pixels"]
 ) -> Estimate:
-    """The `neighbour_accuracy` of draws and images, with an error as if answers were independent.
+    """The `neighbour_accuracy` of draws and images, with a standard error for independent answers.
 
     Args:
-        draws: Of a model, flattened.
-        images: At least as many, of which the first ones count.
+        draws: Images that a model drew, flattened.
+        images: At least as many images, of which the first ones are used.
 
     Returns:
         The accuracy and its standard error.
@@ -109,7 +109,7 @@ def nearest_distances(
 
     Args:
         images: Images, flattened.
-        others: What they may be copies of.
+        others: The images of which they may be copies.
 
     Examples:
         >>> import numpy as np

@@ -6,6 +6,7 @@ import math
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 HALVINGS = 2
@@ -22,7 +23,13 @@ class ConvolutionalEncoder(eqx.Module):
     shape: tuple[int, int] = eqx.field(static=True)
 
     def __init__(
-        self, shape: tuple[int, int], outputs: int, *, channels: int = 16, key: Key[Array, ""]
+        self,
+        shape: tuple[int, int],
+        outputs: int,
+        *,
+        channels: int = 16,
+        extra: int = 0,
+        key: Key[Array, ""],
     ) -> None:
         """Makes one with fresh weights.
 
@@ -30,26 +37,28 @@ class ConvolutionalEncoder(eqx.Module):
             shape: Height and width of an image, multiples of four: 8x8 or 28x28.
             outputs: Length of the vector.
             channels: At half of the resolution; twice as many at a quarter.
+            extra: Numbers that follow the pixels, and that only the last layer reads.
             key: Draws the weights.
 
         Raises:
-            ValueError: The sides are no multiples of four.
+            ValueError: The sides are not multiples of four.
         """
         keys = jax.random.split(key, 3)
         self.convolutions = (
             eqx.nn.Conv2d(1, channels, 3, stride=2, padding=1, key=keys[0]),
             eqx.nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1, key=keys[1]),
         )
-        features = 2 * channels * math.prod(_smallest(shape))
+        features = 2 * channels * math.prod(_smallest(shape)) + extra
         self.head = eqx.nn.Linear(features, outputs, key=keys[2])
         self.shape = shape
 
-    def __call__(self, x: Float[Array, " pixels"]) -> Float[Array, " outputs"]:
+    def __call__(self, x: Float[Array, " pixels_and_extra"]) -> Float[Array, " outputs"]:
         """Evaluates the network on one image (`jax.vmap` gives a batch)."""
-        h = x.astype(self.head.weight.dtype).reshape(1, *self.shape)
+        h, extra = jnp.split(x.astype(self.head.weight.dtype), [math.prod(self.shape)])
+        h = h.reshape(1, *self.shape)
         for convolution in self.convolutions:
             h = jax.nn.gelu(convolution(h))
-        return self.head(h.ravel())
+        return self.head(jnp.concatenate([h.ravel(), extra]))
 
 
 class ConvolutionalDecoder(eqx.Module):
@@ -85,7 +94,7 @@ class ConvolutionalDecoder(eqx.Module):
             key: Draws the weights.
 
         Raises:
-            ValueError: The sides are no multiples of four.
+            ValueError: The sides are not multiples of four.
         """
         keys = jax.random.split(key, 3)
         self.enter = eqx.nn.Linear(inputs, 2 * channels * math.prod(_smallest(shape)), key=keys[0])

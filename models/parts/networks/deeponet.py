@@ -11,7 +11,7 @@ from ppgen.models.parts.networks.fourier import fourier_features
 
 
 class DeepONet(eqx.Module):
-    """A branch network of what determines a function times a trunk network of where it is asked.
+    """A branch network of the input function times a trunk network of the query point.
 
     Each output is the inner product of `basis` numbers of the branch and as many of the trunk, plus
     a bias. It has the two methods of `GICNet`, and ignores the cloud of points: the context holds
@@ -46,7 +46,7 @@ class DeepONet(eqx.Module):
             query: Dimensions of a query.
             outputs: Numbers at a query.
             basis: Functions that each output is a combination of.
-            width: Of the hidden layers.
+            width: Width of the hidden layers.
             depth: Hidden layers of branch and trunk each.
             frequencies: Fourier features of a query, in each dimension.
             key: Draws the weights.
@@ -70,6 +70,6 @@ class DeepONet(eqx.Module):
     def decode(
         self, code: Float[Array, " code"], query: Float[Array, " query"]
     ) -> Float[Array, " outputs"]:
-        """What there is at a query in [−1, 1]."""
+        """The outputs at a query in [−1, 1]."""
         trunk = self.trunk(fourier_features(query, self.frequencies))
         return (code * trunk).reshape(len(self.bias), -1).sum(1) + self.bias

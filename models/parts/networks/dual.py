@@ -1,4 +1,4 @@
-"""Networks of a partly known vector with two heads: how likely it is, and what the rest may be."""
+"""Networks of a partly known vector with two heads: its log density, and logits of the rest."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class DualMLP(eqx.Module):
 
     The input s is one-hot, with a row of zeros for a site that is not known. The log density is
     uniform (−log `values` for each known site), plus sᵀ `pairs` s, plus a number from the network.
-    The logits are what one more value adds to the former, plus those from the network. So pairwise
-    interactions need no hidden layer, and there both heads agree up to normalisation.
+    The logits are the change of the former with one more value, plus those from the network. So
+    pairwise interactions need no hidden layer, and there both heads agree up to normalisation.
 
     Everything begins at the uniform distribution. Both results are in float32 or more, whatever
     the precision of the weights.

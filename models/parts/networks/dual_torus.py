@@ -17,8 +17,8 @@ class DualTorus(eqx.Module):
 
     A layer sees the eight neighbours of a site, `depth` layers as far as `depth` sites. The log
     density is uniform (−log `values` for each known site), plus a number from every site; so it
-    stays right for targets whose sites far apart are independent given those between them. Nothing
-    depends on the size of the torus: what was trained on a small one is a model of a large one.
+    fits targets whose distant sites are independent given those between them. The weights do not
+    depend on the size of the torus, so a network trained on a small torus applies to a large one.
 
     Everything begins at the uniform distribution, and both results are as those of `DualMLP`.
     """

@@ -1,4 +1,4 @@
-"""Fourier features: what lets a network of coordinates vary quickly."""
+"""Fourier features, with which a network of coordinates can vary quickly."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def fourier_features(
     Args:
         x: A point.
         frequencies: How many multiples, 1, 2, ...; none leaves the point as it is.
-        period: Of the lowest frequency. Twice the width of the domain, here that of [−1, 1], lets
-            the features differ at its two ends.
+        period: The period of the lowest frequency. Twice the width of the domain, here that of [−1,
+            1], lets the features differ at its two ends.
 
     Returns:
         The coordinates, then all sines, then all cosines.

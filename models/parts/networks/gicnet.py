@@ -1,4 +1,4 @@
-"""A network of values at scattered points: to a fixed grid by kernels, convolutions from there."""
+"""A network of values at scattered points: kernels onto a fixed grid, then convolutions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ppgen.models.parts.networks.kernel_interpolation import KernelInterpolation
 class GICNet(eqx.Module):
     """A grid-invariant convolutional network: a function of a cloud of points with values.
 
-    Lifted pointwise, interpolated onto a fixed grid, convolved there, and made one vector, the code
-    of the cloud and a context. A trunk network of a query scales the entries of the code, about
-    `offset`, and a head reads them. Permuting the points changes nothing, and any number of them
-    will do.
+    The values are lifted pointwise, interpolated onto a fixed grid, convolved there, and mapped,
+    with a context, to one vector: the code of the cloud. A trunk network of a query scales the
+    entries of the code, about `offset`, and a head reads them. Permuting the points changes
+    nothing, and any number of them will do.
 
-    What leads to the code begins without biases and with weights that keep the variance of its
-    inputs: else all clouds have almost the same code, and what little differs is hardly learnt.
+    The layers up to the code are initialised without biases and with weights that preserve
+    variance; otherwise all clouds have almost the same code, and training is slow.
 
     References:
         Vadeboncoeur, Kazlauskaite, Papandreou, Cirak, Girolami, Akyildiz. Random grid neural
@@ -57,14 +57,14 @@ class GICNet(eqx.Module):
         """Makes one with fresh weights.
 
         Args:
-            dimensions: Of a point.
+            dimensions: Dimensions of a point.
             values: Numbers at a point.
             context: Dimensions of the context; may be zero.
             query: Dimensions of a query.
             outputs: Numbers at a query.
-            width: Of the dense layers, and of the code.
-            channels: On the grid.
-            nodes: Of the grid, in each dimension.
+            width: Width of the dense layers, and of the code.
+            channels: Channels on the grid.
+            nodes: Nodes of the grid, in each dimension.
             frequencies: Fourier features of a query, in each dimension.
             offset: Added to what scales the code, which is in (−1, 1): 0 where a query is a point,
                 at which the code is read, 1 where it is a condition, which may matter or not.
@@ -103,7 +103,7 @@ class GICNet(eqx.Module):
     def decode(
         self, code: Float[Array, " width"], query: Float[Array, " query"]
     ) -> Float[Array, " outputs"]:
-        """What a code says at a query in [−1, 1], as a smooth function of it."""
+        """The outputs for a code at a query in [−1, 1], a smooth function of the query."""
         trunk = self.trunk(fourier_features(query, self.frequencies))
         return self.head(code * (self.offset + jnp.tanh(trunk)))
 

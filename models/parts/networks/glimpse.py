@@ -1,4 +1,4 @@
-"""The spatial transformer for a box without rotation: look at a part of an image, paint one.
+"""The spatial transformer for a box without rotation: read a part of an image, or paint one.
 
 A place is `(zoom, across, down)`: a point p of the canvas, in [−1, 1]², is the point
 `zoom · p + (across, down)` of the glimpse, in [−1, 1]² too. So the box is `1 / zoom` times the size
@@ -15,11 +15,13 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ppgen import assume_continuous
+
 
 def attend(
     image: Float[Array, "canvas canvas"], place: Float[Array, "3"], side: int
 ) -> Float[Array, "{side} {side}"]:
-    """What is in a box of the image, as a glimpse of `side` pixels square.
+    """The content of a box of the image, as a glimpse of `side` pixels square.
 
     Args:
         image: The canvas. Beyond its edges it is zero.
@@ -29,7 +31,8 @@ def attend(
     Returns:
         The bilinear interpolation of the image at the pixels of the glimpse.
     """
-    zoom, shift = place[0], place[1:]
+    # A box of no zoom has no glimpse. A network that proposes boxes stays far from it.
+    zoom, shift = assume_continuous(place[0]), place[1:]
     grid = _centres(side)
     across, down = (_hats((grid - d) / zoom, image.shape[0]) for d in (shift[0], shift[1]))
     return down @ image @ across.T

@@ -77,13 +77,13 @@ class Transformer(eqx.Module):
         Args:
             inputs: Numbers of a token.
             outputs: Numbers of an output.
-            width: Of what is between, a multiple of `heads`.
+            width: Width of the hidden states, a multiple of `heads`.
             depth: Blocks.
-            heads: Of attention.
+            heads: Attention heads.
             key: Draws the weights.
 
         Raises:
-            ValueError: The width is no multiple of `heads`.
+            ValueError: The width is not a multiple of `heads`.
         """
         if width % heads:
             raise ValueError(f"a width that is a multiple of {heads} heads, not {width}")

@@ -13,9 +13,9 @@
 # # How ppgen works
 #
 # `ppgen.expectation(f)` turns a program that draws into a plain JAX function whose value and whose
-# derivatives, of any order, are unbiased estimates of those of the expectation. There is no magic
-# in it. This page builds the mechanism anew, in about 120 lines of JAX. Each step repairs what
-# fails without it, and at the end the copy is held against exact answers and against ppgen itself.
+# derivatives, of any order, are unbiased estimates of those of the expectation. This page rebuilds
+# the mechanism in about 120 lines of JAX. Each step repairs a failure of the one before, and at the
+# end the copy is compared with exact answers and with ppgen itself.
 #
 # ## 1. What fails: differentiating a sample
 #
@@ -81,17 +81,17 @@ agrees = show("jax.grad through the sample", averages(sampled_coin, theta), righ
 assert list(agrees) == [True, False, False]
 
 # %% [markdown]
-# The value is right. The derivatives are not even close, and nobody complained: how often the coin
-# comes up depends on `theta` too, but `jax.random.bernoulli` compares a uniform number with
+# The value is right. The derivatives are not even close, and there was no warning: the probability
+# of the coin depends on `theta` too, but `jax.random.bernoulli` compares a uniform number with
 # `theta`, and the derivative of a comparison is zero.
 #
-# The sampler threw away what we need to know, the distribution. So let us not sample yet.
+# The sampler discarded the distribution, which the derivative needs. So let us not sample yet.
 #
 # ## 2. A random choice is a primitive
 #
-# `draw` leaves an equation in the program, with the distribution's parameters as its operands. What
-# rebuilds the distribution, and how the choice is to be differentiated, are static parameters.
-# (`jax.make_jaxpr` has to know a shape and a dtype, nothing more.)
+# `draw` leaves an equation in the program, with the distribution's parameters as its operands. The
+# function that rebuilds the distribution and the gradient estimator are static parameters.
+# (`jax.make_jaxpr` needs only a shape and a dtype.)
 
 # %%
 choice_p = Primitive("choice")
@@ -122,16 +122,16 @@ def coin(how):
 print(jax.make_jaxpr(coin(None))(theta))
 
 # %% [markdown]
-# (The first equations are NumPyro's: it checks the probability.) The program is now data. Whoever
-# evaluates it decides what happens at a choice.
+# (The first equations are NumPyro's: it checks the probability.) The program is now data, and its
+# interpreter decides what happens at a choice.
 #
 # ## 3. Points with weights
 #
-# What could happen there? Everything that ppgen does is one idea: put a few *points* $x_s$ with
-# *weights* $w_s(\theta)$ in the place of the distribution, such that
+# All estimators of ppgen follow one idea: put a few *points* $x_s$ with *weights* $w_s(\theta)$ in
+# place of the distribution, such that
 #
 # $$\mathbb E\Bigl[\sum_s w_s(\theta)\, f(x_s)\Bigr] = \mathbb E_{p_\theta}[f(x)]
-#   \quad\text{for every } f \text{, and the same for the derivatives by } \theta.$$
+#   \quad\text{for every } f \text{, and the same for the derivatives in } \theta.$$
 #
 # Three ways, three functions of a key and a distribution:
 #
@@ -196,9 +196,9 @@ def apply(eqn, inputs):
 
 
 # %% [markdown]
-# The interpreter evaluates a variable when somebody asks for it. (Step 5 says why not all of them
-# in order.) At a choice it asks for the parameters, and then for points and weights. Where the
-# parameters depend on earlier choices, they have axes already, and what comes out has one more.
+# The interpreter evaluates a variable when it is needed. (Step 5 explains why not all of them in
+# order.) At a choice it evaluates the parameters, and then points and weights. Where the parameters
+# depend on earlier choices, they have axes already, and the points have one more.
 
 
 # %%
@@ -248,7 +248,7 @@ for how in (enumerate_, score_function):
 
 # %% [markdown]
 # The value, the gradient and the second derivative, by `jax.grad` alone: there is no second API for
-# derivatives. Two things that look like it and are not, as controls. The classical surrogate
+# derivatives. Two similar constructions that are wrong serve as controls. The classical surrogate
 # of the score function, a weight of $1 + \ell - \bar\ell$, has the right gradient and the wrong
 # second derivative: a product with itself is missing. And a frozen point that keeps the weight one
 # is what `jax.grad` made of the sample in the beginning.
@@ -334,7 +334,7 @@ assert largest(expectation(many_coins(enumerate_)), theta) == 2**10
 # %% [markdown]
 # Expectations are linear. So the cost is taken apart into its additive *terms*, from the end of the
 # program backwards, and each of them is weighted by the choices that influence it: by its own axes.
-# The sum itself is never asked for, which is why the interpreter works on demand.
+# The sum itself is never evaluated, which is why the interpreter works on demand.
 
 
 # %%
@@ -392,9 +392,9 @@ agrees = show("pathwise", averages(expectation(above_one(pathwise)), theta), rig
 assert list(agrees) == [True, False, False]
 
 # %% [markdown]
-# The interpreter sees every equation, so it can refuse this. A value *moves* if a pathwise choice
-# is behind it; an equation that makes something of it that cannot move smoothly (a truth value, a
-# whole number, a step) is an error.
+# The interpreter sees every equation, so it can refuse this. A value *moves* if it depends on a
+# pathwise choice; an equation whose result cannot move smoothly with it (a boolean, an integer, a
+# step) is an error.
 
 # %%
 STEPS = {"floor", "ceil", "round", "sign"}
@@ -421,8 +421,8 @@ else:
 #
 # JAX programs have structure: `jit`, `scan`, `cond`. An equation that contains a choice has to be
 # taken apart before the interpreter gets it. Calls are inlined and scans unrolled, which is a
-# second small interpreter, run under `make_jaxpr`: its output is again a program. What it does
-# not know it refuses.
+# second small interpreter, run under `make_jaxpr`: its output is again a program. It refuses
+# operations that it does not know.
 
 
 # %%
@@ -599,18 +599,18 @@ plt.show()
 #
 # ## What the real one does besides
 #
-# The stages are the same: stage the program, take its structure apart, put points in the place of
-# choices, weight the terms of the cost. What fills the other files:
+# The stages are the same: stage the program, lower its structure, put points in place of choices,
+# weight the terms of the cost. The other files contain:
 #
 # - NumPyro's sites. A handler makes each unobserved `numpyro.sample` bind the primitive; `simulate`
 #   and `log_density` are programs on top of it.
 # - A single point has no axis, and a pathwise choice is sampled in place, as any other equation.
 #   So such programs cost what hand-written JAX costs.
-# - An analysis of the program comes before its evaluation: who influences what, element by element.
-#   Enumeration in a plate is linear in its size, and a score multiplies the terms of its own
-#   element. It also finds the discontinuities, before anything runs, and says at which site and in
-#   which line of your file.
-# - Under `vmap` a choice has lanes of its own. The copy has no rule for it, and JAX says so.
+# - An analysis of the program comes before its evaluation: the influences of choices on values,
+#   element by element. Enumeration in a plate is linear in its size, and a score multiplies the
+#   terms of its own element. It also finds the discontinuities, before anything runs, and reports
+#   the site and the line of your file.
+# - Under `vmap` each lane has its own draw. The copy has no batching rule, and JAX raises an error.
 # - Measure-valued derivatives and DisARM have weights of value zero, right to first order only;
 #   their points add up over the choices where those of enumeration multiply. A second derivative of
 #   them is an error.
