@@ -43,7 +43,7 @@ def mixture_log_prob(d: Any, value: Array, log_prob: LogProb) -> Array:
     mixing = unwrapped(d.mixing_distribution)
     if isinstance(mixing, CategoricalProbs):
         return _weighted(components, jnp.asarray(d.mixing_distribution.probs))
-    return _mean_of_logs(d.mixing_distribution.logits, components)
+    return _mean_of_logs(jnp.asarray(d.mixing_distribution.logits), components)
 
 
 def _mean_of_logs(logits: Array, log_densities: Array) -> Array:

@@ -28,14 +28,13 @@ from numpyro.distributions import (
     TransformedDistribution,
     constraints,
 )
-from numpyro.distributions.util import sum_rightmost
 
 from ppgen._derivatives import with_derivative_of, without_second_derivative
 from ppgen._distributions.edges import edges_move_with
 from ppgen._distributions.families import family
 from ppgen._distributions.noninvertible import split_transforms
 from ppgen._distributions.rebuild import rebuilt
-from ppgen._distributions.wrappers import plain, split_event, unwrapped
+from ppgen._distributions.wrappers import plain, split_event, sum_last, unwrapped
 
 Split = tuple[Distribution, Callable[[Array], Delta]]
 """A distribution, and the rest of another one given its value: a point and a log density."""
@@ -80,7 +79,7 @@ def one_after_the_other(first: Split, then: Callable[[Array], Delta], d: Distrib
     def finish(u: Array) -> Delta:
         between: Any = first[1](u)
         point: Any = then(between.v)
-        own = sum_rightmost(between.log_density, jnp.ndim(between.log_density) - len(d.batch_shape))
+        own = sum_last(between.log_density, jnp.ndim(between.log_density) - len(d.batch_shape))
         return Delta(point.v, log_density=point.log_density + own, event_dim=d.event_dim)
 
     return first[0], finish

@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import Delta, Distribution, constraints
-from numpyro.distributions.util import sum_rightmost
 
+from ppgen._derivatives import with_derivative_of
 from ppgen._distributions import gamma_functions
 from ppgen._distributions.gamma_families import floats, softplus
 from ppgen._distributions.moving_ends import Split
-from ppgen._distributions.wrappers import plain, split_event
+from ppgen._distributions.wrappers import plain, split_event, sum_last
 from ppgen._sampling.log_gamma import log_gamma
 
 
@@ -43,6 +43,17 @@ class Scale(NamedTuple):
     value: Callable[[Array], Array]
 
 
+def _rounded(y: Array) -> tuple[Array, Array, Array]:
+    """The value whose log is `y`, its log, and whether that is of the value as it is rounded.
+
+    Where the value has all its digits, so that its density is what it is of a value that is given.
+    """
+    x = jnp.exp(y)
+    known = (x >= jnp.finfo(y.dtype).tiny) & jnp.isfinite(x)
+    log_x = jnp.log(jnp.where(known, jax.lax.stop_gradient(x), 1.0))
+    return x, with_derivative_of(y, jnp.where(known, log_x, y)), known
+
+
 def _sample_gamma(d: Any, key: Array, shape: tuple[int, ...]) -> Array:
     y = log_gamma(key, d.concentration, shape)
     return y - jnp.log(jnp.asarray(d.rate, y.dtype))
@@ -50,7 +61,8 @@ def _sample_gamma(d: Any, key: Array, shape: tuple[int, ...]) -> Array:
 
 def _gamma(d: Any, y: Array) -> Array:
     a, rate, y = floats(d.concentration, d.rate, y)
-    return gamma_functions.gamma(a, rate, jnp.exp(y), y)
+    x, log_x, _ = _rounded(y)
+    return gamma_functions.gamma(a, rate, x, log_x)
 
 
 def _sample_inverse_gamma(d: Any, key: Array, shape: tuple[int, ...]) -> Array:
@@ -58,7 +70,10 @@ def _sample_inverse_gamma(d: Any, key: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _inverse_gamma(d: Any, y: Array) -> Array:
-    return _gamma(d, -y) - 2 * y
+    a, rate, y = floats(d.concentration, d.rate, y)
+    x, log_x, known = _rounded(y)
+    inverse = jnp.where(known, 1 / jnp.where(known, x, 1.0), jnp.exp(-y))
+    return gamma_functions.gamma(a, rate, inverse, -log_x) - 2 * log_x
 
 
 def _sample_beta(d: Any, key: Array, shape: tuple[int, ...]) -> Array:
@@ -69,8 +84,14 @@ def _sample_beta(d: Any, key: Array, shape: tuple[int, ...]) -> Array:
 
 def _beta(d: Any, y: Array) -> Array:
     a, b, y = floats(d.concentration1, d.concentration0, y)
-    x, rest = jax.nn.sigmoid(y), jax.nn.sigmoid(-y)
-    return gamma_functions.beta(a, b, x, rest, -softplus(-y), -softplus(y))
+    x = jax.nn.sigmoid(y)
+    # Closer to one, the value has lost digits of what is left.
+    known = (x >= jnp.finfo(y.dtype).tiny) & (x < 0.9)
+    inner = jnp.where(known, jax.lax.stop_gradient(x), 0.5)
+    rest = jnp.where(known, 1 - x, jax.nn.sigmoid(-y))
+    logs = (-softplus(-y), jnp.log(inner)), (-softplus(y), jnp.log1p(-inner))
+    log_x, log_rest = (with_derivative_of(f, jnp.where(known, v, f)) for f, v in logs)
+    return gamma_functions.beta(a, b, x, rest, log_x, log_rest)
 
 
 def _sample_dirichlet(d: Any, key: Array, shape: tuple[int, ...]) -> Array:
@@ -80,7 +101,8 @@ def _sample_dirichlet(d: Any, key: Array, shape: tuple[int, ...]) -> Array:
 
 def _dirichlet(d: Any, y: Array) -> Array:
     a, y = floats(d.concentration, y)
-    return gamma_functions.dirichlet(a, jnp.exp(y), y)
+    x, log_x, _ = _rounded(y)
+    return gamma_functions.dirichlet(a, x, log_x)
 
 
 _LOG_GAMMA = Scale(_sample_gamma, _gamma, jnp.exp)
@@ -128,7 +150,7 @@ def log_prob_on_scale(dist: Distribution, y: Array) -> Array:
     """
     inner, reinterpreted = split_event(dist)
     on_scale = OnLogScale(inner, SCALES[type(plain(inner))])
-    return sum_rightmost(on_scale.log_prob(y), reinterpreted)
+    return sum_last(on_scale.log_prob(y), reinterpreted)
 
 
 @final

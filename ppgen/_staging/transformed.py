@@ -14,11 +14,10 @@ from typing import Any
 import jax
 from jax import Array
 from numpyro.distributions import Distribution
-from numpyro.distributions.util import sum_rightmost
 
 from ppgen._distributions.moving_ends import Split, one_after_the_other, split_moving_ends
 from ppgen._distributions.noninvertible import loses_digits, split_transforms
-from ppgen._distributions.wrappers import as_single_precision, plain, split_event
+from ppgen._distributions.wrappers import as_single_precision, plain, split_event, sum_last
 from ppgen._sampling.log_scale import split_log_scale
 from ppgen._staging.choice import bind_choice, describe_choice
 from ppgen._staging.coordinates import remember, scale_of
@@ -128,8 +127,8 @@ def bind_transformed(
         base, finish = split(inner)
         point: Any = finish(x)
         own = log_prob(base, as_single_precision(x))
-        own = sum_rightmost(own, own.ndim - len(inner.batch_shape)) + point.log_density
-        return point.v, sum_rightmost(own, reinterpreted)
+        own = sum_last(own, own.ndim - len(inner.batch_shape)) + point.log_density
+        return point.v, sum_last(own, reinterpreted)
 
     with jax.named_scope(SITE_SCOPE + choice.name), jax.named_scope(SAMPLER_SCOPE):
         value, logp = over_lanes(after, lanes, mapped[: spec.num_leaves], None, leaves, x)

@@ -190,8 +190,11 @@ class Family:
         inner = copy.copy(self)
         inner.dist = plain(self.dist.base)
         values, weights = inner.outcomes(nodes, terms)
-        logit = isinstance(inner.dist, dist.Beta)
-        return Outcomes(special.logit(values) if logit else np.log(values), weights)
+        finfo = np.finfo(np.float64)
+        values = np.maximum(values, finfo.tiny)
+        if isinstance(inner.dist, dist.Beta):
+            return Outcomes(special.logit(np.minimum(values, 1 - finfo.epsneg)), weights)
+        return Outcomes(np.log(values), weights)
 
     def _transformed(self, nodes: int) -> Outcomes:
         """Location and scale of a family that is known: it is one of another name."""
