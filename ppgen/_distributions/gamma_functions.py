@@ -25,12 +25,14 @@ from ppgen._distributions.saddle_point import (
 )
 
 
+@jax.jit
 def gamma(concentration: Array, rate: Array, x: Array, log_x: Array) -> Array:
     """Of a Gamma variable."""
     events = log_poisson(concentration, rate * x, jnp.log(rate) + log_x)
     return events + jnp.log(concentration) - log_x
 
 
+@jax.jit
 def dirichlet(concentration: Array, x: Array, log_x: Array) -> Array:
     """Of a point of the simplex, along the last axis."""
     return _dirichlet(*jnp.broadcast_arrays(concentration, x, log_x))
@@ -69,6 +71,7 @@ def _others(a: Array) -> Array:
     return before + jnp.flip(jnp.cumsum(jnp.flip(after, -1), axis=-1), -1)
 
 
+@jax.jit
 def beta(a: Array, b: Array, x: Array, rest: Array, log_x: Array, log_rest: Array) -> Array:
     """Of a Beta variable of concentrations `a` and `b` at `x`, which is `rest` less than one."""
     a, b, x, rest, log_x, log_rest = jnp.broadcast_arrays(a, b, x, rest, log_x, log_rest)
@@ -79,6 +82,7 @@ def beta(a: Array, b: Array, x: Array, rest: Array, log_x: Array, log_rest: Arra
     )
 
 
+@jax.jit
 def binomial(n: Array, k: Array, p: Array, q: Array, log_p: Array, log_q: Array) -> Array:
     """Of `k` of `n` events of probability `p`, which is `q` less than one."""
     log_n = jnp.log(jnp.maximum(n, 1e-30))
@@ -86,6 +90,7 @@ def binomial(n: Array, k: Array, p: Array, q: Array, log_p: Array, log_q: Array)
     return happened + log_poisson(n - k, n * q, log_n + log_q) - log_poisson_at_mode(n)
 
 
+@jax.jit
 def multinomial(n: Array, k: Array, probs: Array) -> Array:
     """Of counts `k` that add up to `n`, of probabilities `probs` that do to one."""
     events = jnp.sum(log_poisson(k, jnp.expand_dims(n, -1) * probs), axis=-1)
@@ -93,6 +98,7 @@ def multinomial(n: Array, k: Array, probs: Array) -> Array:
     return events - log_poisson_at_mode(n) + rounded
 
 
+@jax.jit
 def negative_binomial(a: Array, k: Array, p: Array, q: Array, log_p: Array, log_q: Array) -> Array:
     """Of `k` events of probability `q` before the `a`-th of probability `p`."""
     return _negative_binomial(*jnp.broadcast_arrays(a, k, p, q, log_p, log_q))
@@ -121,6 +127,7 @@ def _negative_binomial_jvp(primals: Any, tangents: Any) -> Any:
 _negative_binomial.defjvp(_negative_binomial_jvp, symbolic_zeros=True)
 
 
+@jax.jit
 def dirichlet_multinomial(concentration: Array, k: Array) -> Array:
     """Of counts `k`, whose probabilities a Dirichlet variable gives."""
     return _dirichlet_multinomial(*jnp.broadcast_arrays(concentration, k))
@@ -160,12 +167,14 @@ def _dirichlet_multinomial_jvp(primals: Any, tangents: Any) -> Any:
 _dirichlet_multinomial.defjvp(_dirichlet_multinomial_jvp, symbolic_zeros=True)
 
 
+@jax.jit
 def beta_binomial(a: Array, b: Array, k: Array, rest: Array) -> Array:
     """Of `k` events and `rest` others, of a probability that a Beta variable gives."""
     a, b, k, rest = jnp.broadcast_arrays(a, b, k, rest)
     return dirichlet_multinomial(jnp.stack([a, b], axis=-1), jnp.stack([k, rest], axis=-1))
 
 
+@jax.jit
 def beta_negative_binomial(a: Array, b: Array, n: Array, k: Array) -> Array:
     """Of `k` events before the `n`-th other one, of a probability that a Beta variable gives."""
     return _beta_negative_binomial(*jnp.broadcast_arrays(a, b, n, k))
@@ -216,6 +225,7 @@ def _along(like: Array, *slopes: tuple[Any, Callable[[], Array]]) -> Array:
     return moved
 
 
+@jax.jit
 def log_beta(a: Array, b: Array) -> Array:
     """The log of the beta function."""
     # Of which powers cancel.
@@ -240,6 +250,7 @@ def _log_gamma_ratio_jvp(primals: Any, tangents: Any) -> Any:
 log_gamma_ratio.defjvp(_log_gamma_ratio_jvp, symbolic_zeros=True)
 
 
+@jax.jit
 def lkj_cholesky(concentration: Array, log_diagonal: Array) -> Array:
     """Of the Cholesky factor of a correlation matrix, from the diagonal but for its first."""
     n = log_diagonal.shape[-1]
@@ -250,6 +261,7 @@ def lkj_cholesky(concentration: Array, log_diagonal: Array) -> Array:
     return powers + jnp.sum(ratios, axis=-1) - n * (n + 1) / 4 * jnp.log(jnp.pi)
 
 
+@jax.jit
 def student_t(df: Array, x: Array, scale: Array) -> Array:
     """Of a Student-t variable at `x` from its location."""
     half = 0.5 * df

@@ -91,6 +91,7 @@ def _at_mode_jvp(primals: Any, tangents: Any) -> Any:
     return _at_mode(k), -dk * digamma_less_log(k)
 
 
+@jax.jit
 def _assembled(k: Array, m: Array, log_m: Array) -> Array:
     large = k >= _LARGE
     far = jnp.where(large, k, _LARGE)
@@ -103,6 +104,7 @@ def _assembled(k: Array, m: Array, log_m: Array) -> Array:
     return jnp.where(large, saddle, power - m - log_factorial(near))
 
 
+@jax.jit
 def _slope(k: Array, m: Array, log_m: Array) -> Array:
     """The derivative by `k`: `log(m) - digamma(k + 1)`."""
     large = k >= _LARGE
@@ -111,6 +113,7 @@ def _slope(k: Array, m: Array, log_m: Array) -> Array:
     return jnp.where(large, saddle, log_m - digamma(jnp.where(large, 1.0, k) + 1))
 
 
+@jax.jit
 def digamma_less_log(k: ArrayLike) -> Array:
     """`digamma(k + 1) - log(k)`, which is near `1 / (2 k)`."""
     k = as_float(k)
@@ -124,6 +127,7 @@ def _digamma_series(k: Array) -> Array:
     return 0.5 / k + horner(_DIGAMMA, 1 / k**2) / k**2
 
 
+@jax.jit
 def digamma_difference(z: ArrayLike, h: ArrayLike) -> Array:
     """`digamma(z + h) - digamma(z)` for positive `z` and `h` that is not negative, however small.
 
@@ -145,6 +149,7 @@ def digamma_difference(z: ArrayLike, h: ArrayLike) -> Array:
     return total
 
 
+@jax.jit
 def log_factorial(k: ArrayLike) -> Array:
     """`log Gamma(k + 1)` for `k` up to ten or so, to a relative rounding at its zeros too."""
     k = as_float(k)
