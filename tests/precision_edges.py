@@ -92,7 +92,9 @@ def _valid(make: Any, theta: np.ndarray) -> bool:
             return False
         held = ((c, getattr(d, name, None)) for name, c in d.arg_constraints.items())
         return all(
-            bool(jnp.all(c(x))) for c, x in held if x is not None and c != constraints.dependent
+            bool(jnp.all(c(x)))
+            for c, x in held
+            if x is not None and not isinstance(c, type(constraints.dependent))
         )
 
 
@@ -128,7 +130,7 @@ def edge_points(name: str) -> Points:
     return Points(
         theta[rows],
         np.asarray(leaves, np.float32)[rows],
-        np.asarray(values, np.float32)[rows, cols],
+        single[rows, cols],
         cols < DRAWS,
     )
 
