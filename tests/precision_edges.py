@@ -247,7 +247,8 @@ def _excess(found: Any, right: Any, condition: Any) -> np.ndarray:
     with np.errstate(all="ignore"):
         error = np.abs(found - right) / (eps * condition + tiny)
         # (Of a square that is halved, and of sums of some.)
-        beyond = (np.abs(right) > LARGEST / 8) & np.isinf(found) & (np.sign(found) == np.sign(right))
+        beyond = (np.abs(right) > LARGEST / 8) & np.isinf(found)
+        beyond &= np.sign(found) == np.sign(right)
     error = np.where(np.isfinite(found), error, np.inf)
     error = np.where(beyond | (found == right) | ~np.isfinite(right), 0.0, error)
     return np.where(np.isfinite(condition) | ~np.isfinite(found), error, 0.0)
