@@ -19,6 +19,9 @@ except _PackageNotFoundError:  # a checkout on sys.path that nobody installed
     __version__ = "0+unknown"
 
 from ppgen._lazy import export_lazily as _export_lazily
+from ppgen._xla_flags import without_wrong_fusions as _without_wrong_fusions
+
+_without_wrong_fusions()
 
 if TYPE_CHECKING:
     from ppgen._distributions.wrappers import plain as plain

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from equinox.internal import unvmap_any
 from jax._src import core as core_src
-from jax._src import source_info_util
+from jax._src import source_info_util, xla_bridge
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
@@ -477,3 +477,8 @@ def define_follower(name: str, derivative: Callable) -> Primitive:
     ad.primitive_jvps[primitive] = jvp
     batching.primitive_batchers[primitive] = batch
     return primitive
+
+
+def computes_on_cpus_already() -> bool:
+    """Whether JAX has been asked for its devices, which are CPUs."""
+    return xla_bridge.backends_are_initialized() and jax.default_backend() == "cpu"

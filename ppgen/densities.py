@@ -4,8 +4,11 @@ The same numbers as NumPyro's ``log_prob``, with the right derivative where NumP
 kink that the density does not have: at logits of exactly zero (where networks start), and at the
 ends of the range of a probability, a rate or a Beta variable (where ``float32`` rounds to); and
 where NumPyro's own derivative rule is wrong (the bounds of ``DoublyTruncatedPowerLaw``), or JAX's
-(the second derivative of ``betaln`` at equal arguments). Truncated normal distributions keep their
-digits in the tails, where NumPyro takes the difference of two numbers close to one.
+(the second derivative of ``betaln`` at equal arguments).
+
+And with the digits that single precision has, where NumPyro subtracts large numbers from each other
+or squares them: truncated normal distributions far out in a tail, what is made of gamma functions
+(Gamma, Beta, Dirichlet, Student-t and all counts) at large parameters, Cauchy variables far out.
 """
 
 from __future__ import annotations
@@ -17,13 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array, lax
-from jax.scipy.special import betaln, gammaln, xlog1py, xlogy
-from jax.typing import ArrayLike
+from jax.scipy.special import xlog1py, xlogy
 from numpyro.distributions import Distribution
-from numpyro.distributions.util import clamp_probs
 
-from ppgen._derivatives import with_derivative_of
-from ppgen._distributions import truncated
+from ppgen._distributions import gamma_families, scalar_families, truncated
+from ppgen._distributions.gamma_families import clamped, softplus
 from ppgen._distributions.hidden_parameters import without_hidden_parameters
 from ppgen._distributions.mixtures import mixture_log_prob
 from ppgen._distributions.rebuild import rebuilt
@@ -138,51 +139,25 @@ class _Corrected(Distribution):
         return log_density
 
 
-@jax.custom_jvp
-def _softplus(x: ArrayLike) -> Array:
-    """`log(1 + exp(x))`, whose derivative is one sigmoid.
-
-    That of `jax.nn.softplus` takes exponentials of what it returned, which CPUs are slow at.
-    """
-    return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
-
-
-@_softplus.defjvp
-def _softplus_jvp(primals: tuple[ArrayLike], tangents: tuple[ArrayLike]) -> tuple[Array, Array]:
-    (x,), (dx,) = primals, tangents
-    return _softplus(x), jax.nn.sigmoid(x) * jnp.asarray(dx)
-
-
 def _bernoulli_logits(d: Any, value: Array) -> Array:
     # Without validation, NumPyro's formula is linear in a value between 0 and 1.
     if d._validate_args or not jnp.issubdtype(value.dtype, jnp.inexact):
         # Of a float: `1 - 2 * value` wraps around in the unsigned integers of images.
         value = value.astype(jnp.result_type(d.logits, 0.0))
-        return -_softplus((1 - 2 * value) * d.logits)
+        return -softplus((1 - 2 * value) * d.logits)
     finite = jnp.isfinite(d.logits)
     logits = jnp.where(finite, d.logits, 0.0)
     impossible = jnp.logical_xor(value, jnp.asarray(d.logits) > 0)
     return jnp.where(
         finite,
-        value * logits - _softplus(logits),
+        value * logits - softplus(logits),
         jnp.where(impossible, -jnp.inf, 0.0),
     )
 
 
-def _binomial_logits(d: Any, value: Array) -> Array:
-    n = jnp.asarray(d.total_count, jnp.result_type(float))
-    return value * d.logits - n * _softplus(d.logits) + _log_choose(n, value)
-
-
 def _bernoulli_probs(d: Any, value: Array) -> Array:
-    value, probs = jnp.asarray(value, jnp.result_type(float)), _clamped(d.probs)
+    value, probs = jnp.asarray(value, jnp.result_type(float)), clamped(d.probs)
     return xlogy(value, probs) + xlog1py(1 - value, -probs)
-
-
-def _binomial_probs(d: Any, value: Array) -> Array:
-    value, probs = jnp.asarray(value, jnp.result_type(float)), _clamped(d.probs)
-    n = jnp.asarray(d.total_count, value.dtype)
-    return xlogy(value, probs) + xlog1py(n - value, -probs) + _log_choose(n, value)
 
 
 def _geometric_probs(d: Any, value: Array) -> Array:
@@ -192,66 +167,35 @@ def _geometric_probs(d: Any, value: Array) -> Array:
     return failures + jnp.log(probs)
 
 
-def _multinomial_probs(d: Any, value: Array) -> Array:
-    value = jnp.asarray(value, jnp.result_type(float))
-    n = jnp.asarray(d.total_count, value.dtype)
-    return gammaln(n + 1) + jnp.sum(_xlogy(value, d.probs) - gammaln(value + 1), axis=-1)
-
-
-def _poisson(d: Any, value: Array) -> Array:
-    if d.is_sparse:
-        return d.log_prob(value)
-    value = jnp.asarray(value, jnp.result_type(float))
-    rate = jnp.asarray(d.rate, value.dtype)
-    return _xlogy(value, rate) - gammaln(value + 1) - rate
-
-
-def _beta(d: Any, value: Array) -> Array:
-    a, b = d.concentration1, d.concentration0
-    # At 0 and 1 NumPyro drops the derivative with respect to the concentrations. Such a value has
-    # been rounded: differentiate at the closest one that is not at the end.
-    dtype = jnp.result_type(value, a, b, 0.0)
-    # JAX's xlogy has no derivative beside an integer, and `Beta(10, 10)` is usual.
-    value, a, b = (jnp.asarray(x, dtype) for x in (value, a, b))
-    inner = jnp.clip(value, jnp.finfo(dtype).tiny, 1 - jnp.finfo(dtype).epsneg)
-    log_density = (a - 1) * jnp.log(inner) + (b - 1) * jnp.log1p(-inner) - _betaln(a, b)
-    exact = xlogy(a - 1, value) + xlog1py(b - 1, -value) - _betaln(a, b)
-    end = (value == 0) | (value == 1)
-    # Not `log_density + (exact - log_density)`, which rounds.
-    return with_derivative_of(log_density, jnp.where(end, exact, log_density))
-
-
-def _beta_binomial(d: Any, value: Array) -> Array:
-    a, b, n = d.concentration1, d.concentration0, jnp.asarray(d.total_count, float)
-    value = jnp.asarray(value, float)
-    return _log_choose(n, value) + _betaln(value + a, n - value + b) - _betaln(a, b)
-
-
-def _beta_negative_binomial(d: Any, value: Array) -> Array:
-    a, b, n = d.concentration1, d.concentration0, jnp.asarray(d.n, float)
-    value = jnp.asarray(value, float)
-    choose = gammaln(n + value) - gammaln(n) - gammaln(value + 1)
-    return choose + _betaln(a + value, b + n) - _betaln(a, b)
-
-
-def _gamma_poisson(d: Any, value: Array) -> Array:
-    value = jnp.asarray(value, float)
-    a, rate = jnp.asarray(d.concentration, float), jnp.asarray(d.rate, float)
-    odds = -a * jnp.log1p(1 / rate) - value * jnp.log1p(rate)
-    return odds - _betaln(a, value + 1) - jnp.log(a + value)
-
-
 def _power_law(d: Any, value: Array) -> Array:
     # NumPyro's own derivative rule has the wrong one by `low` and `high`, everywhere.
     exponent = d.alpha + 1
     bounded = jnp.asarray(d.low) > 0
     low, high = jnp.log(jnp.where(bounded, d.low, d.high / 2)), jnp.log(d.high)
-    # The integral of exp(exponent * u) over u from log(low) to log(high).
-    log_normalizer = (
-        jnp.log(high - low) + exponent * (high + low) / 2 + _log_sinhc(exponent * (high - low) / 2)
-    )
+    log_normalizer = _log_integral(*jnp.broadcast_arrays(jnp.asarray(exponent, float), low, high))
     from_zero = exponent * high - jnp.log(jnp.where(bounded, 1.0, exponent))
     return d.alpha * jnp.log(value) - jnp.where(bounded, log_normalizer, from_zero)
+
+
+@jax.custom_jvp
+def _log_integral(exponent: Array, low: Array, high: Array) -> Array:
+    """The log of the integral of `exp(exponent * u)` over u from `low` to `high`."""
+    middle = exponent * (high + low) / 2
+    return jnp.log(high - low) + middle + _log_sinhc(exponent * (high - low) / 2)
+
+
+@_log_integral.defjvp
+def _log_integral_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # By the ends it is what the integrand is there: terms that cancel where that is little.
+    exponent, low, high = primals
+    d_exponent, d_low, d_high = tangents
+    value, moved = jax.jvp(
+        lambda e: jnp.log(high - low) + e * (high + low) / 2 + _log_sinhc(e * (high - low) / 2),
+        (exponent,),
+        (d_exponent,),
+    )
+    moved = moved + jnp.exp(exponent * high - value) * d_high
+    return value, moved - jnp.exp(exponent * low - value) * d_low
 
 
 def _log_sinhc(z: Array) -> Array:
@@ -260,28 +204,6 @@ def _log_sinhc(z: Array) -> Array:
     series = z**2 / 6 - z**4 / 180 + z**6 / 2835
     big = jnp.abs(jnp.where(small, 1.0, z))
     return jnp.where(small, series, big + jnp.log(-jnp.expm1(-2 * big)) - jnp.log(2 * big))
-
-
-def _clamped(probs: Any) -> Array:
-    """Clamped to where logarithms are finite, but differentiated as if it were not."""
-    probs = jnp.asarray(probs, jnp.result_type(probs, 0.0))
-    return with_derivative_of(probs, lax.stop_gradient(clamp_probs(probs)))
-
-
-def _xlogy(x: Array, y: Array) -> Array:
-    """`x log y`, zero in value and derivative where `x` is, even at `y = 0`."""
-    return jnp.where(x == 0, 0.0, x * jnp.log(jnp.where(x == 0, 1.0, y)))
-
-
-def _betaln(a: ArrayLike, b: ArrayLike) -> Array:
-    # JAX's takes the smaller and the larger of the two. Where they are equal (Beta(1, 1), say) that
-    # has a kink, and the second derivative is wrong. So they are not, by one rounding.
-    a, b = jnp.broadcast_arrays(jnp.asarray(a, float), jnp.asarray(b, float))
-    return betaln(a, jnp.where(a == b, b * (1 + jnp.finfo(b.dtype).eps), b))
-
-
-def _log_choose(n: Array, k: Array) -> Array:
-    return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
 
 
 def _mixture(d: Any, value: Array) -> Array:
@@ -303,24 +225,14 @@ def _ordered_logistic(d: Any, value: Array) -> Array:
 
 
 _RULES: dict[type, Callable[[Any, Array], Array]] = {
+    **gamma_families.RULES,
+    **scalar_families.RULES,
     dist.BernoulliLogits: _bernoulli_logits,
     dist.BernoulliProbs: _bernoulli_probs,
-    dist.Beta: _beta,
-    dist.BetaBinomial: _beta_binomial,
-    dist.BetaNegativeBinomial: _beta_negative_binomial,
-    dist.BetaProportion: _beta,
-    dist.BinomialLogits: _binomial_logits,
-    dist.BinomialProbs: _binomial_probs,
     dist.DoublyTruncatedPowerLaw: _power_law,
-    dist.GammaPoisson: _gamma_poisson,
     dist.GeometricProbs: _geometric_probs,
     dist.MaskedDistribution: _masked,
     dist.MixtureGeneral: _mixture,
     dist.MixtureSameFamily: _mixture,
-    dist.MultinomialProbs: _multinomial_probs,
-    dist.NegativeBinomial2: _gamma_poisson,
-    dist.NegativeBinomialLogits: _gamma_poisson,
-    dist.NegativeBinomialProbs: _gamma_poisson,
     dist.OrderedLogistic: _ordered_logistic,
-    dist.Poisson: _poisson,
 }

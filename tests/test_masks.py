@@ -78,7 +78,10 @@ def test_a_parameter_that_is_no_number_is_hidden_with_its_derivative(family, bad
 
     wanted = jax.value_and_grad(exact)(0.7)
     for density in (by_handler, own, in_an_event):
-        np.testing.assert_allclose(scored(density), wanted, rtol=1e-5, err_msg=density.__name__)
+        # (That of Beta is the small sum of two that are not.)
+        np.testing.assert_allclose(
+            scored(density), wanted, rtol=1e-5, atol=3e-6, err_msg=density.__name__
+        )
 
 
 def test_a_parameter_that_counts_for_an_element_that_is_shown_is_not_hidden():

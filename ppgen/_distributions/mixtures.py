@@ -43,8 +43,22 @@ def mixture_log_prob(d: Any, value: Array, log_prob: LogProb) -> Array:
     mixing = unwrapped(d.mixing_distribution)
     if isinstance(mixing, CategoricalProbs):
         return _weighted(components, jnp.asarray(d.mixing_distribution.probs))
-    terms = jax.nn.log_softmax(d.mixing_distribution.logits) + components
-    return jax.nn.logsumexp(jnp.where(jnp.isneginf(terms), -jnp.inf, terms), axis=-1)
+    return _mean_of_logs(jnp.asarray(d.mixing_distribution.logits), components)
+
+
+def _mean_of_logs(logits: Array, log_densities: Array) -> Array:
+    """The log of the weighted mean of densities."""
+    terms = jax.nn.log_softmax(logits) + log_densities
+    none = jnp.isneginf(terms)
+    total = jax.nn.logsumexp(jnp.where(none, -jnp.inf, terms), axis=-1)
+    # Where components are alike, the derivative by a logit is a difference of what they have.
+    largest = jnp.max(jnp.where(none, -jnp.inf, log_densities), axis=-1, keepdims=True)
+    largest = lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))
+    below = jnp.expm1(jnp.where(none, 0.0, log_densities - largest))
+    below = jnp.where(none, -1.0, below)
+    lacks = jnp.sum(jax.nn.softmax(logits) * below, axis=-1)
+    alike = lacks > -0.5
+    return jnp.where(alike, jnp.log1p(jnp.where(alike, lacks, 0.0)) + largest[..., 0], total)
 
 
 def _inside(component: Any, value: Array, log_prob: LogProb) -> Array:

@@ -28,14 +28,13 @@ from numpyro.distributions import (
     TransformedDistribution,
     constraints,
 )
-from numpyro.distributions.util import sum_rightmost
 
 from ppgen._derivatives import with_derivative_of, without_second_derivative
 from ppgen._distributions.edges import edges_move_with
 from ppgen._distributions.families import family
 from ppgen._distributions.noninvertible import split_transforms
 from ppgen._distributions.rebuild import rebuilt
-from ppgen._distributions.wrappers import plain, split_event, unwrapped
+from ppgen._distributions.wrappers import plain, split_event, sum_last, unwrapped
 
 Split = tuple[Distribution, Callable[[Array], Delta]]
 """A distribution, and the rest of another one given its value: a point and a log density."""
@@ -68,17 +67,19 @@ def split_moving_ends(d: Distribution) -> Split | None:
         if not edges_move_with(base):
             return base, finish
         before = split_moving_ends(base)
-        return None if before is None else _one_after_the_other(before, finish, d)
+        return None if before is None else one_after_the_other(before, finish, d)
     if d.event_dim or _interval(d) is None:
         return None
     return Unmoved(d), lambda u: _moved(d, u)
 
 
-def _one_after_the_other(first: Split, then: Callable[[Array], Delta], d: Distribution) -> Split:
+def one_after_the_other(first: Split, then: Callable[[Array], Delta], d: Distribution) -> Split:
+    """What is drawn by `first`, and mapped by it and then by the map to `d`."""
+
     def finish(u: Array) -> Delta:
         between: Any = first[1](u)
         point: Any = then(between.v)
-        own = sum_rightmost(between.log_density, jnp.ndim(between.log_density) - len(d.batch_shape))
+        own = sum_last(between.log_density, jnp.ndim(between.log_density) - len(d.batch_shape))
         return Delta(point.v, log_density=point.log_density + own, event_dim=d.event_dim)
 
     return first[0], finish

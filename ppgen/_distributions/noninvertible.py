@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from numpyro.distributions import Delta, Distribution, TransformedDistribution, transforms
-from numpyro.distributions.util import sum_rightmost
 
-from ppgen._distributions.wrappers import plain
+from ppgen._distributions.wrappers import plain, sum_last
 
 _INVERTED = (
     transforms.AffineTransform,
@@ -79,7 +78,7 @@ def split_transforms(
             y, intermediates = transform.call_with_intermediates(x)
             jacobian = transform.log_abs_det_jacobian(x, y, intermediates)
             inside = jnp.ndim(jacobian) - len(batch_shape)
-            log_density = log_density - sum_rightmost(jacobian, inside)
+            log_density = log_density - sum_last(jacobian, inside)
             x = y
         return Delta(x, log_density=log_density, event_dim=dist.event_dim)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from numpyro.distributions import (
     Distribution,
     ExpandedDistribution,
@@ -138,3 +139,8 @@ def is_discrete(dist: Any) -> bool:
     except NotImplementedError:
         return False
     return support is not None and bool(getattr(support, "is_discrete", False))
+
+
+def sum_last(x: Array, dims: int) -> Array:
+    """The sum over the last `dims` axes, of which any may be of size zero."""
+    return jnp.sum(x, axis=tuple(range(-dims, 0))) if dims else x

@@ -1,4 +1,4 @@
-"""Draws of truncated normal distributions, however far out in a tail the bounds lie."""
+"""Draws that keep their digits: of truncated normal distributions, and of small concentrations."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from numpyro.distributions import Distribution
 from ppgen._distributions.normal_tails import log_ndtr
 from ppgen._distributions.rebuild import rebuilt
 from ppgen._distributions.truncated import TRUNCATED, bounds, standardized
+from ppgen._sampling.log_scale import SCALES, Drawn
 from ppgen._sampling.normal_quantiles import ndtri_of_logs
 
 
 def with_tails(d: Distribution) -> Distribution:
-    """`d`, with samplers that are accurate in the tails.
+    """`d`, with samplers that are accurate in the tails and have the derivatives that are needed.
 
-    NumPyro's are quantiles of a probability, which in single precision is one at 5.4 standard
-    deviations and zero at -13: infinity is drawn there.
+    NumPyro's of truncated distributions are quantiles of a probability, which in single precision
+    is one at 5.4 standard deviations and zero at -13: infinity is drawn there. For those of Gamma
+    variables and what is made of them, see `log_scale`.
     """
     return rebuilt(d, _replace)
 
 
 def _replace(x: Any) -> Any:
+    if type(x) in SCALES:
+        return Drawn(x)
     return _Truncated(x) if type(x) in TRUNCATED and type(x.base_dist) is dist.Normal else x
 
 

@@ -14,9 +14,12 @@ from jax import Array
 from numpyro.distributions import Distribution
 
 from ppgen import _jax
+from ppgen._distributions.hidden_parameters import without_hidden_parameters
 from ppgen._distributions.wrappers import as_single_precision, without_masks
 from ppgen._interpret import interpret, needed
+from ppgen._sampling.log_scale import log_prob_on_scale
 from ppgen._staging.choice import bind_choice
+from ppgen._staging.coordinates import recalled
 from ppgen._staging.primitives import (
     DENSITY_SCOPE,
     RANDOM,
@@ -184,7 +187,7 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
     lanes, mapped = eqn.params["lanes"], eqn.params["mapped"]
     name, where = spec.choice.name, spec.choice.where
     end = spec.num_leaves + spec.num_estimator
-    latent, drawn_logp = not spec.observed, None
+    latent, drawn_logp, finer = not spec.observed, None, None
     if not latent:
         value = over_lanes(
             lambda _, ops: ops[0], lanes, mapped[end : end + 1], None, operands[end : end + 1]
@@ -200,6 +203,9 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
                 where=where,
                 instead=_instead_of(value.shape, expected),
             )
+        if spec.density is not None:
+            own = operands[: spec.num_leaves]
+            finer = recalled(given.values[name], lambda: spec.density.build(own))
         if spec.fixed:
             _check_minibatch(value, operands[0], spec)
     elif spec.fixed:
@@ -219,13 +225,17 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
         if drawn:
             return drawn[0]
         dist = without_masks(spec.density.build(operands[: spec.num_leaves]))
+        if finer is not None:
+            return log_prob_on_scale(dist, value)
         return log_prob(dist, as_single_precision(value))
 
     def density(_, operands, value, *drawn):
         rest = operands[spec.num_leaves :]
         dist = spec.density.build(operands[: spec.num_leaves])
-        if drawn:
-            logp = drawn[0]
+        if drawn or finer is not None:
+            if spec.has_mask and not drawn:
+                dist = without_hidden_parameters(dist, rest[0])
+            logp = drawn[0] if drawn else log_prob_on_scale(dist, value)
             logp = jnp.where(rest[0], logp, jnp.zeros((), logp.dtype)) if spec.has_mask else logp
         elif spec.has_mask:
             logp = masked_log_prob(dist, as_single_precision(value), rest[0])
@@ -242,8 +252,8 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
         def density(_, operands, value, *drawn):
             return scaled(_, operands, value, *drawn) - own_density(operands, value, drawn)
 
-    scored = value
-    if spec.within != ANYWHERE and jnp.issubdtype(value.dtype, jnp.inexact):
+    scored = value if finer is None else finer
+    if finer is None and spec.within != ANYWHERE and jnp.issubdtype(value.dtype, jnp.inexact):
         # The density jumps to zero at the end of its support.
         scored = mark(value, "scored", name, where, within=spec.within)
     own = [*range(spec.num_leaves), *range(end, len(operands))]

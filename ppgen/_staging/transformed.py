@@ -14,12 +14,13 @@ from typing import Any
 import jax
 from jax import Array
 from numpyro.distributions import Distribution
-from numpyro.distributions.util import sum_rightmost
 
-from ppgen._distributions.moving_ends import Split, split_moving_ends
+from ppgen._distributions.moving_ends import Split, one_after_the_other, split_moving_ends
 from ppgen._distributions.noninvertible import loses_digits, split_transforms
-from ppgen._distributions.wrappers import as_single_precision, plain, split_event
+from ppgen._distributions.wrappers import as_single_precision, plain, split_event, sum_last
+from ppgen._sampling.log_scale import split_log_scale
 from ppgen._staging.choice import bind_choice, describe_choice
+from ppgen._staging.coordinates import remember, scale_of
 from ppgen._staging.primitives import (
     SAMPLER_SCOPE,
     SITE_SCOPE,
@@ -33,6 +34,9 @@ from ppgen._staging.primitives import (
 )
 from ppgen.densities import log_prob
 from ppgen.estimators._base import AbstractEstimator
+
+Way = Callable[[Distribution], Split | None]
+"""From a distribution to one that is drawn from, and a map of what was drawn."""
 
 
 def _through_transforms(d: Distribution) -> Split:
@@ -51,19 +55,35 @@ def split_for(
     Returns:
         `None` where it is made in one.
     """
-    split: Callable[[Distribution], Split | None]
-    if estimator.in_place:
-        split = _through_transforms
-        if not loses_digits(d):
+    for split in _ways(d, estimator):
+        found = split(d)
+        if found is not None and estimator.misfit(found[0]) is None:
+            return split, found[0]
+    return None
+
+
+def _ways(d: Distribution, estimator: AbstractEstimator) -> tuple[Way, ...]:
+    """How `d` may be split for an estimator: the first way that there is counts."""
+    if not estimator.in_place:
+        return () if estimator.differentiable else _FROZEN
+    return _MOVING if loses_digits(d) else (split_log_scale,)
+
+
+def _further(split: Way) -> Way:
+    """This way, and then by the log of what is drawn, where that is of a family with one."""
+
+    def both(d: Distribution) -> Split | None:
+        first = split(d)
+        if first is None:
             return None
-    elif estimator.differentiable:
-        return None
-    else:
-        split = split_moving_ends
-    found = split(d)
-    if found is None or estimator.misfit(found[0]) is not None:
-        return None
-    return split, found[0]
+        more = split_log_scale(split_event(first[0])[0])
+        return None if more is None else one_after_the_other(more, first[1], d)
+
+    return both
+
+
+_MOVING = (split_log_scale, _further(_through_transforms), _through_transforms)
+_FROZEN = (split_log_scale, _further(split_moving_ends), split_moving_ends)
 
 
 def before(
@@ -107,9 +127,11 @@ def bind_transformed(
         base, finish = split(inner)
         point: Any = finish(x)
         own = log_prob(base, as_single_precision(x))
-        own = sum_rightmost(own, own.ndim - len(inner.batch_shape)) + point.log_density
-        return point.v, sum_rightmost(own, reinterpreted)
+        own = sum_last(own, own.ndim - len(inner.batch_shape)) + point.log_density
+        return point.v, sum_last(own, reinterpreted)
 
     with jax.named_scope(SITE_SCOPE + choice.name), jax.named_scope(SAMPLER_SCOPE):
         value, logp = over_lanes(after, lanes, mapped[: spec.num_leaves], None, leaves, x)
-    return transformed_p.bind(value, x, *leaves, within=spec.within), logp
+    value = transformed_p.bind(value, x, *leaves, within=spec.within)
+    remember(value, scale_of(spec.density.build(leaves)), x)
+    return value, logp

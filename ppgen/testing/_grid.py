@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jax import Array
 from numpyro.distributions import Distribution, biject_to
 
 from ppgen._distributions.wrappers import plain
+from ppgen._sampling.log_scale import OnLogScale
 from ppgen.errors import DensityError
 from ppgen.testing._quadrature import log_density_of, quadrature
 
@@ -45,6 +46,10 @@ def grid(d: Distribution, frozen: Distribution, *, nodes: int, terms: int) -> Gr
         terms: points of a choice with countable support.
     """
     batch, base = d.batch_shape, plain(d)
+    if isinstance(base, OnLogScale):
+        still: Any = plain(frozen)
+        own = grid(base.base.expand(batch), still.base.expand(batch), nodes=nodes, terms=terms)
+        return Grid(_coordinates(plain(base.base), own.points), own.weights)
     if isinstance(base, dist.Delta):
         shape = (1, *batch)
         points = jnp.broadcast_to(base.v, shape + d.event_shape)
@@ -65,12 +70,24 @@ def grid(d: Distribution, frozen: Distribution, *, nodes: int, terms: int) -> Gr
 
 def grid_size(d: Distribution, *, nodes: int, terms: int) -> int:
     """How many points `grid` has for one element of the batch; looks at shapes only."""
+    if isinstance(plain(d), OnLogScale):
+        return grid_size(plain(d).base, nodes=nodes, terms=terms)
     if isinstance(plain(d), dist.Delta):
         return 1
     support = _support(d, terms)
     if support is not None:
         return len(support)
     return nodes ** math.prod(biject_to(d.support).inverse_shape(d.event_shape))
+
+
+def _coordinates(d: Distribution, x: Array) -> Array:
+    """What a value that is drawn by its log, or by its logit, is rounded from."""
+    finfo = jnp.finfo(x.dtype)
+    x = jnp.maximum(x, finfo.tiny)
+    if isinstance(d, dist.Beta):
+        x = jnp.minimum(x, 1 - finfo.epsneg)
+        return jnp.log(x) - jnp.log1p(-x)
+    return jnp.log(x)
 
 
 def _support(d: Distribution, terms: int) -> np.ndarray | None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import numpyro.distributions as dist
 import scipy.special as special
 
 from ppgen._distributions.wrappers import plain
+from ppgen._sampling.log_scale import OnLogScale
 from ppgen._staging.subsample import GivenIndices, SubsampleIndices
 from ppgen.testing._lanes import Unsupported
 
@@ -167,6 +169,8 @@ class Family:
         """Its outcomes and weights."""
         if type(self.dist) is dist.TransformedDistribution:
             return self._transformed(nodes)
+        if isinstance(self.dist, OnLogScale):
+            return self._on_log_scale(nodes, terms)
         if isinstance(self.dist, (SubsampleIndices, GivenIndices)):
             return self._indices()
         if isinstance(self.dist, dist.Delta):
@@ -180,6 +184,17 @@ class Family:
         if found is None:
             raise Unsupported(f"the outcomes of a {type(self.dist).__name__}")
         return found
+
+    def _on_log_scale(self, nodes: int, terms: int) -> Outcomes:
+        """The outcomes of the value that is drawn by its log, or by its logit."""
+        inner = copy.copy(self)
+        inner.dist = plain(self.dist.base)
+        values, weights = inner.outcomes(nodes, terms)
+        finfo = np.finfo(np.float64)
+        values = np.maximum(values, finfo.tiny)
+        if isinstance(inner.dist, dist.Beta):
+            return Outcomes(special.logit(np.minimum(values, 1 - finfo.epsneg)), weights)
+        return Outcomes(np.log(values), weights)
 
     def _transformed(self, nodes: int) -> Outcomes:
         """Location and scale of a family that is known: it is one of another name."""
