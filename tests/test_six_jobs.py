@@ -37,6 +37,8 @@ def lines(code):
 
 def test_there_are_six():
     assert len(JOBS) == 6
+    # Pytest would run the tests in them, one of which has to fail.
+    assert not [p.name for p in JOBS if p.stem.startswith("test_") or p.stem.endswith("_test")]
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
