@@ -195,12 +195,21 @@ def cone_tasks(seed: int) -> list[Task]:
 
 
 class Result(NamedTuple):
-    """Per contender: seconds and CPU seconds of each repetition, FLOPs, seconds of first calls."""
+    """What was measured of each contender.
+
+    Attributes:
+        wall: seconds of each repetition.
+        cpu: CPU seconds of each repetition.
+        flops: compiled floating-point operations, by XLA's count.
+        first: seconds of first calls.
+        memory: bytes of temporary buffers, as compiled.
+    """
 
     wall: dict[str, list[float]]
     cpu: dict[str, list[float]]
     flops: dict[str, float]
     first: dict[str, list[float]]
+    memory: dict[str, int]
 
 
 def measure(task: Task, repetitions: int, first_calls: int, seed: int) -> Result:
@@ -217,10 +226,9 @@ def measure(task: Task, repetitions: int, first_calls: int, seed: int) -> Result
             functions[who] = task.contenders[who]()
             jax.block_until_ready(functions[who](key, *task.arguments[who]))
             first[who].append(time.perf_counter() - start)
-    flops = {
-        who: functions[who].lower(key, *task.arguments[who]).compile().cost_analysis()["flops"]
-        for who in names
-    }
+    compiled = {who: functions[who].lower(key, *task.arguments[who]).compile() for who in names}
+    flops = {who: c.cost_analysis()["flops"] for who, c in compiled.items()}
+    memory = {who: c.memory_analysis().temp_size_in_bytes for who, c in compiled.items()}
     for who in names:  # `clear_caches` dropped all but the last
         jax.block_until_ready(functions[who](key, *task.arguments[who]))
     wall: dict[str, list[float]] = {who: [] for who in names}
@@ -236,7 +244,7 @@ def measure(task: Task, repetitions: int, first_calls: int, seed: int) -> Result
             wall[who].append((time.perf_counter() - start) / calls)
             cpu[who].append((time.process_time() - start_cpu) / calls)
     gc.enable()
-    return Result(wall, cpu, flops, first)
+    return Result(wall, cpu, flops, first, memory)
 
 
 def _calls_for(f: Callable, arguments: tuple, seconds: float) -> int:
