@@ -19,8 +19,8 @@ from ppgen._evaluation import deferred_sums
 from ppgen.errors import DerivativeError, DiscontinuityError
 
 STRUCTURE = set(
-    "CALLS RANDOM REMATS CUSTOM FOLLOWED _KEYS _REGIONS _RULES _LOOPS _BODIES _INLINED "
-    "PARAMETERS _ACCURACY".split()
+    "CALLS RANDOM SITES REMATS CUSTOM FOLLOWED _KEYS _REGIONS _RULES _LOOPS _BODIES _INLINED "
+    "_TOLD _KEPT _CHOICES PARAMETERS _ACCURACY".split()
 )
 """Names of what has jaxprs that are walked through, or is no function; and the parameters."""
 

@@ -303,6 +303,12 @@ DEPENDENT = {
         ),
         "law",
     ),
+    "noise from a key": (
+        lambda n, t: ppgen.draw(
+            dist.Gamma(1.0 + jax.random.uniform(numpyro.prng_key(), (n,)), 1.0 / t), name="x"
+        ),
+        "law",
+    ),
     "as many steps": (
         lambda n, t: ppgen.draw(
             dist.Gamma(jax.lax.scan(lambda c, _: (c + 1.0, None), t, None, length=n)[0], 1.0)

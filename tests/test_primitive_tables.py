@@ -23,7 +23,7 @@ from ppgen._evaluation.values import Value
 from ppgen._lowering.lower import REMATS
 from ppgen._staging.primitives import CALLS
 
-CHOICES = {"fresh_key", "random_choice", "random_gamma"}
+CHOICES = {"fresh_key", "random_choice", "random_gamma", "random_bits", "random_split"}
 """Draws: no functions. Their distributions are tested where their estimators are."""
 
 

@@ -156,7 +156,9 @@ def _law(jaxpr: Any) -> tuple[list[tuple[_jax.Eqn, bool]], list[Any]]:
     opened, consts = _jax.open_jaxpr(jaxpr)
     random = [e for e in opened.eqns if is_random(e)]
     upstream = needed(opened, [v for e in random for v in e.invars])
-    influenced = dependent(opened, [v for e in random for v in e.outvars]).equations
+    # Noise from a key is no choice: of that, the influences do not tell.
+    chosen = [e for e in random if e.primitive.name != "fresh_key"]
+    influenced = dependent(opened, [v for e in chosen for v in e.outvars]).equations
     eqns: list[tuple[_jax.Eqn, bool]] = []
     for eqn in opened.eqns:
         if is_random(eqn):
