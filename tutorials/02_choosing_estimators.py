@@ -137,9 +137,8 @@ assert in_iw["measure-valued"].variance < 0.5 * in_iw["auto"].variance
 
 # %% [markdown]
 # Here the rule picked `DisARM`, and measure-valued derivatives have less than half of its variance:
-# their 36 further points run side by side. A rule does not know your machine, nor the shape of your
-# cost. The product in your own table decides. If you do not want to name candidates yourself,
-# `ppgen.tune(weighted)(key, theta)` tries what fits each site, within a minute.
+# their 36 further points run side by side. A rule does not know your machine, nor your cost. The
+# product in your table decides. `ppgen.tune(weighted)(key, theta)` looks for candidates itself.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")

@@ -127,7 +127,14 @@ class SystematicResampling(_Ancestors):
         [0.5, 0.25]
     """
 
-    pytree_data_fields = ("log_weights",)
+    pytree_data_fields = ("log_weights", "cumulated")
+
+    def __init__(self, log_weights: Float[Array, "*batch k"]) -> None:
+        super().__init__(log_weights)
+        # Once, and not in both `sample` and `log_prob`: compiled apart, they would round it
+        # differently, and what is drawn would be impossible.
+        weights = jax.nn.softmax(self.log_weights)
+        self.cumulated = self.event_shape[0] * jnp.cumsum(weights, axis=-1)
 
     def _children(self) -> tuple[Int[Array, "*batch k"], Float[Array, "*batch k"]]:
         """For the cumulated `K w`: the whole part, and the rest, with its derivative.
@@ -137,7 +144,7 @@ class SystematicResampling(_Ancestors):
         nothing to rounding between `sample` and `log_prob`.
         """
         k = self.event_shape[0]
-        smooth = k * jnp.cumsum(jax.nn.softmax(self.log_weights), axis=-1)
+        smooth = self.cumulated
         # A parallel sum may go down by a rounding error, or miss K at its end.
         ordered = jax.lax.cummax(jax.lax.stop_gradient(smooth), axis=smooth.ndim - 1)
         ordered = jnp.minimum(ordered, k).at[..., -1].set(k)
