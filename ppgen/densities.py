@@ -105,7 +105,8 @@ class _Corrected(Distribution):
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     def __getattr__(self, name: str) -> Any:
-        # What a wrapper asks of its base besides densities: parameters, moments, `cdf`.
+        # What a wrapper asks of its base besides densities and what every distribution has below:
+        # parameters, and methods of its own class.
         if name == "base" or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.base, name)
@@ -122,8 +123,27 @@ class _Corrected(Distribution):
     def variance(self) -> Array:
         return self.base.variance
 
+    @property
+    def has_enumerate_support(self) -> bool:
+        return self.base.has_enumerate_support
+
+    def enumerate_support(self, expand: bool = True) -> Array:
+        return self.base.enumerate_support(expand)
+
+    def cdf(self, value: Any) -> Array:
+        return self.base.cdf(value)
+
+    def icdf(self, q: Any) -> Array:
+        return self.base.icdf(q)
+
+    def entropy(self) -> Array:
+        return self.base.entropy()
+
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         return jnp.asarray(self.base.sample(key, sample_shape))
+
+    def sample_with_intermediates(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Any:
+        return self.base.sample_with_intermediates(key, sample_shape)
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Array:
         log_density = self.rule(self.base, jnp.asarray(value))

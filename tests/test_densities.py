@@ -9,7 +9,14 @@ import numpyro.distributions as dist
 import pytest
 import zoo
 
+from ppgen import densities
 from ppgen.densities import log_prob
+
+OF_NO_WRAPPER = set(
+    "arg_constraints reparametrized_params pytree_data_fields pytree_aux_fields is_discrete "
+    "tree_flatten tree_unflatten rsample infer_shapes vmap_over expand has_rsample".split()
+)
+"""What is asked of a class, or to make another distribution."""
 
 
 @pytest.fixture(autouse=True)
@@ -275,3 +282,22 @@ def test_second_derivatives_where_beta_functions_have_equal_arguments(make, x):
             steps = 1e-5 * jnp.eye(2)
             differences = [(gradient(at + h) - gradient(at - h)) / 2e-5 for h in steps]
             assert jnp.allclose(jax.jacfwd(gradient)(at), jnp.stack(differences), atol=1e-6)
+
+
+def test_a_corrected_density_is_all_else_that_its_distribution_is():
+    """Wrappers, such as truncation, ask for more than a density: whatever a class overrides."""
+    inherited = vars(dist.Distribution)
+    for rule in densities._RULES:
+        if not rule.__module__.startswith("numpyro."):
+            continue
+        own = {n for c in rule.__mro__ for n in vars(c) if c is not dist.Distribution}
+        asked = {n for n in own & inherited.keys() if n[0] != "_"}
+        left = asked - vars(densities._Corrected).keys() - OF_NO_WRAPPER
+        assert not left, f"{left} of {rule.__name__}"
+    for d in (dist.Cauchy(0.2, 1.1), dist.Gamma(1.5, 2.0), dist.HalfCauchy(0.7)):
+        ours = densities.corrected(d)
+        assert type(ours) is not type(d)
+        np.testing.assert_array_equal(ours.cdf(0.4), d.cdf(0.4))
+        np.testing.assert_array_equal(ours.mean, d.mean)
+    truncated = dist.TruncatedCauchy(0.2, 1.1, low=-0.6, high=0.9)
+    np.testing.assert_allclose(log_prob(truncated, 0.4), truncated.log_prob(0.4), rtol=1e-5)
