@@ -31,6 +31,7 @@ GRADIENTS_LOST = {"DoublyTruncatedPowerLaw", "Folded", "HurdleLogits", "RelaxedB
 
 # Whose densities do (see there too).
 LOST = {
+    "CAR",
     "GaussianCopula",
     "Kumaraswamy",
     "LeftTruncatedGamma",
@@ -123,9 +124,11 @@ def test_double_precision_is_scipys(name):
             x = jnp.arange(4)
         else:
             x = dist.biject_to(d.support)(jnp.array([-20.0, -3.0, -0.4, 0.7, 2.0, 20.0]))
-        np.testing.assert_allclose(
-            log_prob(d, x), SCIPY[name](np.asarray(x), *at), rtol=1e-10, atol=1e-10
-        )
+        found, right = np.asarray(log_prob(d, x)), SCIPY[name](np.asarray(x), *at)
+        # Some of SciPy's take the logarithm of a density that has underflowed.
+        seen = np.isfinite(right)
+        assert np.all(found[~seen] < -700) and np.sum(seen) >= 3
+        np.testing.assert_allclose(found[seen], right[seen], rtol=1e-10, atol=1e-10)
 
 
 SHAPES = np.array([1e-6, 1e-3, 0.49, 0.51, 1.0, 1.49, 1.51, 3.0, 9.99, 10.01, 300.0, 1e6])
