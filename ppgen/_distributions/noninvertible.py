@@ -76,7 +76,7 @@ def split_transforms(
         log_density: Any = jnp.zeros(())
         for transform in dist.transforms:
             y, intermediates = transform.call_with_intermediates(x)
-            jacobian = transform.log_abs_det_jacobian(x, y, intermediates)
+            jacobian: Any = transform.log_abs_det_jacobian(x, y, intermediates)
             inside = jnp.ndim(jacobian) - len(batch_shape)
             log_density = log_density - sum_last(jacobian, inside)
             x = y

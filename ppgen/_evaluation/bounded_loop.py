@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from jax.typing import ArrayLike
 
 from ppgen import _jax
 
-State = list[ArrayLike]
+State = list[Any]  # of arrays
 
 
 def bounded_loop(

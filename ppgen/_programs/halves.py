@@ -111,12 +111,12 @@ def _check_independent(whole: Member, half: Member) -> None:
     for index, upstream in a.upstream.items():
         choice, own = a.choices[index], along[index]
         for other in upstream.choices():
-            if along[other] is None:
+            if (axis := along[other]) is None:
                 continue
             # Its own axes are counted without those of the loops around it.
             place = None if own is None else own - choice.looped
             there = upstream.aligned.get(other)
-            if there is None or there[along[other]] != (place, "="):
+            if there is None or there[axis] != (place, "="):
                 raise EstimatorError(
                     f"what {choice.name!r} draws depends on {a.choices[other].name!r} of other "
                     "particles, so that half of the particles are not a smaller set of them",

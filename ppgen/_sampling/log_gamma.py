@@ -35,7 +35,8 @@ def slope(y: Array, a: Array) -> Array:
     closed = digamma(a + 1) - y
     closed = (closed + inner * (closed + 1 / (a + 1)) / (a + 1)) / a
     outer = jnp.where(small, 1.0, x)
-    return jnp.where(small, closed, jax.lax.random_gamma_grad(a, outer) / outer)
+    quantile: Any = jax.lax.random_gamma_grad
+    return jnp.where(small, closed, quantile(a, outer) / outer)
 
 
 def _follow(functions: Sequence[Any], parameters: list[Any], tangents: list[Any]) -> Array:
