@@ -165,7 +165,7 @@ def test_runs_of_a_particle_filter_are_particles():
     assert z_scores(estimates(family(1), 0.3), right)[0] > 6
     # Particles of one filter are refused.
     one = ppgen.debias(lambda n: lambda t: fivo(step, particles=n)(jnp.array(0), xs, t), base=2)
-    with pytest.raises(ppgen.PpgenError, match="of other particles"):
+    with pytest.raises(ppgen.PpgenError, match="ancestors"):
         ppgen.expectation(one)(jax.random.key(0), 0.3)
 
 
@@ -302,6 +302,16 @@ DEPENDENT = {
             dist.Gamma(jnp.convolve(t * jnp.ones(n), jnp.ones(3), mode="same"), 1.0), name="x"
         ),
         "law",
+    ),
+    "parts of one value": (
+        lambda n, t: t * jnp.exp(ppgen.draw(dist.GaussianRandomWalk(0.5, num_steps=n), name="x")),
+        "parts of one value",
+    ),
+    "correlated": (
+        lambda n, t: jnp.exp(
+            ppgen.draw(dist.MultivariateNormal(jnp.zeros(n), t * jnp.eye(n)), name="x")
+        ),
+        "parts of one value",
     ),
     "noise from a key": (
         lambda n, t: ppgen.draw(

@@ -83,7 +83,16 @@ def _particle_axes(whole: list[Drawn], half: list[Drawn], particles: int) -> lis
             f"{[d.name for d in half]}",
             instead=_INSTEAD,
         )
-    return [_axis(a.shape, b.shape, a.name, particles) for a, b in zip(whole, half, strict=True)]
+    found = [_axis(a.shape, b.shape, a.name, particles) for a, b in zip(whole, half, strict=True)]
+    for drawn, axis in zip(whole, found, strict=True):
+        if axis is not None and axis >= len(drawn.shape) - drawn.dependent:
+            raise EstimatorError(
+                "its particles are parts of one value of a distribution, which may depend on each "
+                "other",
+                site=drawn.name,
+                instead=_INSTEAD,
+            )
+    return found
 
 
 def _axis(whole: tuple[int, ...], half: tuple[int, ...], name: str, particles: int) -> int | None:

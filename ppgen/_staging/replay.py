@@ -24,11 +24,13 @@ class Drawn(NamedTuple):
         name: of the site, or of the primitive.
         shape: of everything that is drawn there.
         dtype: its dtype.
+        dependent: how many of the last axes are one value, whose parts may depend on each other.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: Any
+    dependent: int
 
 
 def draws_of(jaxpr: Any) -> list[Drawn]:
@@ -48,7 +50,11 @@ def _draws_of(eqn: _jax.Eqn) -> list[Drawn]:
     if name in RANDOM:
         spec = eqn.params.get("spec")
         label = getattr(getattr(spec, "choice", spec), "name", name)
-        return [Drawn(label, v.aval.shape, v.aval.dtype) for v in eqn.outvars]
+        independent = len(eqn.params["lanes"]) + len(getattr(spec, "batch", ()))
+        return [
+            Drawn(label, v.aval.shape, v.aval.dtype, len(v.aval.shape) - independent)
+            for v in eqn.outvars
+        ]
     if not is_random(eqn):
         return []
     if name in CALLS or name in _REMATS:
