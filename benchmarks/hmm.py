@@ -115,8 +115,11 @@ def same_results(task: Task) -> None:
         for who, contender in task.contenders.items()
     ]
     for other in results[1:]:
+        # Entries are sums over steps that cancel: single precision has the digits of the largest.
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-3), results[0], other
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3 * np.max(np.abs(a))),
+            results[0],
+            other,
         )
 
 
