@@ -29,7 +29,7 @@ from ppgen._distributions.hidden_parameters import without_hidden_parameters
 from ppgen._distributions.mixtures import mixture_log_prob
 from ppgen._distributions.rebuild import rebuilt
 from ppgen._distributions.supports import shown
-from ppgen._distributions.wrappers import unwrapped
+from ppgen._distributions.wrappers import stands_for_base, unwrapped
 
 
 def log_prob(d: Distribution, value: Any) -> Array:
@@ -92,6 +92,7 @@ def _correct(x: Any) -> Any:
 
 
 @final
+@stands_for_base
 class _Corrected(Distribution):
     """`base`, with another formula for its density."""
 
@@ -103,41 +104,6 @@ class _Corrected(Distribution):
         self.rule = rule
         # Arguments were validated when `base` was made, values are below.
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
-
-    def __getattr__(self, name: str) -> Any:
-        # What a wrapper asks of its base besides densities and what every distribution has below:
-        # parameters, and methods of its own class.
-        if name == "base" or name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.base, name)
-
-    @property
-    def support(self) -> Any:
-        return self.base.support
-
-    @property
-    def mean(self) -> Array:
-        return self.base.mean
-
-    @property
-    def variance(self) -> Array:
-        return self.base.variance
-
-    @property
-    def has_enumerate_support(self) -> bool:
-        return self.base.has_enumerate_support
-
-    def enumerate_support(self, expand: bool = True) -> Array:
-        return self.base.enumerate_support(expand)
-
-    def cdf(self, value: Any) -> Array:
-        return self.base.cdf(value)
-
-    def icdf(self, q: Any) -> Array:
-        return self.base.icdf(q)
-
-    def entropy(self) -> Array:
-        return self.base.entropy()
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         return jnp.asarray(self.base.sample(key, sample_shape))

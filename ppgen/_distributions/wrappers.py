@@ -6,7 +6,7 @@ information, `unwrapped` removes all of them.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ from numpyro.distributions import (
 )
 
 from ppgen._distributions.rebuild import rebuilt
+
+T = TypeVar("T")
 
 
 def plain(dist: Any) -> Any:
@@ -144,3 +146,33 @@ def is_discrete(dist: Any) -> bool:
 def sum_last(x: Array, dims: int) -> Array:
     """The sum over the last `dims` axes, of which any may be of size zero."""
     return jnp.sum(x, axis=tuple(range(-dims, 0))) if dims else x
+
+
+def stands_for_base(cls: type[T]) -> type[T]:
+    """Give a distribution what its attribute `base` has, but for draws, densities and its own."""
+
+    def attribute(name: str) -> property:
+        return property(lambda self: getattr(self.base, name))
+
+    # What every distribution has, and so is never missing.
+    for name in (
+        "support",
+        "mean",
+        "variance",
+        "has_enumerate_support",
+        "enumerate_support",
+        "cdf",
+        "icdf",
+        "entropy",
+    ):
+        if name not in vars(cls):
+            setattr(cls, name, attribute(name))
+
+    def other(self: Any, name: str) -> Any:
+        # Parameters, and methods of its own class.
+        if name == "base" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.base, name)
+
+    cls.__getattr__ = other  # pyright: ignore[reportAttributeAccessIssue]
+    return cls

@@ -24,7 +24,7 @@ from ppgen._derivatives import with_derivative_of
 from ppgen._distributions import gamma_functions
 from ppgen._distributions.gamma_families import floats, softplus
 from ppgen._distributions.moving_ends import Split
-from ppgen._distributions.wrappers import plain, split_event, sum_last
+from ppgen._distributions.wrappers import plain, split_event, stands_for_base, sum_last
 from ppgen._sampling.log_gamma import log_gamma
 
 
@@ -186,6 +186,7 @@ class OnLogScale(Distribution):
 
 
 @final
+@stands_for_base
 class Drawn(Distribution):
     """`base`, of one of the families of `SCALES`, with draws that are made on its scale."""
 
@@ -196,30 +197,6 @@ class Drawn(Distribution):
         self.base = base
         self.scale = SCALES[type(base)]
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
-
-    def __getattr__(self, name: str) -> Any:
-        # What a wrapper asks of its base besides draws: parameters; below, what has a default.
-        if name == "base" or name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.base, name)
-
-    @property
-    def support(self) -> Any:
-        return self.base.support
-
-    @property
-    def mean(self) -> Array:
-        return self.base.mean
-
-    @property
-    def variance(self) -> Array:
-        return self.base.variance
-
-    def cdf(self, value: Any) -> Array:
-        return self.base.cdf(value)
-
-    def icdf(self, q: Any) -> Array:
-        return self.base.icdf(q)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         shape = (*sample_shape, *self.batch_shape)
