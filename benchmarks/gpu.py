@@ -30,6 +30,7 @@ from jax.scipy.stats import norm
 from overhead import (
     Result,
     Task,
+    cone_by_hand,
     cone_guide,
     cone_model,
     decode,
@@ -104,16 +105,8 @@ def importance_weighted(batch: int, hidden: int, particles: int) -> Task:
 
 def cone(draws: int) -> Task:
     """A tiny program of two normals, run many times."""
-
-    def by_hand(key: jax.Array, p: dict, z: jax.Array) -> jax.Array:
-        scale = jnp.exp(p["log_scale"])
-        xy = p["mean"] + scale * jax.random.normal(key, (draws, 2))
-        r = jnp.sum(xy**2, axis=1)
-        log_ratio = norm.logpdf(xy, 0.0, 10.0) - norm.logpdf(xy, p["mean"], scale)
-        return jnp.mean(jnp.sum(log_ratio, axis=1) + norm.logpdf(z, r, 0.1 + r / 100))
-
     bounds = {
-        "hand": by_hand,
+        "hand": functools.partial(cone_by_hand, draws=draws),
         "ppgen": ppgen.expectation(elbo(cone_model, cone_guide), draws=draws),
     }
     return gradients(f"cone, {draws:,} draws", bounds, init_cone(jax.random.key(0)), jnp.array(5.0))
@@ -128,15 +121,9 @@ def enumeration(points: int) -> Task:
 
 def elimination(steps: int, states: int = 10) -> Task:
     """The exact bound of a hidden Markov model; in parallel over time too."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    p = {
-        "model": jax.random.normal(keys[0], (states, states)),
-        "guide": jax.random.normal(keys[1], (states, states)),
-        "means": jnp.linspace(-2.0, 2.0, states),
-        "tilt": jnp.linspace(-1.0, 1.0, states),
-    }
+    p, y = hmm.problem(states, steps, 0)
     bounds = hmm.contenders(True)
-    return gradients(f"HMM, {steps} steps", bounds, p, jax.random.normal(keys[2], (steps,)))
+    return gradients(f"HMM, {steps} steps", bounds, p, y)
 
 
 def loops(sizes: Sizes, repetitions: int) -> Iterator[str]:

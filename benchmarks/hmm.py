@@ -108,6 +108,18 @@ def contenders(sees: bool) -> dict[str, Bound]:
     }
 
 
+def problem(states: int, length: int, seed: int) -> tuple[dict, jax.Array]:
+    """Parameters, and observations."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    p = {
+        "model": jax.random.normal(keys[0], (states, states)),
+        "guide": jax.random.normal(keys[1], (states, states)),
+        "means": jnp.linspace(-2.0, 2.0, states),
+        "tilt": jnp.linspace(-1.0, 1.0, states),
+    }
+    return p, jax.random.normal(keys[2], (length,))
+
+
 def same_results(task: Task) -> None:
     """Refuse to compare contenders that compute different things."""
     results = [
@@ -159,18 +171,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     options = parser.parse_args(arguments)
     options.command = arguments
-    keys = jax.random.split(jax.random.key(options.seed), 3)
     n = options.states
-    p = {
-        "model": jax.random.normal(keys[0], (n, n)),
-        "guide": jax.random.normal(keys[1], (n, n)),
-        "means": jnp.linspace(-2.0, 2.0, n),
-        "tilt": jnp.linspace(-1.0, 1.0, n),
-    }
     lines = []
     print(HEADER)
     for length in options.steps:
-        y = jax.random.normal(keys[2], (length,))
+        p, y = problem(n, length, options.seed)
         for sees in (False, True):
             bounds = contenders(sees)
             name = f"T = {length}, S = {n}, guide {'sees' if sees else 'blind'}"

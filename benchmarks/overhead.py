@@ -106,9 +106,9 @@ def cone_guide(p: dict, z: jax.Array) -> None:
     numpyro.sample("y", dist.Normal(p["mean"][1], scale[1]))
 
 
-def cone_by_hand(key: jax.Array, p: dict, z: jax.Array) -> jax.Array:
+def cone_by_hand(key: jax.Array, p: dict, z: jax.Array, draws: int = DRAWS) -> jax.Array:
     scale = jnp.exp(p["log_scale"])
-    xy = p["mean"] + scale * jax.random.normal(key, (DRAWS, 2))
+    xy = p["mean"] + scale * jax.random.normal(key, (draws, 2))
     r = jnp.sum(xy**2, axis=1)
     log_ratio = norm.logpdf(xy, 0.0, 10.0) - norm.logpdf(xy, p["mean"], scale)
     return jnp.mean(jnp.sum(log_ratio, axis=1) + norm.logpdf(z, r, 0.1 + r / 100))
