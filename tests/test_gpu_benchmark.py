@@ -25,7 +25,6 @@ def test_the_small_sizes(tmp_path):
     assert "did not begin" not in text
 
 
-@pytest.mark.long
 def test_what_takes_too_long_is_left_out_and_said(tmp_path):
     page = tmp_path / "gpu.md"
     command = [sys.executable, str(BENCHMARK), "--small", "--minutes", "0", "--out", str(page)]
