@@ -42,7 +42,7 @@ class Verdict:
         why: the error, or the entries that differ.
         sound: for a refused program, "sound" if its estimate without the refusal is right,
             "unsound" if it is wrong, "unknown" if that cannot be decided, "no estimate" if there is
-            none.
+            none, "not asked" where that was not asked for.
         detectable: the smallest bias that would have been called wrong (with probability 0.95),
             relative to the larger of the slopes and 0.1; `None` where nothing was compared.
     """
@@ -61,14 +61,23 @@ class _Comparison(NamedTuple):
 
 
 def judge(
-    program: Callable[..., Any], theta: tuple[float, ...], *, draws: int = 1, nodes: int = 48
+    program: Callable[..., Any],
+    theta: tuple[float, ...],
+    *,
+    draws: int = 1,
+    nodes: int = 48,
+    soundness: bool = True,
 ) -> Verdict:
-    """The verdict on `expectation(program)` and its gradient at `theta`."""
+    """The verdict on `expectation(program)` and its gradient at `theta`.
+
+    `soundness`: whether a refused program is evaluated without the refusal, which takes several
+    times as long as the refusal itself.
+    """
     at = jnp.array(theta)
     try:
         graph = _graph(program, expectation(program, draws=draws), at)
     except PpgenError as error:
-        return _refused(program, at, draws, nodes, error)
+        return _refused(program, at, draws, nodes, error, soundness)
     except Exception as error:
         return Verdict("crashed", f"{type(error).__name__}: {error}")
     return _compared(_staged(program, at), np.asarray(at), graph, nodes)
@@ -90,9 +99,16 @@ def _graph(program: Callable[..., Any], g: Callable[..., Any], at: Any) -> Any:
 
 
 def _refused(
-    program: Callable[..., Any], at: Any, draws: int, nodes: int, error: PpgenError
+    program: Callable[..., Any],
+    at: Any,
+    draws: int,
+    nodes: int,
+    error: PpgenError,
+    soundness: bool,
 ) -> Verdict:
     why = f"{type(error).__name__}: {error.message}"
+    if not soundness:
+        return Verdict("refused", why, "not asked")
     sound = "no estimate"
     if isinstance(error, DiscontinuityError | BiasedEstimatorError):
         # Evaluate it without the refusal, to see whether it is right nevertheless.
