@@ -250,10 +250,18 @@ def _pair(x):
     return jnp.stack([x, 1.0 + x * x, 0.5])
 
 
-def _straight_through(x):
-    f = jax.custom_jvp(lambda x: jnp.round(x))
-    f.defjvp(lambda x, t: (jnp.round(x[0]), t[0]))
-    return f(x)
+def _forward(f):
+    """`f` with the derivative of the identity, in forward mode."""
+    g = jax.custom_jvp(f)
+    g.defjvp(lambda x, t: (f(x[0]), t[0]))
+    return g
+
+
+def _reverse(f):
+    """`f` with the derivative of the identity, in reverse mode."""
+    g = jax.custom_vjp(f)
+    g.defvjp(lambda x: (f(x), None), lambda _, ct: (ct,))
+    return g
 
 
 @pytest.mark.parametrize(
@@ -289,11 +297,73 @@ def test_a_pole_and_a_function_of_jax_that_jumps(f):
         lambda x: ((_pair(x) - _pair(x).mean()) / jnp.sqrt(_pair(x).var() + 1e-5))[0],
         lambda x: jax.nn.softmax(_pair(x))[0] + jax.nn.standardize(_pair(x))[0],
         lambda x: jnp.exp(_pair(x))[0] / jnp.sum(jnp.exp(_pair(x))),
-        _straight_through,  # a derivative of the user's own
     ],
 )
 def test_what_divides_by_what_is_not_zero(f):
     assert jnp.isfinite(jax.grad(ppgen.expectation(lambda t: f(normal(t))), argnums=1)(KEY, 0.3))
+
+
+STRAIGHT_THROUGH = {
+    "round": lambda x: jnp.round(x),
+    "sign": jnp.sign,
+    "compared": lambda x: (x > 0) * 1.0,
+    "chosen": lambda x: jnp.where(x > 0, 1.0, -1.0),
+    "branch": lambda x: jax.lax.cond(x > 0, lambda: 1.0, lambda: -1.0),
+    "class": lambda x: jax.nn.one_hot(jnp.argmax(jnp.stack([x, -x])), 2)[0],
+    "integer": lambda x: x.astype(int).astype(float),
+    "in a loop": lambda x: jax.lax.fori_loop(0, 2, lambda _, y: jnp.floor(y), x),
+    "few digits": lambda x: jax.lax.reduce_precision(x, 8, 2),
+}
+
+
+@pytest.mark.parametrize("derived", [_forward, _reverse])
+@pytest.mark.parametrize("name", STRAIGHT_THROUGH)
+def test_a_derivative_of_ones_own_does_not_hide_jumps(name, derived):
+    f = derived(STRAIGHT_THROUGH[name])
+    with pytest.raises(ppgen.errors.DiscontinuityError, match=r"test_discontinuity\.py:\d+"):
+        jax.grad(ppgen.expectation(lambda t: f(normal(t))), argnums=1)(KEY, 0.3)
+    # Noise from a key is no other.
+    with pytest.raises(ppgen.errors.DiscontinuityError):
+        jax.grad(
+            ppgen.expectation(lambda t, k: f(t + jax.random.normal(k)) + 0 * normal(t)), argnums=1
+        )(KEY, 0.3, jax.random.key(1))
+    # The advice: a frozen value, or the word of the author.
+    scored = ppgen.with_estimators(normal, {"x": ppgen.ScoreFunction()})
+    jax.grad(ppgen.expectation(lambda t: f(scored(t))), argnums=1)(KEY, 0.3)
+    trusted = ppgen.expectation(lambda t: ppgen.assume_continuous(f(normal(t))))
+    assert jax.grad(trusted, argnums=1)(KEY, 0.3) == 1.0
+
+
+@jax.custom_jvp
+def _root(a):
+    """The solution of y**3 + y = a."""
+    return jax.lax.while_loop(
+        lambda y: jnp.abs(y**3 + y - a) > 1e-5, lambda y: y - (y**3 + y - a) / (3 * y**2 + 1), a / 2
+    )
+
+
+@_root.defjvp
+def _slope_of_root(a, t):
+    y = _root(*a)
+    return y, t[0] / (3 * y**2 + 1)
+
+
+@jax.custom_jvp
+def _on_the_host(x):
+    return jax.pure_callback(np.sin, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+
+@_on_the_host.defjvp
+def _slope_on_the_host(x, t):
+    return _on_the_host(*x), jnp.cos(x[0]) * t[0]
+
+
+@pytest.mark.parametrize("f", [_root, _on_the_host, _forward(lambda x: x / jnp.abs(x) * abs(x))])
+def test_a_derivative_of_ones_own_is_what_is_there_for(f):
+    """The solution of an equation, what only the host can compute, what JAX would divide by."""
+    assert jnp.isfinite(jax.grad(ppgen.expectation(lambda t: f(normal(t))), argnums=1)(KEY, 0.3))
+    noisy = ppgen.expectation(lambda t, k: f(t + jax.random.normal(k)) + 0 * normal(t))
+    assert jnp.isfinite(jax.grad(noisy, argnums=1)(KEY, 0.3, jax.random.key(1)))
 
 
 @pytest.mark.parametrize(

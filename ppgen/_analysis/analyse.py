@@ -100,8 +100,9 @@ class Analysis:
         return NONE if isinstance(v, _jax.Literal) else self.influence.get(v, NONE)
 
 
-# What is looked for: nothing; where suspect integers go; and where they come from.
-OFF, SUSPECTS, ALL = range(3)
+# What is looked for: nothing; where suspect integers go; where they come from too, as far as it is
+# known, in a function with a derivative of its own; and everywhere.
+OFF, SUSPECTS, VALUES, ALL = range(4)
 
 # What an analysis counts or reports, whatever reaches it.
 _TOLD = RANDOM | {"marker", "transformed"}
@@ -175,6 +176,7 @@ class _Walk:
         # The results of calls that nothing reaches and in which there is nothing to be told of.
         self.unreached: dict[Any, list[Influence]] = {}
         self.moved = 0  # the frozen choices that bounds of their supports may move
+        self.entered = 0  # what was suspect before a function with a derivative of its own
         self.line = ""  # of the call of one of JAX's own functions that is being walked through
 
     def equations(self, jaxpr, env, counter, *, depth: int, checked: int) -> list[Influence]:
@@ -193,11 +195,11 @@ class _Walk:
             reached = any(i is not NONE for i in ins)
             if not reached and eqn.invars and all(known(v) is not NONE for v in eqn.invars):
                 return ranged(eqn, ins, self.equation(eqn, ins, counter, depth, level))
-            if level == ALL and reached and self.trusted(eqn):
+            if level > SUSPECTS and reached and self.trusted(eqn):
                 level = SUSPECTS
             outs = self.equation(eqn, ins, counter, depth, level)
             if reached:
-                outs = settled(eqn, ins, outs, jumps=level == ALL)
+                outs = settled(eqn, ins, outs, jumps=level > SUSPECTS)
                 outs = ranged(eqn, ins, outs)
             return outs
 
@@ -239,11 +241,7 @@ class _Walk:
         if name in CALLS:
             return self.call(eqn, _jax.subjaxprs(eqn)[0], ins, counter, depth, checked)
         if name in CUSTOM and not is_random(eqn):
-            # A custom derivative is taken to be right. JAX gives some to functions with
-            # discontinuities, such as `frexp`: those are checked.
-            jaxpr = _jax.subjaxprs(eqn)[0]
-            level = checked if _jax.derived_by_jax(eqn) else min(checked, SUSPECTS)
-            return self.inner(jaxpr, ins, counter, depth=depth, checked=level)
+            return self.derived(eqn, ins, counter, depth, checked)
         if jaxprs := _jax.subjaxprs(eqn):
             return self.region(eqn, jaxprs, ins, counter, depth, checked)
         return propagate(eqn, ins)
@@ -260,6 +258,21 @@ class _Walk:
         self.line = outer
         if plain:
             self.unreached[jaxpr] = outs
+        return outs
+
+    def derived(self, eqn, ins, counter, depth: int, checked: int) -> list[Influence]:
+        """A function with a derivative of its own.
+
+        How its value moves is its author's word, and so is that it does not jump where a loop takes
+        another step (the solution of an equation), at poles, and with what JAX cannot
+        differentiate. But no derivative sees known jumps of the value: those of `round` with the
+        derivative of the identity, say.
+        """
+        jaxpr, before = _jax.subjaxprs(eqn)[0], self.entered
+        if not _jax.derived_by_jax(eqn):
+            checked, self.entered = min(checked, VALUES), join(*ins).suspect
+        outs = self.inner(jaxpr, ins, counter, depth=depth, checked=checked)
+        self.entered = before
         return outs
 
     def trusted(self, eqn) -> bool:
@@ -385,8 +398,9 @@ class _Walk:
             carry = new
         if checked:
             (decision,) = through(eqn.params["cond_jaxpr"], [*ins[:n], *carry])
-            if decision.suspect:
-                self.report(eqn, "the predicate of a while_loop", decision.suspect)
+            suspect = decision.suspect & (self.entered if checked == VALUES else -1)
+            if suspect:
+                self.report(eqn, "the predicate of a while_loop", suspect)
         return carry
 
     def scan(self, eqn, ins, counter, depth: int, checked: int) -> list[Influence]:
@@ -436,7 +450,7 @@ class _Walk:
 
     def check(self, eqn, ins: Sequence[Influence], checked: int) -> None:
         """Raise if a random and moving value reaches a discontinuity."""
-        if reached := discontinuity(eqn, ins, jumps=checked == ALL):
+        if reached := discontinuity(eqn, ins, jumps=checked > SUSPECTS, derived=checked == VALUES):
             self.report(eqn, *reached)
         elif eqn.primitive.name == "marker" and eqn.params["kind"] == "scored":
             support = dict(eqn.params["details"])["within"]

@@ -111,7 +111,7 @@ _INDICES = {"gather": 1, "dynamic_slice": 1, "dynamic_update_slice": 2}
 
 
 def discontinuity(
-    eqn: _jax.Eqn, ins: Sequence[Influence], *, jumps: bool = True
+    eqn: _jax.Eqn, ins: Sequence[Influence], *, jumps: bool = True, derived: bool = False
 ) -> tuple[str, int] | None:
     """The discontinuity of an equation for random and moving operands, and its `suspicion`.
 
@@ -119,8 +119,10 @@ def discontinuity(
         eqn: the equation.
         ins: the influences on its operands.
         jumps: whether its own jumps count; otherwise only what was suspect before.
+        derived: whether it is in a function with a derivative of its own, which may stand for what
+            JAX cannot differentiate: of its own jumps only known ones count, and poles do not.
     """
-    return _by_suspects(eqn, ins) or (_by_itself(eqn, ins) if jumps else None)
+    return _by_suspects(eqn, ins) or (_by_itself(eqn, ins, derived) if jumps else None)
 
 
 def _by_suspects(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | None:
@@ -163,14 +165,14 @@ def _by_suspects(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | N
     return None
 
 
-def _by_itself(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | None:
+def _by_itself(eqn: _jax.Eqn, ins: Sequence[Influence], derived: bool) -> tuple[str, int] | None:
     """A random and moving value at a discontinuous operation."""
     found = join(*ins)
     suspicion = found.suspicion()
     if not suspicion:
         return None
     name = rule_name(eqn)
-    if name in WITHOUT_DERIVATIVE:
+    if name in WITHOUT_DERIVATIVE and not derived:
         # A derivative with respect to an argument is refused where it is taken.
         mask = found.pathwise
         return (WITHOUT_DERIVATIVE[name], mask << 1 | found.moving) if mask else None
@@ -184,12 +186,12 @@ def _by_itself(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | Non
     for k in at_zero(eqn):
         if (edge := ins[k].suspicion()) and not ranges.inside(ins[k].within, (0.0, math.inf)):
             return f"{name}, which jumps where operand {k} is zero", edge
-    if poles(eqn):
+    if poles(eqn) and not derived:
         below = join(*(ins[k] for k in poles(eqn)))
         at = below.suspicion() if below.driven else 0
         if at and not _POLES[name](_within(eqn, ins)):
             return f"{name} at a pole, where something that it divides by may be zero", at
-    what = jump(eqn)
+    what = jump(eqn, derived)
     return (what, suspicion) if what is not None else None
 
 
@@ -243,10 +245,14 @@ def _within(eqn: _jax.Eqn, ins: Sequence[Influence]) -> list[ranges.Range]:
     return [i.within if i is not NONE else known(v).within for v, i in operands]
 
 
-def jump(eqn: _jax.Eqn) -> str | None:
+def jump(eqn: _jax.Eqn, derived: bool = False) -> str | None:
     """The discontinuity of an equation in its floating-point operands, in words.
 
     Where operands of a `sort` have keys that are others of them is not looked at.
+
+    Args:
+        eqn: the equation.
+        derived: as for `discontinuity`.
     """
     name = rule_name(eqn)
     if name in _JUMPS:
@@ -254,7 +260,7 @@ def jump(eqn: _jax.Eqn) -> str | None:
         return _JUMPS[name]
     if _calls(eqn) or name in OURS or not any(map(is_inexact, eqn.outvars)):
         return None
-    if name not in CONTINUOUS:
+    if name not in CONTINUOUS and not derived:
         return f"{name}, which is not known to be continuous"
     if name in _OF_REALS and any(
         jnp.issubdtype(v.aval.dtype, jnp.complexfloating) for v in eqn.invars

@@ -131,6 +131,9 @@ class _Walk:
         self.keys: dict[Any, int] = {}
         self.nested: dict[str, int] = {}
         self.line = ""  # of the call of one of JAX's own functions that is being walked through
+        # In a function with a derivative of its own (see `discontinuity`), loops jump only with
+        # what had jumped before.
+        self.derived, self.entered = False, -1
         self.known = ""  # the last line that was known: of what JAX keeps, it is not always
 
     def key(self, origin: Any) -> int:
@@ -187,9 +190,12 @@ class _Walk:
             return outs
         jaxprs = _jax.subjaxprs(eqn)
         if jaxprs and len(_jax.open_jaxpr(jaxprs[0])[0].invars) == len(ins):
-            # A custom derivative is taken to be right.
-            word = name in CUSTOM and not _jax.derived_by_jax(eqn)
-            return self.inner(jaxprs[0], ins, checked and not word)
+            before = self.derived, self.entered
+            if name in CUSTOM and not _jax.derived_by_jax(eqn):
+                self.derived, self.entered = True, every.jumped
+            outs = self.inner(jaxprs[0], ins, checked)
+            self.derived, self.entered = before
+            return outs
         return self.primitive(eqn, ins, checked)
 
     def primitive(self, eqn: _jax.Eqn, ins: Sequence[Fact], checked: bool) -> list[Fact]:
@@ -204,7 +210,7 @@ class _Walk:
         jumps = 0
         if checked and every.random and every.moving:
             jumps = every.random if any(map(is_inexact, eqn.invars)) else 0
-        if jumps and name not in _SAMPLERS and (what := jump(eqn)) is not None:
+        if jumps and name not in _SAMPLERS and (what := jump(eqn, self.derived)) is not None:
             self.refuse_jump(eqn, jumps, what)
         edges = join(*(ins[k] for k in at_zero(eqn)))
         if jumps and edges.moving:
@@ -262,7 +268,7 @@ class _Walk:
                 break
             carry = new
         (going,) = self.inner(eqn.params["cond_jaxpr"], [*ins[:n], *carry], checked)
-        self.refuse_jump(eqn, going.jumped, "the predicate of a while_loop")
+        self.refuse_jump(eqn, going.jumped & self.entered, "the predicate of a while_loop")
         self.refuse_nonlinear(eqn, going.linear)
         return carry
 
