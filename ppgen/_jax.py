@@ -147,6 +147,13 @@ def calls_jax(eqn: Eqn) -> bool:
     )
 
 
+def called(eqn: Eqn) -> str:
+    """The name of the function of JAX that an equation calls, or nothing."""
+    if not calls_jax(eqn):
+        return ""
+    return str(open_jaxpr(subjaxprs(eqn)[0])[0].debug_info.func_name)
+
+
 def derived_by_jax(eqn: Eqn) -> bool:
     """Whether a call with a derivative of its own is one within `jax.numpy`, `jax.scipy`, `jax.nn`.
 

@@ -203,8 +203,8 @@ def test_a_jump_of_some_operands_and_parameters_only_is_found(monkeypatch):
 def test_keys_of_a_sort_that_are_forgotten_are_found(monkeypatch):
     eqn_of = discontinuity._by_itself
 
-    def forgetful(eqn, ins):
-        return None if eqn.primitive.name == "sort" else eqn_of(eqn, ins)
+    def forgetful(eqn, ins, derived):
+        return None if eqn.primitive.name == "sort" else eqn_of(eqn, ins, derived)
 
     monkeypatch.setattr(discontinuity, "_by_itself", forgetful)
     monkeypatch.setattr(hidden_randomness._Walk, "check_sort", lambda *args: None)

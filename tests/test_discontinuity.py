@@ -280,6 +280,7 @@ def _reverse(f):
         lambda x: jnp.heaviside(jax.nn.relu(x) - 0.2, 0.5),
         lambda x: jnp.frexp(x)[0],
         lambda x: jnp.linalg.slogdet(x[None, None])[0],
+        lambda x: jnp.linalg.slogdet(jnp.diag(_pair(x)))[0],
     ],
 )
 def test_a_pole_and_a_function_of_jax_that_jumps(f):
@@ -297,6 +298,10 @@ def test_a_pole_and_a_function_of_jax_that_jumps(f):
         lambda x: ((_pair(x) - _pair(x).mean()) / jnp.sqrt(_pair(x).var() + 1e-5))[0],
         lambda x: jax.nn.softmax(_pair(x))[0] + jax.nn.standardize(_pair(x))[0],
         lambda x: jnp.exp(_pair(x))[0] / jnp.sum(jnp.exp(_pair(x))),
+        lambda x: jnp.linalg.slogdet(jnp.diag(_pair(x)))[1],
+        lambda x: jnp.linalg.slogdet(jnp.eye(2) * (1 + x))[1] + jnp.linalg.det(jnp.eye(5) * x),
+        lambda x: jnp.sum(jax.scipy.linalg.expm(jnp.eye(3) * x)),
+        lambda x: jnp.sum(jnp.linalg.pinv(jnp.diag(_pair(x)))),
     ],
 )
 def test_what_divides_by_what_is_not_zero(f):
@@ -539,3 +544,131 @@ def test_functions_that_nothing_reaches_may_have_choices_of_their_own():
         jax.random.split(jax.random.key(0), 4000), 0.3
     )
     assert abs(jnp.mean(slopes) - 2.0) < 0.3
+
+
+# --- users' classes -------------------------------------------------------------------------------
+
+
+class _Own(dist.Distribution):
+    """Uniform between 0 and `high`, in the way of a user."""
+
+    arg_constraints = {"high": dist.constraints.positive}
+    support = dist.constraints.real
+    reparametrized_params = ("high",)
+
+    def __init__(self, high):
+        self.high = high
+        super().__init__(jnp.shape(high), ())
+
+    def sample(self, key, sample_shape=()):
+        return self.high * jax.random.uniform(key, sample_shape + self.batch_shape)
+
+    def log_prob(self, value):
+        inside = (value >= 0) & (value <= self.high)
+        return jnp.where(inside, -jnp.log(self.high), -jnp.inf)
+
+
+class _Decaying(_Own):
+    """The same, with a density that depends on the value, too."""
+
+    reparametrized_params = ("high",)
+
+    def sample(self, key, sample_shape=()):
+        u = jax.random.uniform(key, sample_shape + self.batch_shape)
+        return -jnp.log1p(u * jnp.expm1(-self.high))
+
+    def log_prob(self, value):
+        inside = (value >= 0) & (value <= self.high)
+        return jnp.where(inside, -value - jnp.log(-jnp.expm1(-self.high)), -jnp.inf)
+
+
+class _Step(_Own):
+    """One with a sampler that jumps, whatever it declares."""
+
+    reparametrized_params = ("high",)
+
+    def sample(self, key, sample_shape=()):
+        return jnp.floor(jax.random.uniform(key, sample_shape + self.batch_shape) + self.high)
+
+
+class _Count(_Step):
+    reparametrized_params = ("high",)
+
+    def sample(self, key, sample_shape=()):
+        return super().sample(key, sample_shape).astype(int)
+
+
+class _Waiting(_Own):
+    """Exponential, with a density that is checked where it is evaluated."""
+
+    support = dist.constraints.positive
+    reparametrized_params = ("high",)
+
+    def sample(self, key, sample_shape=()):
+        return self.high * jax.random.exponential(key, sample_shape + self.batch_shape)
+
+    def log_prob(self, value):
+        return jnp.where(value > 0, -value / self.high - jnp.log(self.high), -jnp.inf)
+
+
+WRAPPED = {
+    "itself": lambda d: d,
+    "expanded": lambda d: d.expand([2]),
+    "an event": lambda d: d.expand([2]).to_event(1),
+    "transformed": lambda d: dist.TransformedDistribution(d, dist.transforms.AffineTransform(1, 2)),
+}
+
+
+def _mean(d, grad):
+    return lambda t: jnp.sum(ppgen.draw(d(jnp.exp(t)), name="x", grad=grad) ** 2)
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
+@pytest.mark.parametrize("kind", [_Own, _Decaying])
+def test_the_density_of_a_users_class_jumps_where_a_parameter_says(kind, wrapped):
+    """At an end that its support does not tell: no score sees that it moves."""
+    f = _mean(lambda high: WRAPPED[wrapped](kind(high)), ppgen.ScoreFunction())
+    with pytest.raises(ppgen.errors.DiscontinuityError, match="infinite on one side") as e:
+        jax.grad(ppgen.expectation(f), argnums=1)(KEY, 0.3)
+    assert e.value.site == "x"
+
+
+def test_the_density_of_a_users_class_in_a_model():
+    def model(theta):
+        numpyro.sample("x", _Own(jnp.exp(theta)))
+
+    def guide(theta):
+        numpyro.sample("x", dist.Normal(theta, 1.0))
+
+    with pytest.raises(ppgen.errors.DiscontinuityError, match="infinite on one side"):
+        jax.grad(ppgen.expectation(elbo(model, guide)), argnums=1)(KEY, 0.3)
+
+
+@pytest.mark.parametrize("kind", [_Step, _Count])
+@pytest.mark.parametrize("wrapped", WRAPPED)
+def test_the_sampler_of_a_users_class_jumps_although_it_is_declared_to_move(kind, wrapped):
+    f = _mean(lambda high: WRAPPED[wrapped](kind(high)), None)
+    with pytest.raises(ppgen.errors.DiscontinuityError, match="sampler of 'x'") as e:
+        jax.grad(ppgen.expectation(f), argnums=1)(KEY, 0.3)
+    assert e.value.site == "x"
+
+
+@pytest.mark.parametrize("grad", [None, ppgen.ScoreFunction()])
+@pytest.mark.parametrize("kind", [_Waiting, _Own, _Decaying])
+def test_a_users_class_that_is_right(kind, grad):
+    if grad is not None and kind is not _Waiting:
+        return  # refused, above
+    f = _mean(kind, grad)
+    draws = jax.vmap(jax.grad(ppgen.expectation(f), argnums=1), (0, None))
+    got = np.asarray(draws(jax.random.split(KEY, 20_000), 0.3))
+    m, h = np.exp(0.3), 1e-5
+
+    def exact(m):
+        grid = (np.arange(100_000) + 0.5) / 100_000
+        if kind is _Waiting:
+            return 2 * m**2
+        x = m * grid if kind is _Own else -np.log1p(grid * np.expm1(-m))
+        return np.mean(x**2)
+
+    slope = m * (exact(m + h) - exact(m - h)) / (2 * h)
+    assert abs(got.mean() - slope) < 5 * got.std() / len(got) ** 0.5

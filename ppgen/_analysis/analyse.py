@@ -11,6 +11,7 @@ import jax
 from ppgen import _jax
 from ppgen._analysis.choices import Choice, choices_of_equation
 from ppgen._analysis.discontinuity import (
+    CONTINUOUS_RESULTS,
     FOLLOWED,
     WITHOUT_DERIVATIVE,
     discontinuity,
@@ -135,7 +136,10 @@ def analyse(jaxpr: Any, *, allow_biased: bool = False, strict: bool = True) -> A
         if made := choices_of_equation(eqn):
             walk.analysis.first[id(eqn)] = len(walk.analysis.choices)
             walk.analysis.choices += made
-    walk.equations(opened, env, walk.counter(0), depth=0, checked=ALL)
+    cost, *_ = walk.equations(opened, env, walk.counter(0), depth=0, checked=ALL)
+    if cost.suspect:
+        (last,) = [eqn for eqn in opened.eqns if opened.outvars[0] in eqn.outvars]
+        walk.report(last, "vectors whose signs jump", cost.suspect)
     walk.analysis.influence = env.values
     if strict:
         check_hidden_randomness(jaxpr)
@@ -216,7 +220,7 @@ class _Walk:
         if name == "random_choice":
             if checked:
                 self.check(eqn, ins, SUSPECTS)
-            return [self.choice(eqn, ins, counter.take(), depth)]
+            return [self.choice(eqn, ins, counter.take(), depth, checked)]
         if name == "marker" and eqn.params["kind"] == "pathwise":
             return [self.marked(eqn, ins[0])]
         if name == "assume_continuous":
@@ -238,6 +242,8 @@ class _Walk:
             return list(ins)
         if name == "scan":
             return self.scan(eqn, ins, counter, depth, checked)
+        if checked > SUSPECTS and _jax.called(eqn) in CONTINUOUS_RESULTS:
+            return self.continuous(eqn, ins, counter, depth)
         if name in CALLS:
             return self.call(eqn, _jax.subjaxprs(eqn)[0], ins, counter, depth, checked)
         if name in CUSTOM and not is_random(eqn):
@@ -259,6 +265,12 @@ class _Walk:
         if plain:
             self.unreached[jaxpr] = outs
         return outs
+
+    def continuous(self, eqn, ins, counter, depth: int) -> list[Influence]:
+        """A function of JAX some of whose results are continuous, whatever is inside."""
+        outs = self.inner(_jax.subjaxprs(eqn)[0], ins, counter, depth=depth, checked=OFF)
+        jumps, known = join(*ins).suspicion(), CONTINUOUS_RESULTS[_jax.called(eqn)]
+        return [o._replace(suspect=0 if k in known else jumps) for k, o in enumerate(outs)]
 
     def derived(self, eqn, ins, counter, depth: int, checked: int) -> list[Influence]:
         """A function with a derivative of its own.
@@ -284,7 +296,9 @@ class _Walk:
         scopes = _jax.in_scope(eqn, DENSITY_SCOPE, SAMPLER_SCOPE)
         return scopes or _jax.staged_in(eqn, *_POTENTIAL) or _jax.staged_in(eqn, _IS_REAL)
 
-    def choice(self, eqn, ins: Sequence[Influence], index: int, depth: int) -> Influence:
+    def choice(
+        self, eqn, ins: Sequence[Influence], index: int, depth: int, checked: int
+    ) -> Influence:
         spec: ChoiceSpec = eqn.params["spec"]
         lanes = eqn.params["lanes"]
         upstream = _of_distribution(eqn, ins)
@@ -306,7 +320,12 @@ class _Walk:
             return own
         number = self.mark(id(eqn), Continuous(spec.name, spec.where))
         here = join(own, Influence(frozen=1 << number))
-        return here._replace(within=opened(spec.within), atoms=False)
+        here = here._replace(within=opened(spec.within), atoms=False)
+        if spec.own_density and checked:
+            # A score does not see where the density of a user's class jumps, if that moves.
+            operands = [here, *ins[: spec.num_dist]]
+            self.inner(_density(eqn), operands, _Counter(0), depth=0, checked=ALL)
+        return here
 
     def mark(self, equation: int, choice: Continuous) -> int:
         """The number of a choice with a density; a loop body is walked more than once."""
@@ -512,8 +531,7 @@ def _of_distribution(eqn: _jax.Eqn, ins: Sequence[Influence]) -> Influence:
     computation of its density: element i of that depends on the parameters of element i.
     """
     spec: ChoiceSpec = eqn.params["spec"]
-    lanes, mapped = eqn.params["lanes"], eqn.params["mapped"]
-    n = spec.num_dist
+    lanes, n = eqn.params["lanes"], spec.num_dist
     rest = [i.all_mixed() for i in ins[n:]]
     if len(rest) == 1 and getattr(spec.template, "baseline", None) is not None:
         # A baseline has an element for each of the batch.
@@ -521,6 +539,15 @@ def _of_distribution(eqn: _jax.Eqn, ins: Sequence[Influence]) -> Influence:
         rest = [ins[n]] if elementwise else rest
     if not any(i.aligned for i in ins[:n]):
         return join(*ins[:n], *rest)
+    walk = _Walk(Analysis(), True, False)
+    (out,) = walk.inner(_density(eqn), [NONE, *ins[:n]], _Counter(0), depth=0, checked=OFF)
+    return join(out, *rest)
+
+
+def _density(eqn: _jax.Eqn) -> Any:
+    """The log density of a choice, as a jaxpr of its value and its parameters."""
+    spec: ChoiceSpec = eqn.params["spec"]
+    lanes, mapped, n = eqn.params["lanes"], eqn.params["mapped"], spec.num_dist
     shape = jax.ShapeDtypeStruct(lanes + spec.shape, spec.dtype)
     avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars[:n]]
 
@@ -534,7 +561,4 @@ def _of_distribution(eqn: _jax.Eqn, ins: Sequence[Influence]) -> Influence:
             value,
         )
 
-    jaxpr = jax.make_jaxpr(density)(shape, *avals)
-    walk = _Walk(Analysis(), True, False)
-    (out,) = walk.inner(jaxpr, [NONE, *ins[:n]], _Counter(0), depth=0, checked=OFF)
-    return join(out, *rest)
+    return jax.make_jaxpr(density)(shape, *avals)

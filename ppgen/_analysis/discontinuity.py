@@ -90,6 +90,16 @@ _AT_ZERO = {"igammac": (0,)}
 _DIGITS = 7
 """Bits of a mantissa from which on rounding does not count as a jump: those of a bfloat16."""
 
+CONTINUOUS_RESULTS = {
+    "_det": (0,),
+    "_pinv": (0,),
+    "_slogdet_lu": (1,),
+    "_slogdet_qr": (1,),
+    "_slogdet_small": (1,),
+    "expm": (0,),
+}
+"""Functions of JAX that go through jumps (pivots, powers of two) to continuous results: which."""
+
 OURS = frozenset(
     "marker assume_continuous transformed weighed expected shielded counting implicit "
     "optimization_barrier "
@@ -106,6 +116,9 @@ _ATOMLESS = frozenset(
     "split rev stop_gradient reduce_sum cumsum dot_general".split()
 )
 """Operations that keep a continuous distribution free of atoms."""
+
+_INFINITE = ((math.inf, math.inf), (-math.inf, -math.inf))
+_ORDER = frozenset({"lt", "le", "gt", "ge"})
 
 _INDICES = {"gather": 1, "dynamic_slice": 1, "dynamic_update_slice": 2}
 
@@ -141,6 +154,8 @@ def _by_suspects(eqn: _jax.Eqn, ins: Sequence[Influence]) -> tuple[str, int] | N
             return None
         # where(x > 0, f(x), g(x)) may well be continuous; where(x > 0, a, b) cannot be.
         along = 0
+        if any(r in _INFINITE for r in _within(eqn, ins)[1:]):
+            return "a where() that is infinite on one side", ins[0].suspect
         for i in ins[1:]:
             along |= i.suspicion() | i.suspect
         if left := (ins[0].suspect & ~along) >> 1:
@@ -303,6 +318,8 @@ def settled(
         own = found.suspicion() if jumps and not _follows(eqn) else 0
         if rule_name(eqn) in ("eq", "ne") and not found.atoms:
             own = 0  # a continuous value meets a number with probability zero
+        if own and rule_name(eqn) in _ORDER and ranges.ordered(*_within(eqn, ins)):
+            own = 0  # one of them is always the greater
     nan_of = ins[0] if ranges.tests_for_nan(eqn) else None
     if keeps_nan(eqn, ins):
         y = ins[1]
@@ -364,8 +381,7 @@ def _calls(eqn: _jax.Eqn) -> bool:
 
 
 def _follows(eqn: _jax.Eqn) -> bool:
-    name = eqn.primitive.name
-    return name == "optimization_barrier" or (_calls(eqn) and name not in CUSTOM)
+    return eqn.primitive.name == "optimization_barrier" or _calls(eqn)
 
 
 CUSTOM = frozenset({"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"})

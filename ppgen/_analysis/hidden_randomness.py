@@ -29,7 +29,14 @@ from ppgen._analysis.parameters import rule_name
 from ppgen._analysis.ranges import tests_for_nan
 from ppgen._interpret import Environment, needed
 from ppgen._lowering.lower import CUSTOM
-from ppgen._staging.primitives import CALLS, DENSITY_SCOPE, SAMPLER_SCOPE, equations_of
+from ppgen._staging.primitives import (
+    CALLS,
+    DENSITY_SCOPE,
+    OWN_SAMPLER_SCOPE,
+    SAMPLER_SCOPE,
+    SITE_SCOPE,
+    equations_of,
+)
 from ppgen._user_lines import where
 from ppgen.errors import DerivativeError, DiscontinuityError
 
@@ -131,6 +138,8 @@ class _Walk:
         self.keys: dict[Any, int] = {}
         self.nested: dict[str, int] = {}
         self.line = ""  # of the call of one of JAX's own functions that is being walked through
+        # Of samplers of users' classes: their keys, and the site of the one that is walked through.
+        self.own, self.site = 0, ""
         # In a function with a derivative of its own (see `discontinuity`), loops jump only with
         # what had jumped before.
         self.derived, self.entered = False, -1
@@ -157,9 +166,21 @@ class _Walk:
         return self.equations(jaxpr, ins, consts, jaxpr.outvars, checked=checked)
 
     def equation(self, eqn: _jax.Eqn, ins: Sequence[Fact], checked: bool) -> list[Fact]:
+        """The facts about the results of an equation."""
+        before = self.site
+        if _jax.in_scope(eqn, OWN_SAMPLER_SCOPE):
+            sites = [s for s in _jax.scopes(eqn) if s.startswith(SITE_SCOPE)]
+            self.site = sites[-1].removeprefix(SITE_SCOPE) if sites else before
+        outs = self.facts(eqn, ins, checked)
+        self.site = before
+        return outs
+
+    def facts(self, eqn: _jax.Eqn, ins: Sequence[Fact], checked: bool) -> list[Fact]:
         name = eqn.primitive.name
         if name == "fresh_key":
-            return [Fact(random=self.key(id(eqn)) if _makes_key(eqn) else 0)]
+            made = self.key(id(eqn)) if _makes_key(eqn) else 0
+            self.own |= made if self.site else 0
+            return [Fact(random=made)]
         if name in _KEYS:
             return [Fact(random=join(*ins).random or self.key(id(eqn)))]
         if name == "stop_gradient":
@@ -230,6 +251,11 @@ class _Walk:
     def marked(self, eqn: _jax.Eqn, fact: Fact) -> Fact:
         """A value that was named when the program was staged."""
         kind, name = eqn.params["kind"], eqn.params["name"]
+        if kind == "pathwise":
+            self.site = name if fact.jumped & self.own else ""
+            self.refuse_jump(eqn, fact.jumped & self.own, "a comparison, or another whole number,")
+            # From here on it is the value of a choice, whose jumps are looked for elsewhere.
+            return fact._replace(random=fact.random & ~self.own)
         if kind == "frozen" and fact.moving:
             raise DerivativeError(
                 "ppgen.seed draws this site inside of an objective, frozen: the derivative with "
@@ -318,6 +344,17 @@ class _Walk:
         if not jumped:
             return
         line = self.line or where(eqn) or self.known
+        if self.site:
+            raise DiscontinuityError(
+                f"the sampler of {self.site!r} is declared to have a derivative in its parameters, "
+                f"but reaches {what} at {line}: that derivative would silently miss what the jump "
+                "contributes",
+                site=self.site,
+                where=line,
+                instead="a class whose reparametrized_params are empty, so that ScoreFunction() is "
+                "the estimator; or Reparameterize(assume_smooth=True) at the site, if the jumps "
+                "do not matter",
+            )
         raise DiscontinuityError(
             "random numbers that the program draws from a key itself meet a jump together with "
             f"something that has a derivative, and reach {what} at {line}: that derivative would "

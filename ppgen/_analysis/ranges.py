@@ -83,6 +83,12 @@ def apart(value: Range) -> bool:
     return (low is not None and low > 0) or (high is not None and high < 0)
 
 
+def ordered(a: Range, b: Range) -> bool:
+    """Whether all of one range lies below all of the other."""
+    ends = (a[1], b[0]), (b[1], a[0])
+    return any(high is not None and low is not None and high < low for high, low in ends)
+
+
 def tests_for_nan(eqn: _jax.Eqn) -> bool:
     """Whether an equation compares a value with itself: only NaN differs."""
     return rule_name(eqn) == "ne" and eqn.invars[0] is eqn.invars[1]

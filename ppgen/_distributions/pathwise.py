@@ -10,6 +10,7 @@ from __future__ import annotations
 from numpyro.distributions import Distribution, constraints, transforms
 
 from ppgen._distributions.families import family, sampler
+from ppgen._distributions.own_classes import definer
 from ppgen._distributions.wrappers import is_discrete
 
 _MONOTONE = (
@@ -32,7 +33,7 @@ def has_pathwise_derivative(d: Distribution) -> bool:
         return True
     if is_discrete(d):
         return False
-    if not _is_numpyro(_definer(type(d), "sample", "rsample")):
+    if not _is_numpyro(definer(type(d), "sample", "rsample")):
         return _declares(d)
     if family(d).implicit:
         return has_known_cdf(d)
@@ -73,16 +74,11 @@ def _covers(d: Distribution) -> bool:
 
 def _declares(d: Distribution) -> bool:
     """The declaration of a class that samples in its own way (inherited ones do not apply)."""
-    sampler = _definer(type(d), "sample", "rsample")
-    declares = _definer(type(d), "has_rsample")
+    sampler = definer(type(d), "sample", "rsample")
+    declares = definer(type(d), "has_rsample")
     if issubclass(declares, sampler) and not _is_numpyro(declares):
         return bool(d.has_rsample)
-    return issubclass(_definer(type(d), "reparametrized_params"), sampler) and _covers(d)
-
-
-def _definer(cls: type, *names: str) -> type:
-    """The class from which `cls` inherits the first of these attributes."""
-    return next(c for c in cls.__mro__ if any(name in vars(c) for name in names))
+    return issubclass(definer(type(d), "reparametrized_params"), sampler) and _covers(d)
 
 
 def _is_numpyro(cls: type) -> bool:

@@ -12,7 +12,14 @@ import numpy as np
 from ppgen import _jax
 from ppgen._interpret import interpret
 from ppgen._lowering.lower import CUSTOM, REMATS
-from ppgen._staging.primitives import CALLS, DENSITY_SCOPE, SAMPLER_SCOPE, SITE_SCOPE
+from ppgen._staging.primitives import (
+    CALLS,
+    DENSITY_SCOPE,
+    OWN_DENSITY_SCOPE,
+    OWN_SAMPLER_SCOPE,
+    SAMPLER_SCOPE,
+    SITE_SCOPE,
+)
 from ppgen._tracebacks import boundary
 from ppgen._user_lines import is_library
 
@@ -258,7 +265,12 @@ class _Tape:
 
 _INFINITE = ("inf", "-inf")
 _LOOPS = ("scan", "while")
-_PARTS = {DENSITY_SCOPE: "density", SAMPLER_SCOPE: "draw"}
+_PARTS = {
+    DENSITY_SCOPE: "density",
+    OWN_DENSITY_SCOPE: "density",
+    SAMPLER_SCOPE: "draw",
+    OWN_SAMPLER_SCOPE: "draw",
+}
 
 
 def _in_loop(eqn: _jax.Eqn, operands: Sequence[Any], kinds: Sequence[str]) -> NonFinite | None:

@@ -13,6 +13,7 @@ from numpyro.distributions import Distribution
 
 from ppgen import _jax
 from ppgen._distributions.edges import is_point_mass
+from ppgen._distributions.own_classes import has_own_density, has_own_sampler
 from ppgen._distributions.pathwise import has_pathwise_derivative
 from ppgen._distributions.rebuild import flatten
 from ppgen._distributions.sample_shape import sample_shape
@@ -25,6 +26,7 @@ from ppgen._distributions.wrappers import (
 )
 from ppgen._settings import current
 from ppgen._staging.primitives import (
+    OWN_SAMPLER_SCOPE,
     SAMPLER_SCOPE,
     SITE_SCOPE,
     ChoiceSpec,
@@ -133,6 +135,8 @@ def describe_choice(
         default=any(estimator is default for default in _DEFAULTS),
         looped=in_loop(),
         has_sampler=has_sampler,
+        own_density=has_own_density(dist),
+        own_sampler=has_own_sampler(dist),
         point=is_point_mass(dist),
         atomic=is_discrete(dist) and not relaxed,
         within=range_of(dist),
@@ -164,7 +168,12 @@ def bind_choice(spec: ChoiceSpec, lanes: Lanes, mapped: Mapped, operands: list[A
         dist, rest = spec.dist.build(operands[: spec.num_dist]), operands[spec.num_dist :]
         return spec.estimator(rest)(key, dist).value
 
-    with jax.named_scope(SITE_SCOPE + spec.name), jax.named_scope(SAMPLER_SCOPE):
+    # A user's class is looked into, unless that was asked not to be done.
+    doubted = spec.own_sampler and not (
+        spec.template.biased or getattr(spec.template, "assume_smooth", False)
+    )
+    scope = OWN_SAMPLER_SCOPE if doubted else SAMPLER_SCOPE
+    with jax.named_scope(SITE_SCOPE + spec.name), jax.named_scope(scope):
         value = over_lanes(sample, lanes, mapped, fresh_key(spec.where), operands)
     return mark(
         value,

@@ -19,6 +19,7 @@ from numpyro.primitives import Messenger
 
 from ppgen._distributions.edges import is_real_array, mixes_point_masses
 from ppgen._distributions.noninvertible import split_one_way
+from ppgen._distributions.own_classes import has_own_density
 from ppgen._distributions.rebuild import flatten
 from ppgen._distributions.supports import range_of, support_of
 from ppgen._distributions.wrappers import (
@@ -218,6 +219,7 @@ def bind_site(
             value.shape,
             value.dtype,
             dist.batch_shape,
+            own_density=has_own_density(dist),
         )
         rest, order, first = [], (), None
     spec = SiteSpec(

@@ -29,6 +29,7 @@ from ppgen import _jax
 from ppgen.errors import DerivativeError, SiteError
 
 DENSITY_SCOPE, SAMPLER_SCOPE = "ppgen.log_prob", "ppgen.sample"
+OWN_DENSITY_SCOPE, OWN_SAMPLER_SCOPE = "ppgen.own.log_prob", "ppgen.own.sample"
 """Named scopes of computations of distributions, as opposed to those of the user's program."""
 
 SITE_SCOPE = "ppgen.site "
@@ -59,6 +60,8 @@ class ChoiceSpec:
         point: whether it is a point mass, and so not random.
         atomic: whether its values are counted, whichever type they have: it has no density.
         has_sampler: false where the distribution has only a density: its values are given.
+        own_density: whether a user's class computes its density.
+        own_sampler: whether a user's class draws it.
         within: the range of its values (`None` for an unknown bound).
     """
 
@@ -76,6 +79,8 @@ class ChoiceSpec:
     default: bool = False
     looped: bool = False
     has_sampler: bool = True
+    own_density: bool = False
+    own_sampler: bool = False
     point: bool = False
     atomic: bool = False
     within: tuple[float | None, float | None] = (-math.inf, math.inf)

@@ -22,6 +22,7 @@ from ppgen._staging.choice import bind_choice
 from ppgen._staging.coordinates import recalled
 from ppgen._staging.primitives import (
     DENSITY_SCOPE,
+    OWN_DENSITY_SCOPE,
     RANDOM,
     SITE_SCOPE,
     SITES,
@@ -257,7 +258,8 @@ def _site(eqn: _jax.Eqn, operands: list[Any], given: Given):
         # The density jumps to zero at the end of its support.
         scored = mark(value, "scored", name, where, within=spec.within)
     own = [*range(spec.num_leaves), *range(end, len(operands))]
-    scopes = jax.named_scope(SITE_SCOPE + name), jax.named_scope(DENSITY_SCOPE)
+    scope = OWN_DENSITY_SCOPE if spec.choice.own_density else DENSITY_SCOPE
+    scopes = jax.named_scope(SITE_SCOPE + name), jax.named_scope(scope)
     with scopes[0], scopes[1], at_site(name, where):
         logp = over_lanes(
             density,
