@@ -83,40 +83,22 @@ print(f"gained by the particles: {gain}")
 # and the training images; its floor is that of other images of the same kind.
 
 # %%
-from ppgen.models.diffuse_vae import (
-    Autoencoder,
-    DiffuseVAE,
-    Sampler,
-    draw_images,
-    fit_autoencoder,
-    fit_denoiser,
-    fit_mixture_prior,
-    linear_schedule,
-    quadratic_times,
-)
+from ppgen.models import diffuse_vae as dv
 from ppgen.models.parts.metrics.distances import frechet_distance
 from ppgen.models.parts.networks import DenoisingMLP
 
 x = digits.train / 8 - 1
-schedule = linear_schedule(1000)
-sampler = Sampler(schedule, quadratic_times(1000, 5), eta=0.0)
-first = Autoencoder(pixels=64, latent=8, hidden=64, scale=0.35, key=keys[3])
-first = fit_autoencoder(first, x, adam(5e-3, 400), key=keys[4], steps=400).params
-prior = fit_mixture_prior(first, x, key=keys[5])
+schedule = dv.linear_schedule(1000)
+sampler = dv.Sampler(schedule, dv.quadratic_times(1000, 5), eta=0.0)
+first = dv.Autoencoder(pixels=64, latent=8, hidden=64, scale=0.35, key=keys[3])
+first = dv.fit_autoencoder(first, x, adam(5e-3, 400), key=keys[4], steps=400).params
+prior = dv.fit_mixture_prior(first, x, key=keys[5])
 drawn, distances = {}, {}
 for name, dropout in {"told": 0.0, "not told": 1.0}.items():
-    model = DiffuseVAE(first, DenoisingMLP(64, hidden=128, key=keys[6]))
-    chain = fit_denoiser(
-        model,
-        schedule,
-        x,
-        adam(5e-3, 400),
-        key=keys[7],
-        steps=400,
-        dropout=dropout,
-        ema=0.99,
-    ).ema
-    drawn[name] = draw_images(keys[8], chain, sampler, 1500, prior=prior)
+    model = dv.DiffuseVAE(first, DenoisingMLP(64, hidden=128, key=keys[6]))
+    options = {"key": keys[7], "steps": 400, "dropout": dropout, "ema": 0.99}
+    chain = dv.fit_denoiser(model, schedule, x, adam(5e-3, 400), **options).ema
+    drawn[name] = dv.draw_images(keys[8], chain, sampler, 1500, prior=prior)
     distances[name] = frechet_distance(drawn[name], x)
 distances["held-out images"] = frechet_distance(digits.held_out / 8 - 1, x)
 for name, distance in distances.items():
@@ -162,24 +144,19 @@ for name, error in errors.items():
 # of its own. The negative control keeps one grid. The result is compared with finite differences.
 
 # %%
-from ppgen.models.random_grid import (
-    RGNP,
-    Poisson,
-    draw_references,
-    fit_random_grid,
-    solve_references,
-)
-from ppgen.models.random_grid import score as score_solutions
+from ppgen.models import random_grid
 
-problem = Poisson()
-references = draw_references(problem, 64, key=keys[13])
+problem = random_grid.Poisson()
+references = random_grid.draw_references(problem, 64, key=keys[13])
 fixed = np.asarray(jax.random.uniform(keys[14], (8, 1), minval=-1, maxval=1)).tolist()
 solved, solutions = {}, {}
 for name, grid in {"random grids": None, "one grid": fixed}.items():
-    process = RGNP(problem, points=8, width=32, grid=grid, key=keys[15])
-    process = fit_random_grid(process, key=keys[16], steps=300, batch=16).params
-    solved[name] = score_solutions(process, references, key=keys[17]).nse_u
-    solutions[name] = np.asarray(solve_references(process, references, key=keys[17]).u.mean)
+    process = random_grid.RGNP(problem, points=8, width=32, grid=grid, key=keys[15])
+    process = random_grid.fit_random_grid(process, key=keys[16], steps=300, batch=16).params
+    solved[name] = random_grid.score(process, references, key=keys[17]).nse_u
+    solutions[name] = np.asarray(
+        random_grid.solve_references(process, references, key=keys[17]).u.mean
+    )
     print(f"{name}: median squared error of the solution {np.median(solved[name]):.3g} of its own")
 # %% [markdown]
 # ## The four answers
