@@ -271,9 +271,10 @@ def over(found: list[dict[str, Any]], lines: list[str], share: float) -> list[tu
 NOTES = """\
 Elo's rating is that of a game whose players change: it depends on the order of votes, here drawn at
 random, and has no intervals. A tie that is counted as votes for both is a vote that says more than
-it does: differences shrink, although their order is kept, and intervals cover what is estimated but
-not the truth. These are simulated votes from the model that is fitted: real voters are not, and
-then the sandwich is what remains valid.
+it does: differences shrink, although their order hardly changes, and intervals cover what is
+estimated but not the truth. Limits of ranks hold for all systems at once, by Bonferroni's
+inequality and so more often than they have to. These are simulated votes from the model that is
+fitted: real voters are not like it, and then the sandwich is what remains valid.
 """
 
 

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from ppgen._lazy import export_lazily as _export_lazily
 
 if TYPE_CHECKING:
+    from ppgen.inference.evaluation import Caption as Caption
     from ppgen.inference.evaluation import Comparison as Comparison
     from ppgen.inference.evaluation import EvaluationError as EvaluationError
     from ppgen.inference.evaluation import Frechet as Frechet
+    from ppgen.inference.evaluation import Scene as Scene
     from ppgen.inference.evaluation import clustering_histogram as clustering_histogram
+    from ppgen.inference.evaluation import compositional_score as compositional_score
     from ppgen.inference.evaluation import degree_histogram as degree_histogram
     from ppgen.inference.evaluation import energy_distance as energy_distance
     from ppgen.inference.evaluation import frechet as frechet

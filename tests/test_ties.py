@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import runpy
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from scipy.optimize import linprog
 
+import ppgen
 from ppgen.inference import VotesError, fit_rewards
 from ppgen.inference.preferences import _ties
 from ppgen.inference.preferences._determined import undetermined
@@ -199,6 +205,45 @@ def test_ranks():
     assert few.ranks().tolist() == [[1, 3]] * 3
     assert many.ranks().tolist() == [[1, 1], [2, 3], [2, 3]]
     assert many.ranks(robust=True).tolist() == [[1, 1], [2, 3], [2, 3]]
+
+
+def platform(rewards, nu, pairs, outcome=None):
+    """Votes as a program: of each pair the first, the second, or neither."""
+    half = (rewards[pairs[:, 0]] - rewards[pairs[:, 1]]) / 2
+    logits = jnp.stack([half, -half, jnp.full_like(half, jnp.log(nu))], axis=-1)
+    return numpyro.sample("vote", dist.Categorical(logits=logits).to_event(1), obs=outcome)
+
+
+def test_votes_of_a_program():
+    """The likelihood is the density of the platform; its draws give its rewards back."""
+    pairs = jnp.array(list(itertools.permutations(range(5), 2)) * 100)
+    outcome = np.asarray(ppgen.seed(platform)(jax.random.key(0), TRUTH, 0.7, pairs))
+    won = np.where((outcome == 0)[:, None], pairs, pairs[:, ::-1])[outcome < 2]
+    ties = np.asarray(pairs)[outcome == 2]
+    fitted = fit_rewards(won, ties=ties)
+    given = (jnp.array(fitted.rewards), fitted.nu, pairs)
+    value = ppgen.log_density(platform)({"vote": outcome}, *given)
+    assert math.isclose(value, fitted.log_likelihood, rel_tol=1e-12)
+    for one, other in itertools.combinations(range(5), 2):
+        estimate, low, high = fitted.difference(one, other, level=1 - 1e-4)
+        assert low < TRUTH[one] - TRUTH[other] < high
+
+
+def test_another_package_agrees_without_ties():
+    choix = pytest.importorskip("choix")
+    votes, _ = simulated(TRUTH, 0.0, 500, np.random.default_rng(10))
+    other = choix.opt_pairwise(5, votes.tolist(), alpha=0.0, tol=1e-12)
+    np.testing.assert_allclose(fit_rewards(votes).rewards, other - other.mean(), atol=1e-6)
+
+
+def test_the_benchmark_runs(tmp_path):
+    benchmark = Path(__file__).parent.parent / "benchmarks" / "arena.py"
+    page = tmp_path / "arena.md"
+    runpy.run_path(str(benchmark))["main"](["--fast", "--out", str(page)])
+    text = page.read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| with")]
+    assert len(rows) == 6 and all("yes" in line for line in rows if "invariant" in line)
+    assert "Kendall's τ" in text and "random" in text
 
 
 def test_features():

@@ -2,6 +2,9 @@
 
 from ppgen.inference.evaluation._comparison import Comparison as Comparison
 from ppgen.inference.evaluation._comparison import EvaluationError as EvaluationError
+from ppgen.inference.evaluation._composition import Caption as Caption
+from ppgen.inference.evaluation._composition import Scene as Scene
+from ppgen.inference.evaluation._composition import compositional_score as compositional_score
 from ppgen.inference.evaluation._discrepancies import energy_distance as energy_distance
 from ppgen.inference.evaluation._discrepancies import mmd as mmd
 from ppgen.inference.evaluation._frechet import Frechet as Frechet
