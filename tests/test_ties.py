@@ -217,7 +217,7 @@ def platform(rewards, nu, pairs, outcome=None):
 def test_votes_of_a_program():
     """The likelihood is the density of the platform; its draws give its rewards back."""
     pairs = jnp.array(list(itertools.permutations(range(5), 2)) * 100)
-    outcome = np.asarray(ppgen.seed(platform)(jax.random.key(0), TRUTH, 0.7, pairs))
+    outcome = np.asarray(ppgen.seed(platform)(jax.random.key(0), jnp.array(TRUTH), 0.7, pairs))
     won = np.where((outcome == 0)[:, None], pairs, pairs[:, ::-1])[outcome < 2]
     ties = np.asarray(pairs)[outcome == 2]
     fitted = fit_rewards(won, ties=ties)
@@ -276,7 +276,7 @@ CIRCLE = [[0, 1], [1, 0]]
         (CIRCLE, [[0, -1]], "tie 0 chooses from fewer"),
         (CIRCLE, [[0, 1, 2]], "tie 0 is between more than two items"),
         (CIRCLE, [[0], [1]], "expected ties of shape"),
-        (CIRCLE, [[0.5, 1]], "not whole numbers"),
+        (CIRCLE, np.array([[0.5, 1.0]]), "not whole numbers"),
         ([[0, 1, 2], [2, 1, 0]], [[0, 1]], "vote 0 is between more than two items"),
     ],
 )

@@ -124,7 +124,7 @@ def _check(
     counts: np.ndarray, shapes: np.ndarray, hue: np.ndarray, grain: np.ndarray, relation: int
 ) -> None:
     def may_agree(x: np.ndarray, i: int, j: int) -> bool:
-        return x[i] == x[j] or ANY in (x[i], x[j])
+        return bool(x[i] == x[j]) or ANY in (x[i], x[j])
 
     groups = np.flatnonzero(counts > 0).tolist()
     for i in groups:

@@ -107,7 +107,7 @@ def energy_distance(one: Any, other: Any) -> Estimate:
 
     def minus_distance(x: Any, y: Any) -> np.ndarray:
         flat = [np.asarray(z, np.float64).reshape(len(z), -1) for z in (x, y)]
-        return -cdist(*flat)
+        return -cdist(flat[0], flat[1])
 
     return mmd(one, other, minus_distance)
 

@@ -93,23 +93,23 @@ def head_to_head(
     on_device = jax.tree.map(jnp.asarray, prompts)
     asked = _rows(prompts, number)
 
-    def scores_of(draws: Any, places: np.ndarray) -> Float[np.ndarray, " prompts"]:
-        """The mean score of the draws of each prompt, with the prompt of another place."""
+    def scores_of(draws: Any, places: np.ndarray) -> Float[np.ndarray, "prompts draws"]:
+        """The score of each draw, with the prompt of a place that is given for it."""
         found = np.empty((number, per_prompt))
         for i, drawn in enumerate(_rows(draws, number)):
             for j, one in enumerate(_rows(drawn, per_prompt)):
-                found[i, j] = np.asarray(score(one, asked[places[i]]), np.float64)
+                found[i, j] = np.asarray(score(one, asked[places[i, j]]), np.float64)
         if not np.all(np.isfinite(found)):
             raise EvaluationError("a score is not finite")
-        return found.mean(1)
+        return found
 
-    own = np.arange(number)
+    own = np.tile(np.arange(number)[:, None], per_prompt)
     right, _ = _drawn(truth, keys, on_device, batch_size)
-    swapped = _controls(scores_of, right, asked, _generator(swap_key), chance)
+    swapped = _controls(scores_of, right, asked, own, _generator(swap_key), chance)
     scores, seconds, sizes = [], [], []
     for system in systems.values():
         draws, took = _drawn(system, keys, on_device, batch_size)
-        scores.append(scores_of(draws, own))
+        scores.append(scores_of(draws, own).mean(1))
         seconds.append(took / keys.size)
         learned = [leaf.size for leaf in jax.tree.leaves(system) if eqx.is_inexact_array(leaf)]
         sizes.append(sum(learned) if learned else None)
@@ -128,25 +128,31 @@ def _controls(
     scores_of: Callable[[Any, np.ndarray], np.ndarray],
     right: Any,
     asked: list[Any],
+    own: np.ndarray,
     rng: np.random.Generator,
     chance: float,
 ) -> Estimate:
     """What the truth of other prompts scores; an error where a control fails."""
-    number = len(asked)
-    found = scores_of(right, np.arange(number))
+    found = scores_of(right, own)
     if np.abs(found - 1).max() > 1e-6:
-        worst = int(np.abs(found - 1).argmax())
+        worst = int(np.abs(found - 1).max(1).argmax())
         raise EvaluationError(
-            f"the truth scores {found[worst]:.3g} on prompt {worst}, and not 1",
+            f"the truth scores {found[worst].mean():.3g} on prompt {worst}, and not 1",
             instead="a score that is 1 for what was asked for, or a `truth` that is it",
         )
-    order = rng.permutation(number)
-    others = np.empty(number, int)
-    others[order] = np.roll(order, 1)
-    differ = np.array([not _equal(asked[i], asked[j]) for i, j in enumerate(others)])
-    if differ.sum() < 2:
+    # Each draw with another prompt, and as often with each prompt.
+    others = np.empty_like(own)
+    for column in others.T:
+        order = rng.permutation(len(asked))
+        column[order] = np.roll(order, 1)
+    differ = np.array(
+        [[not _equal(asked[i], asked[j]) for j in row] for i, row in enumerate(others)]
+    )
+    counts = differ.sum(1)
+    if np.sum(counts > 0) < 2:
         raise EvaluationError("the prompts are all but the same", instead="different prompts")
-    swapped = mean_over_data(scores_of(right, others)[differ])
+    sums = np.where(differ, scores_of(right, others), 0.0).sum(1)
+    swapped = mean_over_data(sums[counts > 0] / counts[counts > 0])
     if swapped.mean - 3 * swapped.standard_error > chance + _ABOVE_CHANCE:
         raise EvaluationError(
             f"the truth of other prompts scores {swapped.mean:.3f} ± {swapped.standard_error:.3f}, "
