@@ -11,6 +11,8 @@ from ppgen.inference.preferences._newton import Derivatives, Maximum, flat, maxi
 
 # What each outcome of a vote between a and b adds to its logit: (r_a − r_b, log ν).
 _DESIGN = np.array([[0.5, 0.0], [-0.5, 0.0], [0.0, 1.0]])
+# These two, from (r_a, r_b, log ν).
+_PARTS = np.array([[1.0, -1.0, 0.0], [0.0, 0.0, 1.0]])
 
 
 def davidson(votes: np.ndarray, ties: np.ndarray, basis: np.ndarray) -> Maximum:
@@ -67,20 +69,16 @@ def _counted(votes: np.ndarray, ties: np.ndarray, items: int) -> tuple[np.ndarra
 
 
 def _derivatives(pairs: np.ndarray, counts: np.ndarray, point: np.ndarray) -> Derivatives:
-    first, second = pairs.T
-    design = np.zeros((len(pairs), 2, len(point)))
-    rows = np.arange(len(pairs))
-    design[rows, 0, first], design[rows, 0, second], design[:, 1, -1] = 1.0, -1.0, 1.0
-    logits = (design @ point) @ _DESIGN.T
+    places = np.column_stack([pairs, np.full(len(pairs), len(point) - 1)])
+    logits = point[places] @ (_DESIGN @ _PARTS).T
     logs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     p = np.exp(logs)
-    away = _DESIGN - (p @ _DESIGN)[:, None, :]  # for each pair, outcome: the score of one vote
-    scores = np.einsum("no,noi->ni", counts, away)
-    inside = np.einsum("n,no,noi,noj->nij", counts.sum(1), p, away, away)
-    spread = np.einsum("no,noi,noj->nij", counts, away, away)
-    return Derivatives(
-        float(np.sum(counts * logs)),
-        np.einsum("ni,nik->k", scores, design),
-        np.einsum("nij,nik,njl->kl", inside, design, design, optimize=True),
-        np.einsum("nij,nik,njl->kl", spread, design, design, optimize=True),
-    )
+    # For each pair and outcome: the score of one vote, in both rewards and log ν.
+    away = (_DESIGN - (p @ _DESIGN)[:, None, :]) @ _PARTS
+    slope, (information, spread) = np.zeros(len(point)), np.zeros((2, len(point), len(point)))
+    np.add.at(slope, places, np.einsum("no,noi->ni", counts, away))
+    at = (places[:, :, None], places[:, None, :])
+    expected = counts.sum(1, keepdims=True) * p
+    np.add.at(information, at, np.einsum("no,noi,noj->nij", expected, away, away))
+    np.add.at(spread, at, np.einsum("no,noi,noj->nij", counts, away, away))
+    return Derivatives(float(np.sum(counts * logs)), slope, information, spread)
