@@ -207,6 +207,18 @@ def test_ranks():
     assert many.ranks(robust=True).tolist() == [[1, 1], [2, 3], [2, 3]]
 
 
+def test_ranks_hold_for_all_items_at_once():
+    """Of equal items every rank may be any; 95 % limits for each pair would say otherwise often."""
+    rng, whole = np.random.default_rng(11), []
+    for _ in range(200):
+        votes, ties = simulated(np.zeros(5), 0.7, 300, rng)
+        fitted = fit_rewards(votes, ties=ties)
+        # Ten pairs: what is 95 % for all of them is 60 % where one is meant.
+        whole.append([np.all(fitted.ranks(level=x) == [1, 5]) for x in (0.95, 0.6)])
+    strict, loose = np.mean(whole, axis=0)
+    assert strict > 0.95 - 3 * math.sqrt(0.05 * 0.95 / 200) and 0.6 < loose < 0.85
+
+
 def platform(rewards, nu, pairs, outcome=None):
     """Votes as a program: of each pair the first, the second, or neither."""
     half = (rewards[pairs[:, 0]] - rewards[pairs[:, 1]]) / 2

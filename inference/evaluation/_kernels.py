@@ -115,7 +115,7 @@ def set_kernel(points: Kernel, scale: float) -> Kernel:
 
     Args:
         points: k, positive definite.
-        scale: s. |μ_S − μ_T|² is at most 2 where k is at most 1.
+        scale: s, in units of the root of k: where k is at most 1, two sets are at most √2 apart.
 
     Returns:
         A kernel for `mmd` of arrays of shape (sets, points, dimensions). Points with a NaN are
