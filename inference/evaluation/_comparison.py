@@ -96,6 +96,9 @@ class Comparison(NamedTuple):
     def votes(self) -> tuple[Int[np.ndarray, "votes 2"], Int[np.ndarray, "ties 2"]]:
         """For each prompt and pair of systems, which one is better: votes for `fit_rewards`.
 
+        Votes on one prompt depend on each other, which the errors of `fit_rewards` do not know:
+        intervals are those of `difference`.
+
         Returns:
             The numbers of the better and of the worse one, and the pairs that are equal.
         """
