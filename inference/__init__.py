@@ -5,6 +5,23 @@ from typing import TYPE_CHECKING
 from ppgen._lazy import export_lazily as _export_lazily
 
 if TYPE_CHECKING:
+    from ppgen.inference.evaluation import Caption as Caption
+    from ppgen.inference.evaluation import Comparison as Comparison
+    from ppgen.inference.evaluation import EvaluationError as EvaluationError
+    from ppgen.inference.evaluation import Frechet as Frechet
+    from ppgen.inference.evaluation import Scene as Scene
+    from ppgen.inference.evaluation import clustering_histogram as clustering_histogram
+    from ppgen.inference.evaluation import compositional_score as compositional_score
+    from ppgen.inference.evaluation import degree_histogram as degree_histogram
+    from ppgen.inference.evaluation import energy_distance as energy_distance
+    from ppgen.inference.evaluation import frechet as frechet
+    from ppgen.inference.evaluation import gaussian_emd_kernel as gaussian_emd_kernel
+    from ppgen.inference.evaluation import gaussian_kernel as gaussian_kernel
+    from ppgen.inference.evaluation import head_to_head as head_to_head
+    from ppgen.inference.evaluation import mmd as mmd
+    from ppgen.inference.evaluation import set_kernel as set_kernel
+    from ppgen.inference.evaluation import spectrum_histogram as spectrum_histogram
+    from ppgen.inference.evaluation import total_variation_kernel as total_variation_kernel
     from ppgen.inference.fitting import AbstractLogger as AbstractLogger
     from ppgen.inference.fitting import CheckpointError as CheckpointError
     from ppgen.inference.fitting import Checkpoints as Checkpoints

@@ -34,7 +34,15 @@ def in_python(program, *arguments):
 @pytest.mark.sweep(of=3)
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["--version"], ["list"], ["fit", "--help"], ["resume", "--help"], []]
+    [
+        ["--help"],
+        ["--version"],
+        ["list"],
+        ["fit", "--help"],
+        ["resume", "--help"],
+        ["arena", "--help"],
+        [],
+    ]
     + [["fit", name, "--help"] for name in TINY],
     ids=" ".join,
 )

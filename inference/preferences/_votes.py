@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,40 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
+from jaxtyping import Array, Float, Int, Shaped
 
-from ppgen.errors import PpgenError
-
-_TOLERANCE, _FLAT = 1e-12, 1e-9
-
-
-class VotesError(PpgenError, ValueError):
-    """Votes that do not determine the rewards. The message says which do not.
-
-    Example:
-        The likelihood has no maximum if an item always wins.
-
-        >>> import jax.numpy as jnp
-        >>> from ppgen.inference import fit_rewards
-        >>> votes = jnp.array([[2, 0], [2, 1], [0, 1], [1, 0]])  # in each row, the winner first
-        >>> fit_rewards(votes)
-        Traceback (most recent call last):
-            ...
-        ppgen.inference.VotesError: the votes do not determine the rewards: ...
-          Write instead: more votes, without these items, or features that items have in common
-          See: ppgen.inference.VotesError
-
-        Add a vote:
-
-        >>> best = fit_rewards(jnp.concatenate([votes, jnp.array([[0, 2]])])).rewards.argmax()
-        >>> int(best)
-        2
-    """
-
-    # Where its users see it: what messages and pickles say.
-    __module__ = "ppgen.inference"
+from ppgen.inference.preferences._determined import VotesError, refuse_undetermined, undetermined
+from ppgen.inference.preferences._newton import Derivatives, maximum
+from ppgen.inference.preferences._ties import davidson, two_of_each
 
 
 class Interval(NamedTuple):
@@ -66,12 +38,17 @@ class FittedRewards(NamedTuple):
         robust: The sandwich estimate of that covariance: valid for independent votes even if the
             model is wrong (White, 1982), and noisier if it is right.
         log_likelihood: The log likelihood at the maximum, in nats.
+        nu: Davidson's ν: how many ties there are, in units of the geometric mean of the two numbers
+            of wins. Zero without ties.
+        log_nu_error: The standard error of log ν, by the information; NaN without ties.
     """
 
     rewards: Float[np.ndarray, " items"]
     covariance: Float[np.ndarray, "items items"]
     robust: Float[np.ndarray, "items items"]
     log_likelihood: float
+    nu: float = 0.0
+    log_nu_error: float = math.nan
 
     def difference(
         self, one: int, other: int, *, level: float = 0.95, robust: bool = False
@@ -115,6 +92,53 @@ class FittedRewards(NamedTuple):
         error = float(np.sqrt(max(weights @ covariance @ weights, 0.0)))
         reach = statistics.NormalDist().inv_cdf(0.5 + level / 2) * error
         return Interval(estimate, estimate - reach, estimate + reach)
+
+    def probabilities(
+        self,
+    ) -> tuple[Float[np.ndarray, "items items"], Float[np.ndarray, "items items"]]:
+        """What a vote between any two items comes to.
+
+        Returns:
+            The probability that the item of the row wins against that of the column, and that
+            they tie. An item against itself is like one against its equal.
+        """
+        half = (self.rewards[:, None] - self.rewards) / 2
+        tie = np.full_like(half, math.log(self.nu) if self.nu > 0 else -math.inf)
+        logits = np.stack([half, -half, tie])
+        logs = logits - np.logaddexp.reduce(logits, axis=0)
+        return np.exp(logs[0]), np.exp(logs[2])
+
+    def ranks(
+        self, *, level: float = 0.95, robust: bool = False
+    ) -> Int[np.ndarray, "items best_and_worst"]:
+        """The best and the worst rank that each item may have, from 1 for the best item.
+
+        An item ranks below those that are better by more than the error of the difference. The
+        errors are for all pairs at once (by Bonferroni's inequality), so that the ranks of *all*
+        items are within these limits with a probability of `level` at least, in large samples.
+
+        Args:
+            level: That probability.
+            robust: Whether to use the sandwich.
+
+        Returns:
+            Two ranks of each item.
+
+        References:
+            Mogstad, Romano, Shaikh, Wilhelm. Inference for ranks with applications to mobility
+            across neighbourhoods and academic achievement across countries. Review of Economic
+            Studies 91, 2024.
+        """
+        covariance = self.robust if robust else self.covariance
+        items = len(self.rewards)
+        variances = np.diag(covariance)
+        errors = np.sqrt((variances[:, None] + variances - 2 * covariance).clip(0))
+        each = (1 - level) / max(items * (items - 1) / 2, 1)
+        # From below, where a small probability keeps its digits.
+        reach = -statistics.NormalDist().inv_cdf(each / 2) * errors
+        below = self.rewards[:, None] - self.rewards < -reach
+        np.fill_diagonal(below, False)
+        return np.stack([1 + below.sum(1), items - below.sum(0)], axis=1)
 
 
 def vote_log_likelihood(
@@ -162,19 +186,32 @@ def vote_log_likelihood(
 def fit_rewards(
     votes: Shaped[Array | np.ndarray, "votes choices"] | Sequence[Sequence[int]],
     *,
+    ties: Shaped[Array | np.ndarray, "ties pair"] | Sequence[Sequence[int]] | None = None,
     ranked: bool = False,
     features: Float[Array | np.ndarray, "items features"] | None = None,
 ) -> FittedRewards:
-    """Rewards of items by maximum likelihood from votes, with confidence intervals.
+    r"""Rewards of items by maximum likelihood from votes, with confidence intervals.
 
     The model is that of `ppgen.curate`: of the items of a vote, one is chosen with probability
     softmax(r). In large samples the intervals are *exact* for independent votes; in small ones
     *heuristic*. The maximum is found by Newton's method in double precision.
 
+    Voters may also call two items equal. The model is then Davidson's,
+
+    .. math:: P(i \succ j) = \frac{p_i}{p_i + p_j + \nu \sqrt{p_i p_j}}, \qquad
+              P(i \sim j) = \frac{\nu \sqrt{p_i p_j}}{p_i + p_j + \nu \sqrt{p_i p_j}},
+              \qquad p = e^r,
+
+    with ν by maximum likelihood along with the rewards. At the maximum the wins and half of the
+    ties of each item, and the number of ties, equal their expectations. To count a tie as a half of
+    a vote for each, or as a vote for each, is another thing: it shrinks all differences.
+
     Args:
         votes: Item numbers, integers of any type: one row for each vote, with the chosen item
             first; shorter rows are filled with −1 at the end. For pairs it is the model of Bradley
             and Terry.
+        ties: Pairs of items that were called equal, a row for each such vote; `votes` has those
+            that were decided, and must be pairs too.
         ranked: Whether each row is in order, best first (Plackett and Luce).
         features: Features of each item, for rewards that are linear in them. By default every item
             has its own reward, and the items are those up to the largest number in `votes`.
@@ -184,13 +221,15 @@ def fit_rewards(
 
     Raises:
         VotesError: The votes do not determine the rewards: some items never win against the others
-            (their differences are infinite), or were never compared; or a row is invalid.
+            (their differences are infinite), or were never compared, or ν is infinite; or a row is
+            invalid.
 
     References:
         Ford. Solution of a ranking problem from binary comparisons. American Mathematical Monthly
-        64, 1957. Hunter. MM algorithms for generalized Bradley-Terry models. Annals of Statistics
-        32, 2004. White. Maximum likelihood estimation of misspecified models. Econometrica 50,
-        1982.
+        64, 1957. Davidson. On extending the Bradley-Terry model to accommodate ties in paired
+        comparison experiments. Journal of the American Statistical Association 65, 1970. Hunter. MM
+        algorithms for generalized Bradley-Terry models. Annals of Statistics 32, 2004. White.
+        Maximum likelihood estimation of misspecified models. Econometrica 50, 1982.
 
     Examples:
         An item that is chosen 3 times of 4 is better by log 3:
@@ -200,41 +239,45 @@ def fit_rewards(
         >>> fitted = fit_rewards(np.array([[0, 1]] * 30 + [[1, 0]] * 10))
         >>> print("{:.3f} ({:.3f}, {:.3f})".format(*fitted.difference(0, 1)))
         1.099 (0.383, 1.814)
-    """
-    votes = _whole_numbers(votes)
-    _check(votes)
-    items = int(votes.max()) + 1 if features is None else len(features)
-    if votes.max() >= items:
-        raise VotesError(f"item {votes.max()} has no features", instead="a row for every item")
-    stages = range(votes.shape[1] - 1) if ranked else range(1)
-    if features is None:
-        _check_determined(votes, stages, items)
-    basis = _basis(np.eye(items) if features is None else np.asarray(features, np.float64))
 
-    weights = np.zeros(basis.shape[1])
-    value, slope, information, spread = _derivatives(votes, stages, basis @ weights)
-    scale = np.trace(basis.T @ information @ basis)
-    done = False
-    while not done:
-        curvature = basis.T @ information @ basis
-        # If the likelihood has no maximum, it becomes flat on the way.
-        if not len(weights) or np.linalg.eigvalsh(curvature)[0] <= _FLAT * scale:
-            raise VotesError(
-                "the votes do not determine the rewards: some combination of features never "
-                "differs between items that were compared, or decides all votes",
-                instead="fewer features, or more votes",
-            )
-        step = np.linalg.solve(curvature, basis.T @ slope)
-        gain, size = float(step @ (basis.T @ slope)), 1.0
-        done = gain < _TOLERANCE * (1 + abs(value))
-        new = _derivatives(votes, stages, basis @ (weights + step))
-        # Concave, so that half steps always end in an ascent; the last one is below rounding.
-        while not done and new[0] < value + 1e-4 * size * gain:
-            size /= 2
-            new = _derivatives(votes, stages, basis @ (weights + size * step))
-        weights, (value, slope, information, spread) = weights + size * step, new
-    inverse = basis @ np.linalg.inv(basis.T @ information @ basis) @ basis.T
-    return FittedRewards(basis @ weights, inverse, inverse @ spread @ inverse, value)
+        With ties, ν is the ratio of ties to the geometric mean of wins:
+
+        >>> fitted = fit_rewards([[0, 1]] * 20 + [[1, 0]] * 5, ties=[[0, 1]] * 10)
+        >>> print(f"{fitted.rewards[0] - fitted.rewards[1]:.3f} {fitted.nu:.3f}")  # log 4, 1
+        1.386 1.000
+    """
+    votes, equal = _whole_numbers(votes), _whole_numbers(() if ties is None else ties)
+    if equal.size:
+        _check(equal, "tie")
+        equal = two_of_each(equal, "tie")
+    else:
+        equal = np.zeros((0, 2), np.int64)
+    # Votes that are all ties are another error.
+    if votes.size or not len(equal):
+        _check(votes, "vote")
+        votes = two_of_each(votes) if len(equal) else votes
+    else:
+        refuse_undetermined(undetermined(equal[:0], equal, 0))
+    last = int(max(votes.max(), equal.max(initial=-1)))
+    items = last + 1 if features is None else len(features)
+    if last >= items:
+        raise VotesError(f"item {last} has no features", instead="a row for every item")
+    if features is None:
+        refuse_undetermined(undetermined(votes, equal, items, ranked=ranked))
+    basis = _basis(np.eye(items) if features is None else np.asarray(features, np.float64))
+    if len(equal):
+        point, covariance, robust, value = davidson(votes, equal, basis)
+        of_nu = float(np.sqrt(covariance[-1, -1]))
+        return FittedRewards(
+            *(point[:-1], covariance[:-1, :-1], robust[:-1, :-1], value),
+            *(float(np.exp(point[-1])), of_nu),
+        )
+    stages = range(votes.shape[1] - 1) if ranked else range(1)
+    return FittedRewards(
+        *maximum(
+            lambda rewards: _derivatives(votes, stages, rewards), basis, np.zeros(basis.shape[1])
+        )
+    )
 
 
 def _basis(features: np.ndarray) -> np.ndarray:
@@ -246,10 +289,7 @@ def _basis(features: np.ndarray) -> np.ndarray:
     return left[:, sizes > 1e-9]
 
 
-def _derivatives(
-    votes: np.ndarray, stages: range, rewards: np.ndarray
-) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-    """Log likelihood, its gradient, the information and the sum of squared scores."""
+def _derivatives(votes: np.ndarray, stages: range, rewards: np.ndarray) -> Derivatives:
     items, there = len(rewards), votes >= 0
     value, information = 0.0, np.zeros((items, items))
     scores = np.zeros(votes.shape)
@@ -270,7 +310,7 @@ def _derivatives(
     slope, spread = np.zeros(items), np.zeros((items, items))
     np.add.at(slope, votes, scores)
     np.add.at(spread, pairs, scores[:, :, None] * scores[:, None, :])
-    return value, slope, information, spread
+    return Derivatives(value, slope, information, spread)
 
 
 def _whole_numbers(votes: Any) -> np.ndarray:
@@ -288,54 +328,21 @@ def _whole_numbers(votes: Any) -> np.ndarray:
     return votes.astype(np.int64)
 
 
-def _check(votes: np.ndarray) -> None:
+def _check(votes: np.ndarray, what: str) -> None:
     if votes.ndim != 2 or votes.shape[1] < 2 or not len(votes):
         raise VotesError(
-            f"expected votes of shape (votes, choices) of two choices or more, got {votes.shape}"
+            f"expected {what}s of shape ({what}s, choices) of two choices or more, got "
+            f"{votes.shape}"
         )
     there = votes >= 0
     ended = np.any(~there[:, :-1] & there[:, 1:], axis=1)
     in_order = np.sort(np.where(there, votes, -1 - np.arange(votes.shape[1])), axis=1)
     twice = np.any(in_order[:, 1:] == in_order[:, :-1], axis=1)
-    for bad, what in (
+    for bad, how in (
         (there.sum(1) < 2, "chooses from fewer than two items"),
         (ended, "has an item after a -1"),
         (twice, "has an item twice"),
     ):
         if np.any(bad):
             row = int(np.argmax(bad))
-            raise VotesError(f"vote {row} {what}: {votes[row].tolist()}")
-
-
-def _check_determined(votes: np.ndarray, stages: range, items: int) -> None:
-    """Refuse votes after which some differences of rewards are infinite or unknown.
-
-    The maximum exists, and is unique, where one can go from any item to any other by steps from one
-    that won to one that it won against.
-    """
-    beats = []
-    for stage in stages:
-        for k in range(stage + 1, votes.shape[1]):
-            there = votes[:, k] >= 0
-            beats.append(np.unique(votes[there, stage] * items + votes[there, k]))
-    rows, columns = np.divmod(np.unique(np.concatenate(beats)), items)
-    graph = csr_array((np.ones(len(rows)), (rows, columns)), shape=(items, items))
-    count, label = connected_components(graph, connection="strong")
-    if count == 1:
-        return
-    # A component that never loses to the others, or never wins against them.
-    smallest = min(range(count), key=lambda c: int(np.sum(label == c)))
-    inside = np.flatnonzero(label == smallest)
-    won = np.any((label[rows] == smallest) & (label[columns] != smallest))
-    lost = np.any((label[rows] != smallest) & (label[columns] == smallest))
-    how = {
-        (False, False): "were never compared with the others",
-        (True, False): "never lost to any of the others",
-        (False, True): "never won against any of the others",
-    }.get((bool(won), bool(lost)), "are between groups of which one always wins")
-    shown = ", ".join(map(str, inside[:10])) + (", ..." if len(inside) > 10 else "")
-    raise VotesError(
-        f"the votes do not determine the rewards: items {shown} {how}, so that the likelihood has "
-        "no maximum",
-        instead="more votes, without these items, or features that items have in common",
-    )
+            raise VotesError(f"{what} {row} {how}: {votes[row].tolist()}")

@@ -1,4 +1,4 @@
-"""The commands of the command line: `fit`, `resume`, `evaluate`, `sample`, `list`."""
+"""The commands of the command line: `fit`, and those that `_main.py` lists."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ppgen.models.cli._machine import Compiler, Machine, Workers
 from ppgen.models.cli._options import arguments_of, check_options, differing, options_of
@@ -21,7 +21,7 @@ from ppgen.models.cli._run_folder import (
     read_config,
     read_json,
 )
-from ppgen.models.parts.bounds import Count, check_bounds
+from ppgen.models.parts.bounds import Bounds, Count, check_bounds
 from ppgen.models.parts.errors import CommandError
 from ppgen.models.parts.recipe import Split
 from ppgen.models.parts.training import check_seed
@@ -145,14 +145,7 @@ class Sample:
         """Loads the model, draws and writes."""
         check_bounds(self)
         check_seed(self.seed)
-        suffix = self.out.suffix.lower()
-        if suffix not in (*PICTURES, ARRAYS):
-            *others, last = (*PICTURES, ARRAYS)
-            raise CommandError(f"--out {self.out} must end in {', '.join(others)} or {last}")
-        if self.out.exists():
-            raise CommandError(f"--out {self.out} exists; choose another file")
-        if not self.out.parent.is_dir():
-            raise CommandError(f"--out {self.out}: there is no folder {self.out.parent}")
+        _check_new(self.out, (*PICTURES, ARRAYS))
         options = options_of(self.run)
         self.compiler.start()
         import jax
@@ -161,7 +154,7 @@ class Sample:
 
         run = _drive.load(options.recipe, options.training, self.run)
         key = jax.random.key(self.seed)
-        write = run.write_samples if suffix == ARRAYS else run.draw_samples
+        write = run.write_samples if self.out.suffix.lower() == ARRAYS else run.draw_samples
         write(self.out, key, self.num, self.label)
         print(f"wrote {self.out}")
 
@@ -190,6 +183,41 @@ class Export:
 
 
 @dataclasses.dataclass(frozen=True)
+class Arena:
+    """Rank systems by votes between pairs of them, with confidence intervals."""
+
+    votes: Path
+    """File of comma-separated votes (or the first word): two names, the name of the winner or
+    `tie`, and an optional category, in each row. A header is optional."""
+    out: Path | None = None
+    """Picture to write (.png, .pdf, .svg). An existing file is not overwritten."""
+    json: bool = False
+    """Print everything as JSON in place of tables."""
+    level: Annotated[float, Bounds(0, 1, inside=True)] = 0.95
+    """Coverage of the interval of each reward, and of all ranks at once."""
+    robust: bool = False
+    """Errors by the sandwich: valid for independent votes even if the model of votes is wrong."""
+
+    def execute(self) -> None:
+        """Reads the votes, fits rewards, prints and draws."""
+        check_bounds(self)
+        if self.out is not None:
+            _check_new(self.out, PICTURES)
+        from ppgen.models.cli._votes_file import read_votes
+
+        votes = read_votes(self.votes)  # before JAX is imported
+        from ppgen.models.cli._arena import arena
+
+        arena(
+            *(votes, self.votes),
+            level=self.level,
+            robust=self.robust,
+            as_json=self.json,
+            out=self.out,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
     """List the models, and the runs in a folder.
 
@@ -213,6 +241,17 @@ class List:
         print(f"runs in {self.runs}" + ("" if runs else ": none"))
         for run in runs:
             print(f"  {_described(run)}")
+
+
+def _check_new(out: Path, suffixes: Sequence[str]) -> None:
+    """Refuse a file to write that is of no kind that can be written, or is there already."""
+    if out.suffix.lower() not in suffixes:
+        *others, last = suffixes
+        raise CommandError(f"--out {out} must end in {', '.join(others)} or {last}")
+    if out.exists():
+        raise CommandError(f"--out {out} exists; choose another file")
+    if not out.parent.is_dir():
+        raise CommandError(f"--out {out}: there is no folder {out.parent}")
 
 
 def _described(run: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import sys
 import warnings
@@ -19,11 +20,12 @@ from ppgen.models.parts.errors import CommandError
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
-ON_RUNS: dict[str, Any] = {
+OTHERS: dict[str, Any] = {
     "resume": _commands.Resume,
     "evaluate": _commands.Evaluate,
     "sample": _commands.Sample,
     "export": _commands.Export,
+    "arena": _commands.Arena,
     "list": _commands.List,
 }
 """Every command but `fit`: a frozen dataclass of options with an `execute`."""
@@ -63,10 +65,10 @@ def _complain(message: str, status: int) -> int:
 
 def _command(args: list[str]) -> Callable[[], None] | None:
     """The command of the arguments, or None if they ask for help, which is printed."""
-    words = ["fit", *ON_RUNS]
+    words = ["fit", *OTHERS]
     word = args.pop(0) if args else None
     if word in ("-h", "--help"):
-        print(_help("ppgen", {"fit": "Fit a model.", **_about(ON_RUNS)}))
+        print(_help("ppgen", {"fit": "Fit a model.", **_about(OTHERS)}))
         return None
     if word == "--version":
         import ppgen
@@ -79,10 +81,10 @@ def _command(args: list[str]) -> Callable[[], None] | None:
         raise CommandError(f"there is no command {word!r}; there are: {', '.join(words)}")
     if word == "fit":
         return _fit(args)
-    # `ppgen resume RUN` is short for `ppgen resume --run RUN`.
+    # `ppgen resume RUN` is short for `ppgen resume --run RUN`: the first option of each command.
     if args and not args[0].startswith("-"):
-        args.insert(0, "--run" if word != "list" else "--runs")
-    options = parse(ON_RUNS[word], f"ppgen {word}", args)
+        args.insert(0, f"--{dataclasses.fields(OTHERS[word])[0].name}")
+    options = parse(OTHERS[word], f"ppgen {word}", args)
     return None if options is None else options.execute
 
 

@@ -18,6 +18,7 @@ def table(
     *,
     what: str,
     right: Collection[int] = (),
+    whole: bool = False,
 ) -> list[str]:
     """Lines of an aligned table; long cells are shortened, the last column is wrapped.
 
@@ -26,8 +27,9 @@ def table(
         rows: the cells.
         what: what the rows are called, for the line in place of rows that are left out.
         right: positions of the columns that are aligned on the right, as numbers are.
+        whole: whether all rows are shown, however many there are.
     """
-    left_out = len(rows) - _ROWS
+    left_out = 0 if whole else len(rows) - _ROWS
     shown = list(rows)
     if left_out > 0:
         shown = [*rows[: _ROWS - 4], *rows[-3:]]

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ppgen.inference import Estimate
+from ppgen.inference.evaluation._frechet import plug_in_distance
 
 
 def frechet_distance(
@@ -16,8 +17,9 @@ def frechet_distance(
     """The Fréchet distance between Gaussians with the means and covariances of two sets.
 
     It is the squared 2-Wasserstein distance of those Gaussians. It is *biased* upwards by sampling,
-    so compare it at equal sizes, and with its value between two halves of the data. It depends on
-    two moments only: a Gaussian that is fitted to the data attains it without being like the data.
+    so compare it at equal sizes, and with its value between two halves of the data, or take
+    `ppgen.inference.frechet`, which is without most of the bias. It depends on two moments only: a
+    Gaussian that is fitted to the data attains it without being like the data.
 
     Args:
         one: Images, flattened.
@@ -36,16 +38,7 @@ def frechet_distance(
         >>> print(f"{frechet_distance(x, x + 2):.3f}")
         8.000
     """
-    sets = [np.asarray(x, np.float64) for x in (one, other)]
-    means = [x.mean(0) for x in sets]
-    covariances = [np.atleast_2d(np.cov(x, rowvar=False)) for x in sets]
-    values, vectors = np.linalg.eigh(covariances[0])
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    product = np.linalg.eigvalsh(root @ covariances[1] @ root)
-    cross = np.sqrt(product.clip(0)).sum()
-    traces = np.trace(covariances[0]) + np.trace(covariances[1])
-    # Rounding may leave a little less than nothing of equal sets.
-    return max(float(((means[0] - means[1]) ** 2).sum() + traces - 2 * cross), 0.0)
+    return plug_in_distance(np.asarray(one), np.asarray(other))
 
 
 def neighbour_accuracy(
