@@ -20,7 +20,6 @@ LONGER = {
     "06_guidance": 276,
     "07_curation_and_preference": 227,
     "08_your_own_estimator": 309,
-    "10_scaling_out": 233,
     "14_how_ppgen_works": 623,
 }
 

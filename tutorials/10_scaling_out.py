@@ -177,52 +177,22 @@ assert 0 < rows["eight devices"][1] < 0.02 < rows["control: another seed"][1]
 assert rows["eight devices"][0] < 1e-3 < rows["control: another seed"][0]
 assert abs(alone["bound"] - best) < 0.1 and off.max() < 0.2
 
-# %% [markdown]
-# ## More draws
-#
-# `draws=K` averages K vectorised draws of the objective, and is the other axis to scale along: over
-# a mesh with a second axis they are divided along it. The variance of a gradient falls like $1/K$;
-# for choices without a pathwise derivative faster at first, for then each draw is a baseline for
-# the others.
-
 # %%
-import numpyro.distributions as dist
-
-import ppgen
-
-
-def cost(p):
-    flips = ppgen.draw(dist.Bernoulli(jnp.full(8, p)), grad=ppgen.ScoreFunction(), name="flips")
-    return (flips.sum() - 2.0) ** 2
-
-
-counts = [1, 2, 4, 8, 16, 32, 64]
-variances, means = [], []
-for k in counts:
-    gradient = jax.grad(ppgen.expectation(cost, draws=k), argnums=1)
-    found = jax.jit(jax.vmap(gradient, (0, None)))(jax.random.split(jax.random.key(0), 4000), 0.3)
-    variances.append(float(found.var()))
-    means.append((float(found.mean()), float(found.std()) / 4000**0.5))
-exact = 8 * (1 - 0.6) + 2 * (8 * 0.3 - 2) * 8  # of 8 p (1 - p) + (8 p - 2)²
-for k, (mean, error), variance in zip(counts, means, variances, strict=True):
-    print(f"{k:3d} draws: {mean:6.2f} ± {error:.2f} (exact {exact:.2f}), variance {variance:8.2f}")
-    assert abs(mean - exact) < 5 * error
-assert variances[0] / variances[1] > 2.5 and 1.5 < variances[-2] / variances[-1] < 2.6
-
-# %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
-left.plot(alone["history"], lw=0.8, label="one device")
-left.plot(shared["history"], ":", lw=1.4, label="eight devices")
-left.axvline(350, color="black", lw=0.8, label="killed here, and resumed")
-left.axhline(best, color="tab:green", lw=1, label="best bound, exact")
-left.set(xlabel="step", ylabel="bound, nats", ylim=(best - 60, best + 15))
-left.legend(fontsize=8)
-right.loglog(counts, variances, "o-", label="measured")
-right.loglog(counts, variances[-1] * counts[-1] / np.array(counts), "--", label="1/K")
-right.set(xlabel="draws", ylabel="variance of the gradient")
-right.legend(fontsize=8)
+figure, axis = plt.subplots(figsize=(7, 3.4))
+axis.plot(alone["history"], lw=0.8, label="one device")
+axis.plot(shared["history"], ":", lw=1.4, label="eight devices")
+axis.axvline(350, color="black", lw=0.8, label="killed here, and resumed")
+axis.axhline(best, color="tab:green", lw=1, label="best bound, exact")
+axis.set(xlabel="step", ylabel="bound, nats", ylim=(best - 60, best + 15))
+axis.legend(fontsize=8)
 figure.tight_layout()
 plt.show()
+
+# %% [markdown]
+# The other axis to scale along is `draws=K`, the mean of K vectorised draws of the objective: over a
+# mesh with a second axis they are divided along it. The variance of a gradient falls like $1/K$, and
+# faster at first for choices without a pathwise derivative, for then each draw is a baseline for the
+# others ([choosing estimators](02_choosing_estimators)).
 
 # %% [markdown]
 # ## The command line
