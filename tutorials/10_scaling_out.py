@@ -29,8 +29,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -189,10 +187,9 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# The other axis to scale along is `draws=K`, the mean of K vectorised draws of the objective: over a
-# mesh with a second axis they are divided along it. The variance of a gradient falls like $1/K$, and
-# faster at first for choices without a pathwise derivative, for then each draw is a baseline for the
-# others ([choosing estimators](02_choosing_estimators)).
+# The other axis to scale along is `draws=K`, the mean of K vectorised draws of the objective: over
+# a mesh with a second axis they are divided along it. The variance of a gradient falls like $1/K$
+# ([choosing estimators](02_choosing_estimators)).
 
 # %% [markdown]
 # ## The command line
