@@ -672,3 +672,81 @@ def test_a_users_class_that_is_right(kind, grad):
 
     slope = m * (exact(m + h) - exact(m - h)) / (2 * h)
     assert abs(got.mean() - slope) < 5 * got.std() / len(got) ** 0.5
+
+
+class _Gap(dist.transforms.Transform):
+    """It leaves a gap around `at`."""
+
+    domain = codomain = dist.constraints.real
+
+    def __init__(self, at):
+        self.at = at
+
+    def __call__(self, x):
+        return x + jnp.where(x > self.at, 1.0, -1.0)
+
+    def _inverse(self, y):
+        return y - jnp.where(y > self.at, 1.0, -1.0)
+
+    def log_abs_det_jacobian(self, x, y, intermediates=None):
+        return jnp.zeros_like(x)
+
+    def tree_flatten(self):
+        return (self.at,), (("at",), {})
+
+
+class _Cubed(_Gap):
+    def __call__(self, x):
+        return self.at * x**3
+
+    def _inverse(self, y):
+        return jnp.cbrt(y / self.at)
+
+    def log_abs_det_jacobian(self, x, y, intermediates=None):
+        return jnp.log(3 * self.at * x**2)
+
+
+def _through(*transforms):
+    return lambda t: dist.TransformedDistribution(dist.Normal(t, 1.0), [f(t) for f in transforms])
+
+
+THROUGH = {
+    "alone": _through(lambda t: _Gap(0.3)),
+    "before tanh": _through(lambda t: _Gap(0.3), lambda t: dist.transforms.SigmoidTransform()),
+    "composed": _through(lambda t: dist.transforms.ComposeTransform([_Gap(0.3), _Cubed(1.0)])),
+    "inverse": _through(lambda t: _Gap(0.3).inv),
+}
+
+
+@pytest.mark.parametrize("name", THROUGH)
+def test_a_users_transform_that_jumps(name):
+    with pytest.raises(ppgen.errors.DiscontinuityError) as e:
+        jax.grad(ppgen.expectation(_mean(lambda t: THROUGH[name](jnp.log(t)), None)), argnums=1)(
+            KEY, 0.3
+        )
+    assert e.value.site == "x"
+
+
+def test_a_users_transform_with_a_gap_that_moves():
+    def f(t):
+        d = dist.TransformedDistribution(dist.Normal(0.0, 1.0), _Gap(t))
+        return jnp.sin(ppgen.draw(d, name="x", grad=ppgen.ScoreFunction()))
+
+    with pytest.raises(ppgen.errors.DiscontinuityError):
+        jax.grad(ppgen.expectation(f), argnums=1)(KEY, 0.3)
+
+
+@pytest.mark.parametrize("grad", [None, ppgen.ScoreFunction()])
+def test_a_users_transform_that_is_right(grad):
+    """The mean of (a x³)² is a² E[x⁶], the latter of a normal variable with mean t."""
+
+    def f(t):
+        d = dist.TransformedDistribution(dist.Normal(t, 1.0), _Cubed(jnp.exp(t)))
+        return ppgen.draw(d, name="x", grad=grad) ** 2 / 100
+
+    draws = jax.jit(jax.vmap(jax.grad(ppgen.expectation(f), argnums=1), (0, None)))
+    got = np.asarray(draws(jax.random.split(KEY, 200_000), 0.3), np.float64)
+    t = 0.3
+    sixth = t**6 + 15 * t**4 + 45 * t**2 + 15
+    slope = np.exp(2 * t) * (2 * sixth + 6 * t**5 + 60 * t**3 + 90 * t) / 100
+    assert abs(got.mean() - slope) < 5 * got.std() / len(got) ** 0.5

@@ -351,8 +351,8 @@ class _Walk:
                 "contributes",
                 site=self.site,
                 where=line,
-                instead="a class whose reparametrized_params are empty, so that ScoreFunction() is "
-                "the estimator; or Reparameterize(assume_smooth=True) at the site, if the jumps "
+                instead="ScoreFunction() at the site, which is the default for a class without "
+                "reparametrized_params; or Reparameterize(assume_smooth=True) there, if the jumps "
                 "do not matter",
             )
         raise DiscontinuityError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from numpyro.distributions import Distribution, MixtureSameFamily
@@ -16,8 +15,7 @@ from ppgen._distributions.rebuild import flatten
 from ppgen._distributions.supports import range_of
 from ppgen._distributions.wrappers import plain, split_event, without_masks
 from ppgen._staging.choice import bind_choice, describe_choice
-from ppgen._staging.primitives import SAMPLER_SCOPE, SITE_SCOPE, transformed_p
-from ppgen._staging.transformed import split_for
+from ppgen._staging.transformed import split_for, transform_scope, transformed
 from ppgen.estimators._base import AbstractEstimator
 from ppgen.estimators._reparameterize import Reparameterize
 
@@ -34,9 +32,9 @@ def choose(dist: Distribution, estimator: AbstractEstimator, *, name: str, where
     split, base = found
     first, own, rest = describe_choice(base, estimator, name=name, where=where)
     x = _bind(dataclasses.replace(first, family=spec.family, default=spec.default), [*own, *rest])
-    with jax.named_scope(SITE_SCOPE + name), jax.named_scope(SAMPLER_SCOPE):
+    with transform_scope(name, dist):
         point: Any = split(inner)[1](x)
-    return transformed_p.bind(jnp.asarray(point.v), x, *leaves, within=spec.within)
+    return transformed(jnp.asarray(point.v), x, leaves, dist, within=spec.within)
 
 
 def _bind(spec: Any, operands: list[Any]) -> Array:
@@ -53,9 +51,9 @@ def _of_parts(d: Distribution, estimator: AbstractEstimator, name: str, where: s
     if hasattr(inner, "transforms"):
         base, finish = split_transforms(inner, d.batch_shape)
         x = choose(base, estimator, name=name, where=where)
-        with jax.named_scope(SITE_SCOPE + name), jax.named_scope(SAMPLER_SCOPE):
+        with transform_scope(name, d):
             point: Any = finish(x)
-        return transformed_p.bind(jnp.asarray(point.v), x, *flatten(d)[0], within=range_of(d))
+        return transformed(jnp.asarray(point.v), x, flatten(d)[0], d, within=range_of(d))
 
     def part(d: Distribution) -> Array:
         # A point mass is not random: its value carries the whole derivative.

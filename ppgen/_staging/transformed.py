@@ -7,8 +7,9 @@ frozen.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,11 +18,13 @@ from numpyro.distributions import Distribution
 
 from ppgen._distributions.moving_ends import Split, one_after_the_other, split_moving_ends
 from ppgen._distributions.noninvertible import loses_digits, split_transforms
+from ppgen._distributions.own_classes import has_own_transform
 from ppgen._distributions.wrappers import as_single_precision, plain, split_event, sum_last
 from ppgen._sampling.log_scale import split_log_scale
 from ppgen._staging.choice import bind_choice, describe_choice
 from ppgen._staging.coordinates import remember, scale_of
 from ppgen._staging.primitives import (
+    OWN_SAMPLER_SCOPE,
     SAMPLER_SCOPE,
     SITE_SCOPE,
     Before,
@@ -108,6 +111,26 @@ def before(
     return Before(spec, tuple(position[id(leaf)] for leaf in leaves), split)
 
 
+@contextlib.contextmanager
+def transform_scope(name: str, dist: Distribution) -> Iterator[None]:
+    """The scope in which the transforms of a distribution run."""
+    scope = OWN_SAMPLER_SCOPE if has_own_transform(dist) else SAMPLER_SCOPE
+    with jax.named_scope(SITE_SCOPE + name), jax.named_scope(scope):
+        yield
+
+
+def transformed(
+    value: Array, x: Array, leaves: Sequence[Array], dist: Distribution, *, within: Any
+) -> Array:
+    """The value of a site that is a function of a choice `x`.
+
+    What NumPyro's transforms do inside is right. What a user's do is looked into: `value` then
+    counts among what the result depends on.
+    """
+    looked_into = [value] if has_own_transform(dist) else []
+    return transformed_p.bind(value, x, *leaves, *looked_into, within=within)
+
+
 def bind_transformed(
     spec: SiteSpec, lanes: Lanes, mapped: Mapped, operands: Sequence[Any]
 ) -> tuple[Array, Array]:
@@ -130,8 +153,9 @@ def bind_transformed(
         own = sum_last(own, own.ndim - len(inner.batch_shape)) + point.log_density
         return point.v, sum_last(own, reinterpreted)
 
-    with jax.named_scope(SITE_SCOPE + choice.name), jax.named_scope(SAMPLER_SCOPE):
+    dist = spec.density.build(leaves)
+    with transform_scope(choice.name, dist):
         value, logp = over_lanes(after, lanes, mapped[: spec.num_leaves], None, leaves, x)
-    value = transformed_p.bind(value, x, *leaves, within=spec.within)
-    remember(value, scale_of(spec.density.build(leaves)), x)
+    value = transformed(value, x, leaves, dist, within=spec.within)
+    remember(value, scale_of(dist), x)
     return value, logp
