@@ -13,7 +13,7 @@ from typing import Any
 from numpyro.distributions import Distribution
 from numpyro.distributions.transforms import Transform
 
-_KNOWN = ("numpyro.", "ppgen.", "distrax.")
+_KNOWN = ("numpyro.", "ppgen.", "distrax.", "flowjax.")
 
 
 def definer(cls: type, *names: str) -> type:
