@@ -79,7 +79,8 @@ def test_the_same_chain_in_other_words_is_the_same_bit_for_bit():
     found = {}
     for name, stepper in ways.items():
         chain = Chain(dist.Normal(jnp.zeros(3), 1.0).to_event(1), stepper, grid(6))
-        found[name] = jax.jit(lambda key, chain=chain: [ppgen.seed(f)(key) for f in (chain.path, chain)])(KEY)
+        runs = [ppgen.seed(program) for program in (chain.path, chain)]
+        found[name] = jax.jit(lambda key, runs=runs: [run(key) for run in runs])(KEY)
         assert chain.evaluations == 6
     for name, (path, end) in found.items():
         np.testing.assert_array_equal(path, found["plain"][0], name)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from ppgen.inference.paths._errors import ScheduleError
 from ppgen.inference.paths._pairs import solution
@@ -57,7 +57,7 @@ def local_errors(
 
 
 def optimal_times(
-    costs: Float[Array, "t t"], times: Float[Array, " t"], steps: int
+    costs: Float[ArrayLike, "..."], times: Float[ArrayLike, " t"], steps: int
 ) -> Float[Array, " {steps}+1"]:
     r"""The times at which so many steps have the least total cost, by dynamic programming.
 
@@ -91,9 +91,11 @@ def optimal_times(
         >>> from ppgen.inference import Fields, local_errors, optimal_times
         >>> times = jnp.linspace(0.0, 1.0, 21)
         >>> early = lambda x, t: Fields(0 * x + jnp.exp(-5 * t))
-        >>> optimal_times(local_errors(early, times, jnp.zeros(1)), times, 3).round(2).tolist()
-        [0.0, 0.15000000596046448, 0.4000000059604645, 1.0]
+        >>> grid = optimal_times(local_errors(early, times, jnp.zeros(1)), times, 3)
+        >>> print(" ".join(f"{t:.2f}" for t in grid))
+        0.00 0.15 0.40 1.00
     """
+    times = jnp.asarray(times)
     table, count = np.asarray(costs, np.float64), len(times)
     if not 1 <= steps < count:
         raise ScheduleError(f"cannot take {steps} steps between {count} times: 1 to {count - 1}")
@@ -111,4 +113,4 @@ def optimal_times(
     index = [count - 1]
     for best in reversed(choices):
         index.append(int(best[index[-1]]))
-    return jnp.asarray(times)[jnp.asarray([0, *reversed(index)])]
+    return times[jnp.asarray([0, *reversed(index)])]

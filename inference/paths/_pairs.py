@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, ArrayLike, Float, Key, PyTree, Shaped
 
 import ppgen
 from ppgen.annotations import Program
@@ -56,7 +56,7 @@ def draw_pairs(
     def pair() -> tuple[PyTree[Array], PyTree[Array]]:
         trace = ppgen.simulate(fixing(program, {}, ("x0",)))()
         end, seen = trace.value
-        sites = trace.choices | seen
+        sites = seen | trace.choices
         if "x0" not in sites:
             raise PathError(
                 "the program has no site for the point where it begins",
@@ -74,7 +74,7 @@ def draw_pairs(
     return jax.jit(lambda keys: jax.lax.map(run, keys, batch_size=batch_size))(keys)
 
 
-def paired(x0s: Float[Array, " n *event"], x1s: Float[Array, " n *other"]) -> tuple[Array, Array]:
+def paired(x0s: Shaped[ArrayLike, "..."], x1s: Shaped[ArrayLike, "..."]) -> tuple[Array, Array]:
     """In a bridge: both ends of one of these pairs, each pair as likely as the others.
 
     Its sites are `"pair"`, the row, and `"x0"` and `"x1"`, point masses at the ends. As noise is

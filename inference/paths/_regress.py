@@ -8,9 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpyro
+import numpyro.distributions as dist
 from jaxtyping import Array, Float, PyTree
 
 import ppgen
+from ppgen._distributions.wrappers import unwrapped
 from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.inference.paths._errors import PathError
@@ -198,6 +200,12 @@ def _score(point: PathPoint, bridge: Program, noise: str, args: tuple) -> Array:
 
     if noise not in values or noise not in at(s := values[noise])[1]:
         raise PathError("the bridge has no such site of noise", site=noise)
+    if isinstance(unwrapped(laws[noise]), dist.Delta):
+        raise PathError(
+            "a point mass has no density, and so no score",
+            site=noise,
+            instead="noise that is drawn from a smooth density; or another prediction",
+        )
     if not is_unbounded(laws[noise]):
         raise PathError(
             "the density of the noise is discontinuous at its bounds, so that it does not give the "

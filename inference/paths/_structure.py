@@ -60,7 +60,9 @@ def fixing(
             x = all_arrays(bridge(*args))
         if laws is not None:
             laws.update(sites.laws)
-        return x, {name: jnp.asarray(sites.values[name]) for name in keep if name in sites.values}
+        # Sites of a program whose density is estimated have no value of their own here.
+        kept = {name: value for name in keep if (value := sites.values.get(name)) is not None}
+        return x, jax.tree.map(jnp.asarray, kept)
 
     return run
 
