@@ -314,9 +314,9 @@ class _Pushed(AbstractStepper):
     step: AbstractStepper
     push: Callable[[Step, Array, Array], Step]
     evaluations = property(lambda self: self.step.evaluations)
-    opening = property(lambda self: self.step.opening)
-    memory = property(lambda self: self.step.memory)
-    noiseless = property(lambda self: self.step.noiseless)
+    opening = property(lambda self: self.step.opening)  # pyright: ignore  (of another stepper)
+    memory = property(lambda self: self.step.memory)  # pyright: ignore  (of another stepper)
+    noiseless = property(lambda self: self.step.noiseless)  # pyright: ignore  (of another stepper)
 
     def begin(self, x: Array, t: Any) -> Any:
         return self.step.begin(x, t)

@@ -45,7 +45,8 @@ def round_of(pairs: Any, key: Any, steps: int, start: Velocity) -> tuple[Velocit
     """A flow that is fitted to pairs, and pairs of it."""
     keys, optimizer = jax.random.split(key), optax.adam(optax.cosine_decay_schedule(3e-3, steps))
     objective, (x0s, x1s) = per_batch(lambda v, pair: flow_objective()(v, *pair)), pairs
-    data, options = (np.asarray(x1s), np.asarray(x0s)), {"steps": steps, "batch_size": 256}
+    data = np.asarray(x1s), np.asarray(x0s)
+    options: dict[str, Any] = {"steps": steps, "batch_size": 256}
     flow: Any = fit(objective, start, optimizer, key=keys[0], data=data, **options).params
     return flow, draw_pairs(chain(flow), keys[1], 4000)
 

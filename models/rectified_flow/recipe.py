@@ -95,11 +95,12 @@ class RectifiedFlowRecipe(Recipe):
         from ppgen.models.parts.figures import Figures
         from ppgen.models.parts.metrics import told_apart
 
-        data, apart, bent = run.data, "told apart from images", "squared deviation from a line"
+        apart, bent = "told apart from images", "squared deviation from a line"
+        data, x0s = run.data, rows
         images, train = (datasets.centred(x, data.levels) for x in (rows, data.train))
         flat = jax.random.permutation(key, train, axis=0, independent=True)[: len(images)]
         found = {"training images": train[: len(images)], "independent pixels": flat}
-        table = {k: {apart: told_apart(x, images)} for k, x in found.items()}
+        table: dict = {k: {apart: told_apart(x, images)} for k, x in found.items()}
         for number, name in enumerate(self.stages):
             for steps in STEPS if name != "distil" else (1,):
                 chain = self.chain(run.model, number, data.pixels, steps)
