@@ -72,7 +72,7 @@ def looks(flow: Velocity, pairs: Any) -> tuple[float, float, float, float]:
 def marks(fast: bool, seed: int) -> list[Mark]:
     """Three rounds of the modes, and (unless `fast`) a fit of digits."""
     keys = jax.random.split(jax.random.key(seed), 8)
-    steps = 1500 if fast else 4000
+    steps = 1500 if fast else 2000
     pairs = law(0.0).sample(keys[0], (4000,)), law(3.0).sample(keys[1], (4000,))
     independent = float(jnp.mean(jnp.sum((pairs[1] - pairs[0]) ** 2, 1)))
     flow, found, shuffled = Velocity(2, 64, depth=2, key=keys[2]), [], None
