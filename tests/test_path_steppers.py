@@ -88,6 +88,17 @@ def test_the_same_chain_in_other_words_is_the_same_bit_for_bit():
         assert path.shape == (7, 3)
 
 
+def test_one_interval_on_its_own():
+    for stepper in (heun(lambda x, t: x), multistep(lambda x, t: x), Remembering(euler_of(1.0))):
+        chain = Chain(dist.Delta(1.0), stepper, grid(2))
+        once = ppgen.seed(chain.move)(KEY, jnp.ones(()), 0.0, 0.5)
+        np.testing.assert_allclose(once, ppgen.seed(chain.path)(KEY)[1], rtol=1e-12)
+
+
+def euler_of(slope):
+    return euler_maruyama(lambda x, t: Fields(slope * x))
+
+
 def test_a_chain_of_no_steps_and_of_one():
     for stepper in (heun(lambda x, t: x), phases(), (langevin(lambda x, t: Fields(x, -x), 0.1),)):
         chain = Chain(dist.Delta(jnp.ones(2), event_dim=1), stepper, jnp.zeros(1))
@@ -440,6 +451,10 @@ def test_what_chains_refuse():
         with pytest.raises(PathError, match="remembers the velocity"):
             run(phases((heun(ode), 1), (order, 3)))
     run((heun(ode), correct))
+    # A velocity from before the noise of a corrector is not handed on, but evaluated anew.
+    stale = phases(((heun(ode), correct), 2), ((multistep(ode), heun(ode)), 2))
+    assert Chain(dist.Normal(), stale, grid(4)).evaluations == 6 + 1 + 2 + 4
+    run(stale)
     run(phases((correct, 2), (multistep(ode), 2)))
     with pytest.raises(PathError, match="5 steps, and the chain has 4"):
         run(phases((heun(ode), 2), (multistep(ode), 3)))

@@ -66,6 +66,11 @@ class Chain(eqx.Module):
         """The first point, as a program."""
         return jnp.asarray(numpyro.sample("x0", self.initial))
 
+    def move(self, x: Float[Array, "..."], t: Any, after: Any) -> Float[Array, "..."]:
+        """One interval on its own, as a program. A memory begins anew."""
+        (segment,) = segments(self.stepper, 1)
+        return segment.advance(x, (t, after), segment.begin(x, t, None), draw_noise)[0]
+
     def __call__(self) -> Float[Array, "..."]:
         """Run the chain: the last point. It draws."""
         return self._run(keep=False)[0]

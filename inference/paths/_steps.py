@@ -123,10 +123,10 @@ class Phases(eqx.Module):
 def phases(*pairs: tuple[Any, int]) -> Phases:
     """Steppers for one part of a chain after the other.
 
-    The memory of a phase is handed on to the next one where both remember the same thing: the last
-    velocity of `heun` and `multistep`, say. Noise sites of the phase number i are called
-    `"phase{i}/noise"`, if there is more than one phase. Neighbours that are the same object are one
-    phase.
+    The memory of a phase is handed on to the next one where both are single steppers, not tuples,
+    that remember the same thing: the last velocity of `heun` and `multistep`, say. Noise sites of
+    the phase number i are called `"phase{i}/noise"`, if there is more than one phase. Neighbours
+    that are the same object are one phase.
 
     Args:
         pairs: steppers, or tuples of steppers, and how many steps they run; together as many as the
@@ -194,8 +194,11 @@ class Segment(NamedTuple):
     steps: int
 
     def handed(self, before: Segment | None) -> list[bool]:
-        """Which kernels take the memory of the segment before."""
-        if before is None or len(before.kernels) != len(self.kernels):
+        """Which kernels take the memory of the segment before.
+
+        None does after a tuple: a memory may be of a point before another kernel's noise.
+        """
+        if before is None or not len(before.kernels) == len(self.kernels) == 1:
             return [False] * len(self.kernels)
         pairs = zip(self.kernels, before.kernels, strict=True)
         return [k.memory is not None and k.memory is b.memory for k, b in pairs]
