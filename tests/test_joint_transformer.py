@@ -25,22 +25,16 @@ def small(**options):
 def tied(net):
     """The text's weights are the image's: those that the last block lacks stay away."""
 
-    def same(text, image):
-        lacking = lambda x: x is None  # noqa: E731
-        return jax.tree.map(lambda t, i: None if t is None else i, text, image, is_leaf=lacking)
+    def without_outputs(stream):
+        return eqx.tree_at(lambda s: (s.project, s.perceptron), stream, replace=(None, None))
 
-    texts = [
-        same(b.text, b.image)
-        if b.text.project is not None
-        else eqx.tree_at(
-            lambda s: (s.norm, s.modulate, s.attend, s.sizes),
-            b.text,
-            (b.image.norm, b.image.modulate, b.image.attend, b.image.sizes),
-            is_leaf=lambda x: x is None,
+    blocks = [
+        eqx.tree_at(
+            lambda b: b.text, b, b.image if b.text.project is not None else without_outputs(b.image)
         )
         for b in net.blocks
     ]
-    return eqx.tree_at(lambda n: (n.word, [b.text for b in n.blocks]), net, (net.first, texts))
+    return eqx.tree_at(lambda n: (n.word, n.blocks), net, (net.first, blocks))
 
 
 @pytest.mark.parametrize("normalised", [True, False])

@@ -77,7 +77,7 @@ def _velocity(found: Any, x: Array) -> Array:
     return jnp.asarray(getattr(found, "velocity", found), x.dtype)
 
 
-def _pull(length: Array, *found: Any) -> Any:
+def _pull(length: Any, *found: Any) -> Any:
     """The derivative of the mean with respect to the score, where the fields know it."""
     parts: list[Any] = [getattr(f, "exchange", None) for f in found]
     return None if any(p is None for p in parts) else length * sum(parts) / len(parts)

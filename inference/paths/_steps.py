@@ -219,7 +219,7 @@ class Segment(NamedTuple):
     def advance(
         self,
         x: Array,
-        ts: tuple[Array, Array],
+        ts: tuple[Any, Any],
         memories: Any,
         noise: Callable[[str, Array, Step], Array],
     ) -> tuple[Array, tuple]:

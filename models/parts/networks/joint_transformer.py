@@ -58,7 +58,7 @@ class _Stream(eqx.Module):
     ) -> Float[Array, "3 tokens heads channels"]:
         """Queries, keys and values."""
         x = jax.vmap(self.norm)(h) * (1 + by[1]) + by[0]
-        x = jax.vmap(self.attend)(x).reshape(len(h), 3, self.heads, -1)
+        x = jax.vmap(self.attend)(x).reshape(len(h), 3, self.heads, h.shape[1] // self.heads)
         query, key, value = jnp.moveaxis(x, 1, 0)
         if self.sizes is not None:
             query, key = (_rms(a) * size for a, size in zip((query, key), self.sizes, strict=True))
@@ -104,7 +104,7 @@ class _Block(eqx.Module):
         logits = jnp.einsum("qhc,khc->hqk", query, key) / math.sqrt(query.shape[-1])
         weights = jax.nn.softmax(logits.astype(jnp.promote_types(image.dtype, jnp.float32)))
         seen = jnp.einsum("hqk,khc->qhc", weights.astype(image.dtype), value)
-        seen = seen.reshape(len(seen), -1)
+        seen = seen.reshape(len(seen), image.shape[1])
         own, other = seen[: len(image)], seen[len(image) :]
         return self.image.moved(image, own, by), self.text.moved(text, other, told)
 
