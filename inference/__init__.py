@@ -94,6 +94,7 @@ if TYPE_CHECKING:
     from ppgen.inference.particles import importance_sampling as importance_sampling
     from ppgen.inference.particles import sir as sir
     from ppgen.inference.particles import smc as smc
+    from ppgen.inference.paths import AbstractStepper as AbstractStepper
     from ppgen.inference.paths import Chain as Chain
     from ppgen.inference.paths import Coefficients as Coefficients
     from ppgen.inference.paths import Decoded as Decoded
@@ -109,13 +110,22 @@ if TYPE_CHECKING:
     from ppgen.inference.paths import clipped as clipped
     from ppgen.inference.paths import coefficients as coefficients
     from ppgen.inference.paths import decode as decode
+    from ppgen.inference.paths import draw_pairs as draw_pairs
     from ppgen.inference.paths import empirical_denoiser as empirical_denoiser
     from ppgen.inference.paths import euler_maruyama as euler_maruyama
     from ppgen.inference.paths import flow_log_density as flow_log_density
+    from ppgen.inference.paths import heun as heun
+    from ppgen.inference.paths import langevin as langevin
     from ppgen.inference.paths import linear_schedule as linear_schedule
+    from ppgen.inference.paths import local_errors as local_errors
+    from ppgen.inference.paths import multistep as multistep
     from ppgen.inference.paths import noising as noising
     from ppgen.inference.paths import optimal_pairs as optimal_pairs
+    from ppgen.inference.paths import optimal_times as optimal_times
+    from ppgen.inference.paths import paired as paired
     from ppgen.inference.paths import path_point as path_point
+    from ppgen.inference.paths import path_variation as path_variation
+    from ppgen.inference.paths import phases as phases
     from ppgen.inference.paths import quadratic_times as quadratic_times
     from ppgen.inference.paths import regress as regress
     from ppgen.inference.paths import solve as solve

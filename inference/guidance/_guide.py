@@ -15,8 +15,15 @@ from ppgen.annotations import Program
 from ppgen.claims import claims
 from ppgen.inference.guidance._lookaheads import AbstractLookahead, Energy
 from ppgen.inference.particles._filtering import propagate, smc
-from ppgen.inference.paths import Chain, PathError, Step
-from ppgen.inference.paths._chains import is_silent, noise_law
+from ppgen.inference.paths import AbstractStepper, Chain, PathError, Step
+from ppgen.inference.paths._steps import (
+    Segment,
+    Stepper,
+    draw_noise,
+    is_silent,
+    map_steppers,
+    noise_law,
+)
 
 
 class GuidedSamples(eqx.Module):
@@ -44,6 +51,7 @@ class _State(NamedTuple):
     x: Array
     log_h: Array
     push: Array
+    memories: Any
 
 
 class Guided(eqx.Module):
@@ -115,24 +123,27 @@ class Guided(eqx.Module):
         """Where a run begins, a step of it, how its noise is proposed, and the times."""
         begin, end = self.chain.intervals()
         last = jnp.arange(len(end)) == len(end) - 1
+        segment = _only_segment(self.chain)
 
         def initial() -> _State:
-            return self._enter(self.chain.start(), begin[0], None, 0.0)
+            x = self.chain.start()
+            return self._enter(x, segment.begin(x, begin[0], None), begin[0], None, 0.0)
 
         def step(state: _State, xs: Any) -> _State:
             t, after, last = xs
-            moved = _stochastic(self.chain.stepper(state.x, t, after))
-            z = numpyro.sample("noise", noise_law(state.x))
-            return self._enter(moved.mean + moved.std * z, after, last, state.log_h)
+            x, memories = _stochastic(segment, state, (t, after), draw_noise)
+            return self._enter(x, memories, after, last, state.log_h)
 
         def proposal(state: _State, xs: Any) -> None:
-            t, after, _ = xs
-            shift = _shift(_stochastic(self.chain.stepper(state.x, t, after)), state.push)
-            numpyro.sample("noise", noise_law(state.x, shift))
+            def shifted(name: str, x: Array, step: Step) -> Array:
+                law = noise_law(x, _shift(step, state.push))
+                return jnp.asarray(numpyro.sample(name, law))
+
+            _stochastic(segment, state, xs[:2], shifted)
 
         return initial, step, proposal, (begin, end, last)
 
-    def _enter(self, x: Array, t: Array, last: Any, before: Any) -> _State:
+    def _enter(self, x: Array, memories: Any, t: Array, last: Any, before: Any) -> _State:
         """Enter a new point: weigh it by its log h less that of the previous point."""
         log_h, push = self.lookahead.look(self.energy, x, t)
         assert log_h is not None, "guide() refuses lookaheads without weights"
@@ -140,16 +151,35 @@ class Guided(eqx.Module):
             # At the end, log h is the negative energy, exactly.
             log_h = jnp.where(last, -self.energy(x), log_h)
         numpyro.factor("lookahead", log_h - before)
-        return _State(x, log_h, push)
+        return _State(x, log_h, push, memories)
 
 
-def _stochastic(step: Step) -> Step:
-    if is_silent(step):
+def _only_segment(chain: Chain) -> Segment:
+    if len(parts := chain.segments()) != 1:
+        raise PathError(
+            "guidance with weights is of one phase, whose steps are all alike",
+            instead="one stepper, or a tuple of them; or guide_approximately(...)",
+        )
+    return parts[0]
+
+
+def _stochastic(
+    segment: Segment, state: _State, ts: Any, noise: Callable[[str, Array, Step], Array]
+) -> tuple[Array, Any]:
+    """One interval, with noise in it."""
+    sites: list[str] = []
+
+    def each(name: str, x: Array, step: Step) -> Array:
+        sites.append(name)
+        return noise(name, x, step)
+
+    moved = segment.advance(state.x, ts, state.memories, each)
+    if not sites:
         raise PathError(
             "guidance of a chain without noise has no weights",
             instead="steps with epsilon > 0 (or eta > 0); or guide_approximately(...)",
         )
-    return step
+    return moved
 
 
 def _pull(step: Step) -> Any:
@@ -247,8 +277,7 @@ def guide_approximately(chain: Chain, energy: Energy | None, lookahead: Abstract
     """
     silent: Energy = (lambda x: jnp.zeros(())) if energy is None else energy
 
-    def stepper(x: Array, t: Array, after: Array) -> Step:
-        step = chain.stepper(x, t, after)
+    def pushed(step: Step, x: Array, t: Array) -> Step:
         if step.pull is None and is_silent(step):
             raise PathError(
                 "the derivative of a step with respect to the score is unknown",
@@ -257,4 +286,41 @@ def guide_approximately(chain: Chain, energy: Energy | None, lookahead: Abstract
         _, push = lookahead.look(silent, x, t)
         return Step(step.mean + _pull(step) * push, step.std, step.pull)
 
-    return Chain(chain.initial, stepper, chain.times)
+    def wrap(stepper: Any) -> Any:
+        if isinstance(stepper, AbstractStepper):
+            return _Pushed(stepper, pushed)
+        return _PushedStep(stepper, pushed)
+
+    return Chain(chain.initial, map_steppers(wrap, chain.stepper), chain.times)
+
+
+class _PushedStep(eqx.Module):
+    """A step without memory whose mean is moved. Final."""
+
+    step: Stepper
+    push: Callable[[Step, Array, Array], Step]
+
+    def __call__(self, x: Array, t: Any, after: Any) -> Step:
+        return self.push(self.step(x, t, after), x, t)
+
+    @property
+    def evaluations(self) -> int:
+        return self.step.evaluations  # pyright: ignore  (of a function: its error says what to do)
+
+
+class _Pushed(AbstractStepper):
+    """A stepper whose means are moved. Final."""
+
+    step: AbstractStepper
+    push: Callable[[Step, Array, Array], Step]
+    evaluations = property(lambda self: self.step.evaluations)
+    opening = property(lambda self: self.step.opening)  # pyright: ignore  (of another stepper)
+    memory = property(lambda self: self.step.memory)  # pyright: ignore  (of another stepper)
+    noiseless = property(lambda self: self.step.noiseless)  # pyright: ignore  (of another stepper)
+
+    def begin(self, x: Array, t: Any) -> Any:
+        return self.step.begin(x, t)
+
+    def __call__(self, x: Array, t: Any, after: Any, memory: Any) -> tuple[Step, Any]:
+        step, memory = self.step(x, t, after, memory)
+        return self.push(step, x, t), memory

@@ -16,10 +16,12 @@ from ppgen.inference.paths._errors import PathError
 from ppgen.inference.paths._structure import (
     Sites,
     agree,
+    all_arrays,
     checked,
     depends,
     fixing,
     normal_parameters,
+    one_array,
     probe,
 )
 
@@ -123,7 +125,7 @@ def coefficients(bridge: Program) -> Callable[..., Coefficients]:
         def point(t: Array, x1: Array, x0: Array) -> tuple[Array, Any]:
             def program() -> tuple[Array, Any]:
                 with Sites({"t": t, "x1": x1, "x0": x0}) as sites:
-                    x = bridge(*args)
+                    x = one_array(all_arrays(bridge(*args)))
                 if missing := {"t", "x1", "x0"} - set(sites.values):
                     raise PathError(
                         f"the bridge has no site {sorted(missing)[0]!r}", instead="t, x1 and x0"

@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 from numpyro.primitives import Messenger
 
 from ppgen import _jax
@@ -54,19 +55,52 @@ def fixing(
     A run leaves the distributions of the sites in `laws`: only static facts of them are of use.
     """
 
-    def run(*args: Any) -> tuple[Array, dict[str, Array]]:
+    def run(*args: Any) -> tuple[PyTree[Array], dict[str, Array]]:
         with Sites(given) as sites:
-            x = bridge(*args)
+            x = all_arrays(bridge(*args))
         if laws is not None:
             laws.update(sites.laws)
-        if not isinstance(x, jax.Array) or not jnp.issubdtype(x.dtype, jnp.floating):
-            raise PathError(
-                f"a bridge returns the point on the path, an array of floats, not {type(x)}",
-                instead="return alpha(t) * x1 + sigma(t) * x0",
-            )
-        return x, {name: jnp.asarray(sites.values[name]) for name in keep if name in sites.values}
+        # Sites of a program whose density is estimated have no value of their own here.
+        kept = {name: value for name in keep if (value := sites.values.get(name)) is not None}
+        return x, jax.tree.map(jnp.asarray, kept)
 
     return run
+
+
+_RETURN = "return alpha(t) * x1 + sigma(t) * x0"
+
+
+def all_arrays(x: Any) -> PyTree[Array]:
+    """A point, if it is an array or a pytree of them."""
+    leaves = jax.tree.leaves(x)
+    if not leaves or not all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in leaves):
+        raise PathError(
+            f"a bridge returns the point on the path, an array or a tree of them, not {type(x)}",
+            instead=_RETURN,
+        )
+    return jax.tree.map(jnp.asarray, x)
+
+
+def all_floats(x: PyTree[Array]) -> None:
+    """Refuse points that do not move: integers have no velocity and no score."""
+    for leaf in jax.tree.leaves(x):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise PathError(
+                "velocities, scores and coefficients are those of points that are floats, not "
+                f"{leaf.dtype}",
+                instead='regress(..., predict="x1"), which needs none of them',
+            )
+
+
+def one_array(x: PyTree[Array]) -> Array:
+    """A point that is one array of floats."""
+    if not isinstance(x, jax.Array):
+        raise PathError(
+            f"scores and coefficients are those of a point that is one array, not {type(x)}",
+            instead="one vector of all parts",
+        )
+    all_floats(x)
+    return x
 
 
 def normal_parameters(law: Any) -> tuple[Array, Array] | None:

@@ -13,6 +13,7 @@ from ppgen.models.parts.networks.fourier import fourier_features as fourier_feat
 from ppgen.models.parts.networks.gicnet import GICNet as GICNet
 from ppgen.models.parts.networks.glimpse import attend as attend
 from ppgen.models.parts.networks.glimpse import paint as paint
+from ppgen.models.parts.networks.joint_transformer import JointTransformer as JointTransformer
 from ppgen.models.parts.networks.kernel_interpolation import (
     KernelInterpolation as KernelInterpolation,
 )
