@@ -55,8 +55,8 @@ def balance(
 
     *Unbiased*, value and gradients, for this expectation *with the behaviour held fixed*. It bounds
     nothing. It is zero for every behaviour that takes all walks if and only if objects have the law
-    exp(-E)/Z. On policy, the gradient of trajectory balance is twice that of the Kullback-Leibler
-    divergence from the target of `backward_walk`, which `elbo` estimates too.
+    exp(-E)/Z. On policy, the gradient of trajectory balance *for the forward kernel* is twice that
+    of the Kullback-Leibler divergence from `backward_walk`, which `elbo` estimates too.
 
     Args:
         dag: the graph.

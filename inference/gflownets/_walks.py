@@ -84,7 +84,9 @@ class Walk(eqx.Module):
             drawn = jax.lax.stop_gradient(self.behaviour(held, state))
             logits = masked_log_softmax(drawn, logits > -jnp.inf)
         action = jnp.asarray(numpyro.sample("action", dist.Categorical(logits=logits)))
-        after, stay = self.dag.step(state, action), self.dag.is_terminal(state)
+        # Where enumeration tries what is not allowed, there is nowhere to go either.
+        stay = self.dag.is_terminal(state) | ~self.dag.allowed(state)[action]
+        after = self.dag.step(state, action)
         kept = jax.tree.map(
             lambda old, new: jnp.where(stay, old, new).astype(old.dtype), state, after
         )
@@ -130,8 +132,8 @@ def backward_walk(dag: AbstractDag, policy: Policy, energy: Energy) -> Program:
               = \sum_x e^{-E(x)},
 
     where x is the end of the walk τ. It has the sites of `walk`, which is its guide:
-    `elbo(backward_walk(dag, policy, energy), walk(dag, policy))` is a lower bound on log Z, whose
-    gradient is half that of trajectory balance on policy.
+    `elbo(backward_walk(dag, policy, energy), walk(dag, policy))` is a lower bound on log Z. Its
+    gradient for the forward kernel is minus half that of trajectory balance on policy.
 
     Args:
         dag: the graph.
@@ -164,10 +166,13 @@ def log_kernels(
     """Log probabilities of each step of a walk, forward and backward; zero after its end."""
     before = jax.tree.map(lambda x: x[:-1], route.states)
     after = jax.tree.map(lambda x: x[1:], route.states)
-    within = jnp.arange(dag.longest) < route.length
+    # What is not allowed has probability zero: whatever it costs, it must be finite.
+    legal = jnp.take_along_axis(jax.vmap(dag.allowed)(before), route.actions[:, None], 1)[:, 0]
+    within = (jnp.arange(dag.longest) < route.length) & legal
 
     def chosen(rows: Array, places: Array) -> Array:
-        return jnp.where(within, jnp.take_along_axis(rows, places[:, None], 1)[:, 0], 0.0)
+        values = jnp.take_along_axis(rows, places[:, None], 1)[:, 0]
+        return jnp.where(within, values, jnp.zeros((), values.dtype))
 
     def each(kernel: Callable[..., Array], states: State) -> Array:
         return jax.vmap(lambda s: kernel(dag, policy, params, s, context))(states)
