@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ppgen.inference.gflownets import balance as balance
     from ppgen.inference.gflownets import epsilon_uniform as epsilon_uniform
     from ppgen.inference.gflownets import forward_looking as forward_looking
+    from ppgen.inference.gflownets import imbalance as imbalance
     from ppgen.inference.gflownets import nondominated as nondominated
     from ppgen.inference.gflownets import optimal_log_flows as optimal_log_flows
     from ppgen.inference.gflownets import order_loss as order_loss

@@ -2,6 +2,7 @@
 
 from ppgen.inference.gflownets._adapt import adapt as adapt
 from ppgen.inference.gflownets._balance import balance as balance
+from ppgen.inference.gflownets._balance import imbalance as imbalance
 from ppgen.inference.gflownets._dags import AbstractDag as AbstractDag
 from ppgen.inference.gflownets._dags import AbstractListedDag as AbstractListedDag
 from ppgen.inference.gflownets._errors import DagError as DagError

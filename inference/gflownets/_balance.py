@@ -92,27 +92,68 @@ def balance(
         >>> float(loss(jax.random.key(0), jnp.array([0.0, -1.0]))) < 1e-10
         True
     """
+    of_route = imbalance(dag, policy, energy, over=over)
+    draw = detached(Walk(dag, policy, behaviour or as_it_is))
+
+    def loss(params: Any = None, *context: Any) -> Float[Array, ""]:
+        route: Route = draw(params, *context)
+        cut = None if truncate is None else jnp.asarray(ppgen.draw(truncate, name="cut"))
+        return of_route(route, params, *context, steps=cut)
+
+    return loss
+
+
+def imbalance(
+    dag: AbstractDag,
+    policy: Policy,
+    energy: Energy,
+    *,
+    over: Literal["transition", "trajectory"] | float | int = "trajectory",
+) -> Callable[..., Any]:
+    """The loss of `balance` of a walk that is given: from a buffer, or of another policy.
+
+    A mean over given walks is a mean over them, and not over those of the policy; its zero is the
+    same as long as every walk has a chance to be given.
+
+    Args:
+        dag: as for `balance`.
+        policy: as for `balance`.
+        energy: as for `balance`.
+        over: as for `balance`.
+
+    Returns:
+        A function `(route, params, *context, steps=None) -> scalar`, without draws. Of `steps`, if
+        they are given, no more than these first steps count.
+
+    Raises:
+        DagError: there is no log flow.
+        ValueError: λ is not positive and finite.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, ppgen
+        >>> from ppgen.inference import Policy, TableDag, imbalance, walk
+        >>> dag = TableDag([[1, 2], [-1, -1], [-1, -1]])
+        >>> policy = Policy(lambda p, s: p, log_flow=lambda p, s: jax.nn.logsumexp(p))
+        >>> route = ppgen.seed(walk(dag, Policy()))(jax.random.key(0))
+        >>> loss = imbalance(dag, policy, lambda s: jnp.array([0.0, 0.0, 1.0])[s])
+        >>> float(loss(route, jnp.array([0.0, -1.0]))) < 1e-10
+        True
+    """
     check_log_flow(policy)
     if isinstance(over, str):
         if over not in ("transition", "trajectory"):
             raise ValueError(f'over must be "transition", "trajectory" or a number, not {over!r}')
     elif not 0 < over < math.inf:
         raise ValueError(f"the weight of a step must be positive and finite, not {over}")
-    draw = detached(Walk(dag, policy, behaviour or as_it_is))
 
-    def loss(params: Any = None, *context: Any) -> Float[Array, ""]:
-        route: Route = draw(params, *context)
-        steps = route.length
-        if truncate is not None:
-            cut = jnp.asarray(ppgen.draw(truncate, name="cut"))
-            steps = jnp.minimum(steps, cut.astype(steps.dtype))
+    def loss(route: Route, params: Any = None, *context: Any, steps: Any = None) -> Array:
         forward, backward = log_kernels(dag, policy, params, route, context)
         log_ratios = forward - backward
-        if over == "trajectory" and truncate is None:
+        if over == "trajectory" and steps is None:
             return _whole(dag, policy, energy, params, route, context, log_ratios)
         flows = log_flows(dag, policy, energy, params, route, context)
-        imbalances = flows[:-1] + log_ratios - flows[1:]
-        return _weighted(imbalances, steps, over)
+        counted = route.length if steps is None else jnp.minimum(route.length, steps)
+        return _weighted(flows[:-1] + log_ratios - flows[1:], counted, over)
 
     return loss
 

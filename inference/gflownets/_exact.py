@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ppgen.claims import claims
-from ppgen.inference.gflownets._dags import AbstractListedDag
+from ppgen.inference.gflownets._dags import AbstractListedDag, State
 from ppgen.inference.gflownets._policies import Energy, Policy, log_backward, log_forward
 
 
@@ -39,7 +39,7 @@ def terminal_law(dag: AbstractListedDag, policy: Policy) -> Callable[..., Float[
     """
 
     def law(params: Any = None, *context: Any) -> Float[Array, " states"]:
-        states = dag.states()
+        states = _listed(dag)
         terminal, children, edges = _edges(dag)
         each = jax.vmap(lambda s: jnp.exp(log_forward(dag, policy, params, s, context)))(states)
         moves = jnp.where(edges, each, 0.0)
@@ -65,7 +65,7 @@ def target_law(dag: AbstractListedDag, energy: Energy) -> Float[Array, " states"
         dag: a graph whose states can be listed.
         energy: of a terminal state, in nats.
     """
-    states = dag.states()
+    states = _listed(dag)
     terminal = jax.vmap(dag.is_terminal)(states)
     energies = jax.vmap(lambda s: jnp.asarray(energy(s), float))(states)
     return jax.nn.softmax(jnp.where(terminal, -energies, -jnp.inf))
@@ -92,7 +92,7 @@ def optimal_log_flows(
     """
 
     def flows(params: Any = None, *context: Any) -> Float[Array, " states"]:
-        states = dag.states()
+        states = _listed(dag)
         terminal, children, edges = _edges(dag)
         actions = jnp.arange(dag.actions)
         undone = jax.vmap(lambda s: jax.vmap(lambda a: dag.undo(s, a))(actions))(states)
@@ -109,11 +109,16 @@ def optimal_log_flows(
     return flows
 
 
+def _listed(dag: AbstractListedDag) -> State:
+    """All states, hidden from XLA's constant folding, which would take longer than the rest."""
+    return jax.lax.optimization_barrier(dag.states())
+
+
 def _edges(
     dag: AbstractListedDag,
 ) -> tuple[Bool[Array, " n"], Int[Array, "n a"], Bool[Array, "n a"]]:
     """Which states are terminal; where each action of each state leads to; which ones there are."""
-    states, actions = dag.states(), jnp.arange(dag.actions)
+    states, actions = _listed(dag), jnp.arange(dag.actions)
     terminal = jax.vmap(dag.is_terminal)(states)
     allowed = jax.vmap(dag.allowed)(states) & ~terminal[:, None]
     children = jax.vmap(lambda s: jax.vmap(lambda a: dag.index(dag.step(s, a)))(actions))(states)

@@ -7,6 +7,7 @@ up. Every figure is a total variation from the true law, exactly.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 
@@ -50,18 +51,19 @@ class WithoutBoundary(GFlowNetRecipe):
 
 def marks(fast: bool, seed: int) -> list[Mark]:
     """Fits with whole, cut and unfinished walks, and without the boundary."""
-    options, short, long = FAST if fast else FULL
-    size = options["size"]
+    sizes, short, long = FAST if fast else FULL
+    options: dict[str, Any] = sizes
+    size, task = options["size"], GFlowNetRecipe(**options).load()
 
-    def distance(objective: str, steps: int, kind=GFlowNetRecipe, **other) -> float:
+    def distance(objective: Any, steps: int, kind: Any = GFlowNetRecipe, **other: Any) -> float:
         recipe = kind(**options, objective=objective, **other)
         run = fit_recipe(recipe, seed=seed, steps=steps)
-        policy = room.gflownet_policy(run.data, objective)
-        found = float(eqx.filter_jit(room.total_variation)(run.data, policy, run.model))
+        policy = room.gflownet_policy(task, objective)
+        found = float(eqx.filter_jit(room.total_variation)(task, policy, run.model))
         say(f"seed {seed}, {kind.__name__} {objective}, {steps} steps, {other}: {found:.4f}")
         return found
 
-    uniform = room.total_variation(GFlowNetRecipe(**options).load(), inference.Policy(), None)
+    uniform = room.total_variation(task, inference.Policy(), None)
     whole = {name: distance(name, short) for name in ("db", "tb", "fl")}
     bounds = (0.1, 1.0, 0.8) if fast else (0.03, 0.6, 0.6)
     cut = {name: distance(name, short, cut=size) for name in ("db", "fl")}

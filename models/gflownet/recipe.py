@@ -50,7 +50,7 @@ class GFlowNetRecipe(Recipe):
     """Walks are cut after one to so many steps, at random; 0 for whole walks."""
 
     training: ClassVar[Training] = Training(
-        steps=3000, batch_size=1, learning_rate=3e-3, chunk=50, checkpoint_every=1000
+        steps=3000, batch_size=1, learning_rate=1e-2, chunk=50, checkpoint_every=1000
     )
     tiny: ClassVar = {"side": 3, "hidden": 8, "walks": 2}
 
@@ -88,19 +88,19 @@ class GFlowNetRecipe(Recipe):
     def figures(self, run, rows, particles, key):
         from ppgen.models.parts.figures import Figures
 
-        task, policies = run.data, {"uniform walks": inference.Policy(), self.objective: None}
+        learnt = gflownet.gflownet_policy(self.load(), self.objective)
         found = {}
-        for label, policy in policies.items():
-            policy = policy or gflownet.gflownet_policy(task, self.objective)
-            distance = gflownet.total_variation(task, policy, run.model)
+        for label, policy in {"uniform walks": inference.Policy(), self.objective: learnt}.items():
+            distance = gflownet.total_variation(self.load(), policy, run.model)
             found[label] = {"total variation": inference.Estimate(float(distance), 0.0)}
         return Figures("all objects, exactly", {"total variation": 4}, found, {"": {}})
 
     def sample(self, run, key):
-        policy = gflownet.gflownet_policy(run.data, self.objective)
-        return gflownet.object_picture(f"What is made: {self.task}", run.data, policy, run.model)
+        task, title = self.load(), f"What is made: {self.task}"
+        policy = gflownet.gflownet_policy(task, self.objective)
+        return gflownet.object_picture(title, task, policy, run.model)
 
     def pictures(self, run):
-        policy = gflownet.gflownet_policy(run.data, self.objective)
-        title = f"The law of what is made: {self.task}, {self.objective}"
-        return {"law": gflownet.law_picture(title, run.data, policy, run.model)}
+        task, title = self.load(), f"The law of what is made: {self.task}, {self.objective}"
+        policy = gflownet.gflownet_policy(task, self.objective)
+        return {"law": gflownet.law_picture(title, task, policy, run.model)}

@@ -17,12 +17,12 @@ class Task(eqx.Module):
     """A graph and an energy on it; there are no rows of data. Final.
 
     Attributes:
-        dag: the graph.
+        dag: the graph: one that has `features`, for networks.
         energy: of any state, in nats; that of a terminal state is -log of its reward.
         image: a state as a picture.
     """
 
-    dag: Hypergrid | Subsets | Strings
+    dag: Any
     energy: Callable[[Any], Float[Array, ""]] = eqx.field(static=True)
     image: Callable[[Any], Float[Array, "h w"]] = eqx.field(static=True)
     train: None = None
