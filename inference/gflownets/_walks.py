@@ -83,7 +83,8 @@ class Walk(eqx.Module):
             held = jax.lax.stop_gradient(logits)
             drawn = jax.lax.stop_gradient(self.behaviour(held, state))
             logits = masked_log_softmax(drawn, logits > -jnp.inf)
-        action = jnp.asarray(numpyro.sample("action", dist.Categorical(logits=logits)))
+        law: Any = dist.Categorical(logits=logits)
+        action = jnp.asarray(numpyro.sample("action", law))
         # Where enumeration tries what is not allowed, there is nowhere to go either.
         stay = self.dag.is_terminal(state) | ~self.dag.allowed(state)[action]
         after = self.dag.step(state, action)
