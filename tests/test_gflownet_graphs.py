@@ -193,6 +193,12 @@ def test_walks_are_tilted_curated_and_bounded():
     assert means[0] < means[1] - 0.3
 
 
+def test_walks_are_drawn_where_numpyro_validates():
+    with numpyro.validation_enabled():
+        route = ppgen.seed(walk(Subsets(2, 3), Policy()))(jax.random.key(0))
+    assert int(route.end.sum()) == 2
+
+
 def test_walks_are_filtered():
     """Partial energies as factors of the steps: the evidence is Z of the tilted walk."""
     program = walk(DAG, POLICY)

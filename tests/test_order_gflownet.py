@@ -24,9 +24,13 @@ def test_scores_are_branins_and_currins():
     for x, y in ((-np.pi, 12.275), (np.pi, 2.275), (9.42478, 2.475)):
         branin = 308.13 * (1 - at((x + 5) / 15, y / 15)[0])
         assert abs(branin - 0.397887) < 1e-3
-    np.testing.assert_allclose(13.8 * (1 - at(0.0, 0.0)[1]), 3.0, rtol=1e-5)
+    np.testing.assert_allclose(13.8 * at(0.0, 0.0)[1], 3.0, rtol=1e-5)
     scores = np.array([at(*p) for p in np.random.RandomState(0).rand(20, 2)])
     assert np.isfinite(scores).all() and (scores > -0.01).all() and (scores <= 1.01).all()
+
+
+def test_the_front_of_the_published_grid_has_sixteen_points():
+    assert room.OrderTask(Hypergrid(16, 2)).front().sum() == 16
 
 
 def test_the_uniform_law_on_the_front_has_the_best_scores():

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Num
 
 from ppgen.claims import claims
 from ppgen.inference.gflownets._balance import as_it_is
@@ -17,7 +17,7 @@ from ppgen.inference.gflownets._walks import Route, Walk, log_kernels
 from ppgen.inference.objectives import detached
 
 
-def nondominated(scores: Float[Array, "n k"]) -> Bool[Array, " n"]:
+def nondominated(scores: Num[Array, "n k"]) -> Bool[Array, " n"]:
     """Which rows no other row beats: as large in every score, and larger in one.
 
     Equal rows do not beat each other, so that all copies of a best row are among the best.

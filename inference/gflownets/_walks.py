@@ -83,7 +83,8 @@ class Walk(eqx.Module):
             held = jax.lax.stop_gradient(logits)
             drawn = jax.lax.stop_gradient(self.behaviour(held, state))
             logits = masked_log_softmax(drawn, logits > -jnp.inf)
-        law: Any = dist.Categorical(logits=logits)
+        # NumPyro's validation would refuse logits of -inf, which are meant.
+        law: Any = dist.Categorical(logits=logits, validate_args=False)
         action = jnp.asarray(numpyro.sample("action", law))
         # Where enumeration tries what is not allowed, there is nowhere to go either.
         stay = self.dag.is_terminal(state) | ~self.dag.allowed(state)[action]

@@ -17,7 +17,7 @@ from ppgen.inference import Hypergrid, Policy
 
 
 class OrderTask(eqx.Module):
-    """A grid of the unit square with the scores of Branin and of Currin, negated. Final.
+    """A grid of the unit square, with Branin's function, negated, and Currin's as scores. Final.
 
     There are no rows of data.
 
@@ -43,7 +43,7 @@ class OrderTask(eqx.Module):
         factor = 1 - jnp.where(v > 0, jnp.exp(-1 / (2 * jnp.where(v > 0, v, 1.0))), 0.0)
         above = 2300 * u**3 + 1900 * u**2 + 2092 * u + 60
         currin = factor * above / (100 * u**3 + 500 * u**2 + 4 * u + 20)
-        return jnp.stack([1 - branin / 308.13, 1 - currin / 13.8])
+        return jnp.stack([1 - branin / 308.13, currin / 13.8])
 
     def front(self) -> Bool[Array, " objects"]:
         """Which objects no other one dominates."""

@@ -33,7 +33,7 @@ def front_picture(title: str, task: OrderTask, net: OrderNetwork) -> Picture:
         axes.scatter(*scores[front].T, s=40, facecolors="none", edgecolors="tab:orange")
         axes.scatter(*scores.T, s=400 * laws[0][half:], color="tab:blue", alpha=0.7, linewidths=0)
         axes.set_xlabel("Branin, negated")
-        axes.set_ylabel("Currin, negated")
+        axes.set_ylabel("Currin")
         axes.set_title(title)
         figure.savefig(path, dpi=150)
 

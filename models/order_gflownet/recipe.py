@@ -77,7 +77,9 @@ class OrderGFlowNetRecipe(Recipe):
         task = self.load()
         draw = inference.walk(task.dag, room.order_policy(task.dag))
         program = lambda: task.scores(draw(run.model).end)  # noqa: E731
-        return point_picture("Scores of what is made", program, labels=("Branin", "Currin"))
+        return point_picture(
+            "Scores of what is made", program, labels=("Branin, negated", "Currin")
+        )
 
     def pictures(self, run):
         return {"front": room.front_picture("The best trade-offs", self.load(), run.model)}

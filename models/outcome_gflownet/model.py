@@ -89,7 +89,7 @@ def outcome_policy(dag: Hypergrid) -> Policy:
 
 
 def outcome_loss(
-    dag: Hypergrid, *, failure: float, contrast: bool = True
+    dag: Hypergrid, *, failure: float, over: Any = "transition", contrast: bool = True
 ) -> Callable[..., Float[Array, ""]]:
     """The loss of pre-training: *unbiased* for a detailed balance of two kinds of walks.
 
@@ -111,7 +111,7 @@ def outcome_loss(
             reached = jnp.all(end.position == found.end.position)
             return jnp.where(reached, 0.0, -jnp.log(failure))
 
-        options: dict[str, Any] = {"over": "transition"}
+        options: dict[str, Any] = {"over": over}
         given = inference.imbalance(dag, policy, energy, **options)(found, net, found.end)
         if not contrast:
             return given
@@ -138,10 +138,13 @@ def amortiser_loss(task: OutcomeTask) -> Callable[..., Float[Array, ""]]:
 
         def at(state: Any) -> Float[Array, ""]:
             log_n, log_q = model.amortiser(dag, state)
+            allowed = dag.allowed(state)
             wanted = jax.lax.stop_gradient(told(model.flows, state))
+            # What is not allowed has no flow, and must be finite where it is not selected.
+            wanted = jnp.where(allowed[:, None], wanted, 0.0)
             weights = jax.nn.softmax(wanted, -1)
             gaps = jnp.sum(weights * (log_n[:, None] + log_q - wanted) ** 2, -1)
-            return jnp.sum(jnp.where(dag.allowed(state), gaps, 0.0))
+            return jnp.sum(jnp.where(allowed, gaps, 0.0))
 
         going = ~jax.vmap(dag.is_terminal)(route.states)
         return jnp.sum(jnp.where(going, jax.vmap(at)(route.states), 0.0)) / route.length
@@ -156,7 +159,7 @@ def edge_flows(task: OutcomeTask) -> Callable[..., Float[Array, "actions outcome
     def flows(net: OutcomeFlows, state: Any) -> Float[Array, "actions outcomes"]:
         def towards(y: Any, log_reward: Any) -> Float[Array, " actions"]:
             assert policy.forward is not None and policy.log_flow is not None
-            logits = jnp.where(dag.allowed(state), policy.forward(net, state, y), -1e4)
+            logits = jnp.where(dag.allowed(state), policy.forward(net, state, y), -jnp.inf)
             return log_reward + policy.log_flow(net, state, y) + jax.nn.log_softmax(logits)
 
         return jax.vmap(towards)(task.outcomes(), task.log_rewards()).T
