@@ -78,5 +78,5 @@ def marks(fast: bool, seed: int) -> list[Mark]:
         below(
             "fl / db, unfinished walks", unfinished["fl"] / unfinished["db"], 0.8 if fast else 0.6
         ),
-        above("control: fl without the boundary", distance("fl", short, WithoutBoundary), 0.15),
+        above("control: fl without the boundary", distance("fl", long, WithoutBoundary), 0.15),
     ]

@@ -14,6 +14,9 @@ from jaxtyping import Array, Float, Key
 from ppgen import inference
 from ppgen.inference import Hypergrid, Point, Policy
 
+PATIENCE = -2.0
+"""The logit of the end in a walk that explores; those of steps are 0."""
+
 
 class OutcomeTask(eqx.Module):
     """A grid, and a reward on it that pre-training does not see; there are no rows of data. Final.
@@ -89,23 +92,25 @@ def outcome_policy(dag: Hypergrid) -> Policy:
 
 
 def outcome_loss(
-    dag: Hypergrid, *, failure: float, over: Any = "transition", contrast: bool = True
+    dag: Hypergrid, *, failure: float, over: Any = 0.9, contrast: bool = True
 ) -> Callable[..., Float[Array, ""]]:
-    """The loss of pre-training: *unbiased* for a detailed balance of two kinds of walks.
+    """The loss of pre-training: *unbiased* for the balance of two kinds of walks.
 
-    An outcome is where a uniform walk ends. Reaching it is worth 1, and any other end `failure`.
-    Half of the loss is of that walk, which does reach it; the other half is of a walk of the
-    policy, which is told to reach it and may fail.
+    An outcome is where a patient walk ends, so that far ones are seen too. Reaching it is worth 1,
+    and any other end `failure`. Half of the loss is of that walk, which does reach it; the other
+    half is of a walk of the policy, which is told to reach it and may fail.
 
     Args:
         dag: the grid.
+        over: as for `ppgen.inference.balance`.
         failure: the reward of other ends, which bounds what `adapted` can resolve.
         contrast: whether there is the second half.
     """
     policy, explore = outcome_policy(dag), inference.epsilon_uniform(0.1)
+    patient = Policy(lambda params, state: jnp.zeros(dag.actions).at[-1].set(PATIENCE))
 
     def loss(net: OutcomeFlows) -> Float[Array, ""]:
-        found = inference.walk(dag, Policy())()
+        found = inference.walk(dag, patient)()
 
         def energy(end: Any) -> Float[Array, ""]:
             reached = jnp.all(end.position == found.end.position)

@@ -32,7 +32,7 @@ class OutcomeGFlowNetRecipe(Recipe):
     """Walks of each kind in a step."""
 
     training: ClassVar[Training] = Training(
-        steps=3000, batch_size=1, learning_rate=3e-3, chunk=50, checkpoint_every=1000
+        steps=3000, batch_size=1, learning_rate=1e-2, chunk=50, checkpoint_every=1000
     )
     stages: ClassVar[tuple[str, ...]] = ("outcomes", "amortiser")
     tiny: ClassVar = {"side": 2, "hidden": 8, "walks": 2}
