@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ppgen.models.outcome_gflownet.model import edge_flows as edge_flows
     from ppgen.models.outcome_gflownet.model import outcome_loss as outcome_loss
     from ppgen.models.outcome_gflownet.model import outcome_policy as outcome_policy
+    from ppgen.models.outcome_gflownet.model import patient_walk as patient_walk
     from ppgen.models.outcome_gflownet.model import success as success
     from ppgen.models.outcome_gflownet.model import total_variation as total_variation
 

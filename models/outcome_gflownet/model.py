@@ -91,6 +91,12 @@ def outcome_policy(dag: Hypergrid) -> Policy:
     return Policy(lambda *args: both(*args)[:-1], log_flow=lambda *args: both(*args)[-1])
 
 
+def patient_walk(dag: Hypergrid) -> inference.Walk:
+    """The program of a walk that goes far before it ends."""
+    logits = jnp.zeros(dag.actions).at[-1].set(PATIENCE)
+    return inference.walk(dag, Policy(lambda params, state: logits))
+
+
 def outcome_loss(
     dag: Hypergrid, *, failure: float, over: Any = 0.9, contrast: bool = True
 ) -> Callable[..., Float[Array, ""]]:
@@ -107,10 +113,9 @@ def outcome_loss(
         contrast: whether there is the second half.
     """
     policy, explore = outcome_policy(dag), inference.epsilon_uniform(0.1)
-    patient = Policy(lambda params, state: jnp.zeros(dag.actions).at[-1].set(PATIENCE))
 
     def loss(net: OutcomeFlows) -> Float[Array, ""]:
-        found = inference.walk(dag, patient)()
+        found = patient_walk(dag)()
 
         def energy(end: Any) -> Float[Array, ""]:
             reached = jnp.all(end.position == found.end.position)
@@ -133,13 +138,13 @@ def amortiser_loss(task: OutcomeTask) -> Callable[..., Float[Array, ""]]:
     .. math:: \log N(s, a) + \log Q(y \mid s, a) = \log r(y) + \log F(s, a \mid y) \quad
               \text{for all } y,
 
-    so that N is the sum. The squared difference is averaged over y as flows are, along uniform
+    so that N is the sum. The squared difference is averaged over y as flows are, along patient
     walks: *unbiased* for that mean.
     """
     dag, told = task.dag, edge_flows(task)
 
     def loss(model: OutcomeStages) -> Float[Array, ""]:
-        route = inference.walk(dag, Policy())()
+        route = patient_walk(dag)()
 
         def at(state: Any) -> Float[Array, ""]:
             log_n, log_q = model.amortiser(dag, state)
