@@ -53,15 +53,15 @@ class OrderTask(eqx.Module):
 
 
 class OrderNetwork(eqx.Module):
-    """Logits of the actions of a point, and log Z. Final.
+    """Logits of the actions of a point, and log Z if it is told weights of the scores. Final.
 
     Attributes:
-        body: from the features of a point, and weights of the scores if it is told some.
-        source: log Z for each of some weights; a perceptron of them.
+        body: from the features of a point, and weights.
+        source: from weights to log Z; None without any, as orders do not need it.
     """
 
     body: eqx.nn.MLP
-    source: eqx.nn.MLP
+    source: eqx.nn.MLP | None
 
     def __init__(
         self, dag: Hypergrid, hidden: int, depth: int, *, told: int = 0, key: Key[Array, ""]
@@ -69,7 +69,8 @@ class OrderNetwork(eqx.Module):
         inputs, keys = dag.side * dag.dimensions + told, jax.random.split(key)
         activation = jax.nn.leaky_relu
         self.body = eqx.nn.MLP(inputs, dag.actions, hidden, depth, activation, key=keys[0])
-        self.source = eqx.nn.MLP(told, "scalar", hidden, 1, activation, key=keys[1])
+        told_z = lambda: eqx.nn.MLP(told, "scalar", hidden, 1, activation, key=keys[1])  # noqa: E731
+        self.source = told_z() if told else None
 
 
 def order_policy(dag: Hypergrid) -> Policy:
@@ -83,7 +84,11 @@ def weighed_policy(dag: Hypergrid) -> Policy:
     def forward(net: OrderNetwork, state: Any, weights: Any) -> Float[Array, " actions"]:
         return net.body(jnp.append(dag.features(state), weights))
 
-    return Policy(forward, log_flow=lambda net, state, weights: 10 * net.source(weights))
+    def log_z(net: OrderNetwork, state: Any, weights: Any) -> Float[Array, ""]:
+        assert net.source is not None
+        return 10 * net.source(weights)
+
+    return Policy(forward, log_flow=log_z)
 
 
 def weighed_loss(task: OrderTask, beta: float, epsilon: float) -> Callable[..., Float[Array, ""]]:
