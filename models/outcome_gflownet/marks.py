@@ -51,9 +51,8 @@ def marks(fast: bool, seed: int) -> list[Mark]:
         report("from scratch", scratch(task, recipe, seed, steps)),
         above("success", rows["told an outcome"]["success"].mean, 0.9),
         below("sum over outcomes", found["sum over outcomes"], 0.12),
-        below(
-            "amortised, more than the sum", found["amortised"] - found["sum over outcomes"], 0.02
-        ),
+        report("amortised", found["amortised"]),
+        below("amortised, from the sum", between(task, run.model), 0.02),
         above("control: without contrast", of_control, 0.12),
     ]
 
@@ -81,7 +80,8 @@ def scratch(task: room.OutcomeTask, recipe: OutcomeGFlowNetRecipe, seed: int, st
         over="transition",
         behaviour=inference.epsilon_uniform(0.1),
     )
-    key, optimizer = jax.random.key(seed), recipe.training.optimizer(optax.adam)
+    key = jax.random.key(seed)
+    optimizer = dataclasses.replace(recipe.training, steps=steps).optimizer(optax.adam)
     net = eqx.nn.MLP(*layers, key=key)
     fitted = inference.fit(
         loss, net, optimizer, key=key, steps=steps, draws=recipe.walks, progress=False
