@@ -73,7 +73,6 @@ def contenders(task: Task, params: dict[str, Any]) -> dict[str, Contender]:
     )
     # What a loss with a learned log Z subtracts once it has learned it: the bound itself.
     value = jax.jit(ppgen.expectation(bound, draws=4000))(jax.random.key(9), params)
-    plain = {"action": ppgen.ScoreFunction(baseline=None)}
     return {
         "trajectory balance, log Z = 0": Contender(lambda p: 0.5 * half(p), params),
         "trajectory balance, log Z exact": Contender(
@@ -81,9 +80,6 @@ def contenders(task: Task, params: dict[str, Any]) -> dict[str, Contender]:
         ),
         "trajectory balance, log Z learned": Contender(
             lambda p: 0.5 * half(p), params | {"log_z": value}
-        ),
-        "divergence, score function": Contender(
-            lambda p: -ppgen.with_estimators(bound, plain)(p), params
         ),
         "divergence, leave-one-out": Contender(lambda p: -bound(p), params),
     }
