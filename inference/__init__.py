@@ -37,6 +37,30 @@ if TYPE_CHECKING:
     from ppgen.inference.fitting import load_checkpoint as load_checkpoint
     from ppgen.inference.fitting import load_fitted as load_fitted
     from ppgen.inference.fitting import save_checkpoint as save_checkpoint
+    from ppgen.inference.gflownets import AbstractDag as AbstractDag
+    from ppgen.inference.gflownets import AbstractListedDag as AbstractListedDag
+    from ppgen.inference.gflownets import DagError as DagError
+    from ppgen.inference.gflownets import Hypergrid as Hypergrid
+    from ppgen.inference.gflownets import Point as Point
+    from ppgen.inference.gflownets import Policy as Policy
+    from ppgen.inference.gflownets import Route as Route
+    from ppgen.inference.gflownets import Strings as Strings
+    from ppgen.inference.gflownets import Subsets as Subsets
+    from ppgen.inference.gflownets import TableDag as TableDag
+    from ppgen.inference.gflownets import Text as Text
+    from ppgen.inference.gflownets import Walk as Walk
+    from ppgen.inference.gflownets import adapt as adapt
+    from ppgen.inference.gflownets import backward_walk as backward_walk
+    from ppgen.inference.gflownets import balance as balance
+    from ppgen.inference.gflownets import epsilon_uniform as epsilon_uniform
+    from ppgen.inference.gflownets import forward_looking as forward_looking
+    from ppgen.inference.gflownets import imbalance as imbalance
+    from ppgen.inference.gflownets import nondominated as nondominated
+    from ppgen.inference.gflownets import optimal_log_flows as optimal_log_flows
+    from ppgen.inference.gflownets import order_loss as order_loss
+    from ppgen.inference.gflownets import target_law as target_law
+    from ppgen.inference.gflownets import terminal_law as terminal_law
+    from ppgen.inference.gflownets import walk as walk
     from ppgen.inference.guidance import AbstractLookahead as AbstractLookahead
     from ppgen.inference.guidance import Exact as Exact
     from ppgen.inference.guidance import Guided as Guided

@@ -186,6 +186,40 @@ def dream_cross_entropy(t):
 regularised = inference.kl_regularized_reward(drawn, fixed, reward, beta=0.7)
 tilted_kl = inference.kl_to_tilted(drawn, fixed, energy)
 
+
+def flips_dag():
+    """The two flips as a graph of strings, and the guide as a policy on it."""
+
+    def forward(t, s):
+        logit = jnp.where(s.size == 0, t[0], t[1] - s.tokens[0])
+        return jnp.stack([0 * logit, logit])
+
+    return inference.Strings(2, 2), inference.Policy(forward, log_flow=lambda t, s: t[2])
+
+
+def string_energy(s):
+    return -reward(s.tokens.astype(float))
+
+
+def trajectory_imbalance(t):
+    """Walks are drawn by the policy, which is held fixed."""
+    log_q = flips.log_joint(t)[1]
+    squares = (t[2] + log_q - jax.vmap(reward)(PAIRS)) ** 2
+    return jnp.sum(jax.lax.stop_gradient(jnp.exp(log_q)) * squares)
+
+
+def two_ordered(t):
+    """Of two walks, those whose reward is not the lower one should be likely."""
+    log_q, rewards = flips.log_joint(t)[1], jax.vmap(reward)(PAIRS)
+    total = 0.0
+    for i, j in itertools.product(range(4), repeat=2):
+        shares = jax.nn.log_softmax(jnp.stack([log_q[i], log_q[j]]))
+        best = jnp.stack([rewards[i] >= rewards[j], rewards[j] >= rewards[i]])
+        weight = jnp.exp(jax.lax.stop_gradient(log_q[i] + log_q[j]))
+        total -= weight * jnp.sum(jnp.where(best, shares, 0.0)) / jnp.sum(best)
+    return total
+
+
 # By name: the objective; what the claim is of; and, where the gradient is claimed to be that of
 # another function than `exact` makes of the objective (by its own draws), that function.
 CASES = {
@@ -257,6 +291,12 @@ CASES = {
         None,
     ),
     "kl_to_tilted": (tilted_kl, log_normaliser, None),
+    "balance": (inference.balance(*flips_dag(), string_energy), trajectory_imbalance, None),
+    "order_loss": (
+        inference.order_loss(*flips_dag(), lambda s: -string_energy(s), batch=2),
+        two_ordered,
+        None,
+    ),
     "lagrangian": (
         lambda t: inference.lagrangian(tilted_kl, drawn, lambda x: x[0], 0.3)(t[2], t),
         expected_under_guide(
