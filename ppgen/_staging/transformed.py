@@ -120,7 +120,7 @@ def transform_scope(name: str, dist: Distribution) -> Iterator[None]:
 
 
 def transformed(
-    value: Array, x: Array, leaves: Sequence[Array], dist: Distribution, *, within: Any
+    value: Array, x: Any, leaves: Sequence[Any], dist: Distribution, *, within: Any
 ) -> Array:
     """The value of a site that is a function of a choice `x`.
 
