@@ -252,7 +252,7 @@ def enumerated():
     return directional(ppgen.with_estimators(air_guide, {"z_pres_*": ppgen.Enumerate()}), KEYS)
 
 
-@pytest.mark.sweep(of=3)
+@pytest.mark.long
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_every_estimator_has_the_gradient_of_enumeration_in_mean(name, enumerated):
     """Error probability below 1e-5: five standard errors, of differences at the same noise."""

@@ -102,6 +102,7 @@ def waiting(estimator, limit, power=2, start=0):
     return f
 
 
+@pytest.mark.sweep(of=3)
 @pytest.mark.parametrize("estimator", [Reparameterize(), ScoreFunction(), Antithetic()])
 @pytest.mark.parametrize("draws", [1, 2])
 def test_geometric_waiting_time_has_its_closed_form(estimator, draws):

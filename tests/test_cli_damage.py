@@ -86,6 +86,7 @@ def _changed(content, path, value):
 VALUES = (None, True, "x", -1, 1e9, 1.5, [], {}, float("nan"), "removed", "one more")
 
 
+@pytest.mark.long
 def test_a_configuration_that_was_changed_is_refused_wherever_it_was(here, run):  # noqa: F811
     """Whatever it would be read as: the parameters are of what was fitted."""
     folder = here / "changed"

@@ -154,6 +154,7 @@ def test_a_floor_within_labels_is_that_of_each():
     np.testing.assert_allclose(plain, data.held_out.x.sum(1))
 
 
+@pytest.mark.long
 def test_the_command_takes_a_condition_and_samples_of_a_label(here, capsys):
     assert main(["fit", "vae", *TINY["vae"], *SHORT, "--condition", "label", "--out", "run"]) == 0
     assert json.loads((here / "run" / "config.json").read_text())["facts"]["classes"] == 10

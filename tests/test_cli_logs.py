@@ -72,6 +72,7 @@ def test_a_missing_package_is_one_line_and_leaves_nothing(here, capsys, monkeypa
 # --- several seeds --------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_several_seeds_are_runs_with_a_mean_and_a_spread(here, capsys):
     word = str(TWO_STAGES)
     assert main(["fit", word, "--seeds", "0", "1", "2", "--out", "runs/all"]) == 0

@@ -37,6 +37,7 @@ def figure(run):
     return run["figures"]["both"]["units"]["mean"]
 
 
+@pytest.mark.long
 def test_each_combination_is_a_run_and_a_row_of_the_table(here, grid, capsys):  # noqa: F811
     arguments = ["fit", WORD, "--batch-size", "4", "--learning-rate", "9.0", "--sweep", str(grid)]
     assert main([*arguments, "--out", "runs/grid"]) == 0
@@ -71,6 +72,7 @@ def test_each_combination_is_a_run_and_a_row_of_the_table(here, grid, capsys):  
     assert capsys.readouterr().out.count("runs/grid/") == 6
 
 
+@pytest.mark.long
 def test_a_killed_sweep_goes_on(here, grid, capsys):  # noqa: F811
     assert main(["fit", WORD, "--sweep", str(grid), "--out", "grid"]) == 0
     whole = record(here / "grid")

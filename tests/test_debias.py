@@ -52,6 +52,7 @@ def log_mean_of_gammas(n):
 FORMS = ["single", "roulette"]
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("base", [1, 3])
 def test_mean_is_that_of_the_last_level(form, base):
@@ -132,6 +133,7 @@ def test_forward_divergence_has_the_gradient_of_the_posterior():
     assert z_scores(estimates(f.difference(0), 0.7), right)[1] > 10
 
 
+@pytest.mark.long
 def test_runs_of_a_particle_filter_are_particles():
     """Whose own particles depend on each other, which is no matter."""
     xs = jnp.array([1.2, -0.3])
@@ -169,6 +171,7 @@ def test_runs_of_a_particle_filter_are_particles():
         ppgen.expectation(one)(jax.random.key(0), 0.3)
 
 
+@pytest.mark.long
 def test_loops_shared_draws_keys_and_sites():
     def walk(theta):
         step = lambda c, _: (c * gamma(theta), None)  # noqa: E731

@@ -180,6 +180,7 @@ def exact_log_h(x, t):
     return jax.nn.logsumexp(jax.nn.log_softmax(posterior.logits) + logs)
 
 
+@pytest.mark.long
 def test_an_inverse_problem_with_its_exact_lookahead():
     chain, _ = gaussian_chain(1.0)
     posterior, log_z = MIXTURE.tilted(MATRIX, SEEN, SCALE)

@@ -9,6 +9,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
+import pytest
 from bridges import rectified_chain
 
 import ppgen
@@ -53,6 +54,7 @@ def by_quadrature(energy, f):
     return np.tensordot(weights / weights.sum(), jax.vmap(f)(GRID), axes=1), np.log(z)
 
 
+@pytest.mark.long
 def test_classifier_free_guidance_is_not_the_tilt_that_it_is_named_for():
     """At weight one it is the conditional; at three not p(x) p(y | x)³, which `guide` does find."""
 
@@ -91,6 +93,7 @@ def test_minorities_are_sought_by_an_energy_of_the_density():
     assert abs(found.log_evidence - log_z) < 0.1
 
 
+@pytest.mark.long
 def test_codes_are_controlled_through_a_decoder():
     """The energy is of what a network makes of the codes, which are sampled."""
     codes = GaussianMixture.isotropic([1.0], [[0.0, 0.0]], [1.0])

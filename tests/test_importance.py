@@ -92,6 +92,7 @@ def test_subsampling_is_refused():
         ppgen.seed(run)(jax.random.key(0), jnp.arange(4.0))
 
 
+@pytest.mark.long
 def test_resampling_draws_from_the_posterior():
     draws = ppgen.seed(sir(model, guide, particles=50_000, samples=5_000))(jax.random.key(0), X)
     z = np.asarray(draws["z"])

@@ -166,6 +166,7 @@ def test_the_mass_of_an_interval_in_single_precision(interval):
     np.testing.assert_allclose(slopes, [-density[0], density[1]], rtol=2e-3, atol=1e-6)
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize("alone", [True, False], ids=["of the guide", "of both"])
 @pytest.mark.parametrize("particles", [1, 2])
 def test_a_draw_that_is_impossible_has_no_weight_in_a_bound(alone, particles):

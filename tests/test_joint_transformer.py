@@ -77,6 +77,7 @@ def test_the_size_of_queries_does_not_matter_where_they_are_normalised():
         assert (gap < 1e-4) == normalised
 
 
+@pytest.mark.long
 def test_it_begins_as_the_identity_and_computes_in_the_precision_of_its_weights():
     net = small()
     deep = small(depth=3)

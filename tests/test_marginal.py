@@ -245,6 +245,7 @@ def test_a_marginal_of_a_normalised_program_in_a_marginal():
         np.testing.assert_allclose(exact(mode)(0.5), 0.5, rtol=1e-9)
 
 
+@pytest.mark.long
 def test_gradients_of_a_bound_that_contains_estimates():
     """Any estimator, through simulated and scored estimates alike, against enumeration."""
 

@@ -72,7 +72,7 @@ def start():
     return divergences(fresh())
 
 
-@pytest.mark.sweep(of=3)
+@pytest.mark.long
 @pytest.mark.parametrize(
     "objective, erased", [("published", 2), ("importance", None), ("corrected", 2)]
 )

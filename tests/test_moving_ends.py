@@ -187,6 +187,7 @@ def drawn(make, estimator):
     return lambda t: cost(ppgen.draw(make(*t), grad=estimator))
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize("name", CASES)
 def test_value_and_derivatives(name):
     make, quantile, theta, order = CASES[name]

@@ -47,6 +47,7 @@ def _float64():
 # --- A6: pairs ------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_pairs_are_what_running_the_sampler_gives():
     field = lambda x, t: Fields(-x * t, -x)  # noqa: E731
     times = jnp.linspace(0.0, 1.0, 6)

@@ -57,6 +57,7 @@ def assert_same_law(xs, law, shape=5.0):
     assert np.all(z < shape), z
 
 
+@pytest.mark.long
 def test_every_epsilon_samples_the_same_law():
     fields, _ = decoder()
     law = mixture().smoothed(0.99, 0.01)
@@ -80,6 +81,7 @@ def test_every_epsilon_samples_the_same_law():
         assert_same_law(run(keys, starts(), TIMES, 1.0, 0.0), law)
 
 
+@pytest.mark.long
 def test_the_ode_is_solved_and_its_likelihood_is_that_of_the_mixture():
     with jax.enable_x64(True):
         fields, _ = decoder()

@@ -190,6 +190,7 @@ PARAMS = jnp.array([0.4, -0.7])
 WEIGHT = lambda t: 1 + t**2  # noqa: E731
 
 
+@pytest.mark.long
 def test_regression_is_unbiased_whatever_times_are_drawn():
     right = exact(regress(linear, scalar_bridge, weight=WEIGHT), nodes=24)
     proposal = logit_normal(0.3, 1.5)

@@ -135,6 +135,7 @@ def test_value_and_gradient_are_those_of_the_closed_form():
             assert (np.abs(wrong - expected[1:]) > 10 * error[1:]).any(), planted
 
 
+@pytest.mark.long
 def test_observations_are_scored_with_the_solution_integrated_out():
     grid = [[-0.5], [0.1], [0.7]]
     rgnp = small(Poisson(), grid=grid)

@@ -102,6 +102,7 @@ def size(program, n):
     return sum(1 for _ in equations(jaxpr))
 
 
+@pytest.mark.sweep(of=4)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_equations_are_linear_up_to_a_thousand_sites(name):
     sizes = {n: size(PROGRAMS[name], n) for n in (10, 100, 1000)}
