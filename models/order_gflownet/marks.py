@@ -50,9 +50,9 @@ class Shuffled(OrderGFlowNetRecipe):
 def marks(fast: bool, seed: int) -> list[Mark]:
     """A fit, baselines that weigh the scores, and the control."""
     recipe, steps = OrderGFlowNetRecipe(), 2000
-    betas = (4, 16, 64)
+    betas = (4.0, 16.0, 64.0)
     if fast:
-        recipe, steps, betas = OrderGFlowNetRecipe(side=8, hidden=64, walks=64), 600, (16,)
+        recipe, steps, betas = OrderGFlowNetRecipe(side=8, hidden=64, walks=64), 600, (16.0,)
     task, kinds = recipe.load(), (recipe, Shuffled(**dataclasses.asdict(recipe)))
     found = []
     for kind in kinds:
@@ -66,8 +66,8 @@ def marks(fast: bool, seed: int) -> list[Mark]:
         report("points of the front", jnp.sum(task.front())),
         above("mass", mass, 0.8 if fast else 0.95),
         above("coverage", coverage, 0.6 if fast else 0.9),
-        *(report(f"mass, weighed, β = {beta}", x.mass) for beta, x in weighed.items()),
-        *(report(f"coverage, weighed, β = {beta}", x.coverage) for beta, x in weighed.items()),
+        *(report(f"mass, weighed, β = {beta:g}", x.mass) for beta, x in weighed.items()),
+        *(report(f"coverage, weighed, β = {beta:g}", x.coverage) for beta, x in weighed.items()),
         above("mass, more than the best β", mass - max(x.mass for x in weighed.values()), 0.2),
         below("control: mass with shuffled scores", shuffled, 0.3),
     ]

@@ -84,8 +84,8 @@ class RectifiedFlowRecipe(Recipe):
             unit="per image",
         )
 
-    def chain(self, model, number, size, steps, stepper=inference.euler_maruyama):
-        return room.flow_chain(model.flows[number], size, steps, stepper)
+    def chain(self, model, number, size, steps, stepper=None):
+        return room.flow_chain(model.flows[number], size, steps, stepper or inference.euler_maruyama)
 
     def figures(self, run, rows, particles, key):
         import jax
