@@ -85,7 +85,8 @@ class RectifiedFlowRecipe(Recipe):
         )
 
     def chain(self, model, number, size, steps, stepper=None):
-        return room.flow_chain(model.flows[number], size, steps, stepper or inference.euler_maruyama)
+        stepper = stepper or inference.euler_maruyama
+        return room.flow_chain(model.flows[number], size, steps, stepper)
 
     def figures(self, run, rows, particles, key):
         import jax
