@@ -92,6 +92,31 @@ def test_log_evidence_of_a_normal_model(estimator, form):
     assert z_scores(bound, right)[0] > 10
 
 
+@pytest.mark.long
+def test_a_million_draws_of_the_log_evidence():
+    """One after the other, so that no level is computed that was not drawn."""
+
+    def model(t, x):
+        z = numpyro.sample("z", dist.Normal(t, 1.0))
+        numpyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(t, x):
+        numpyro.sample("z", dist.Normal(0.4 * x + 0.2 * t, 0.9))
+
+    def exact(t):
+        return jax.scipy.stats.norm.logpdf(2.0, t, jnp.sqrt(2.0))
+
+    f = log_evidence(model, guide, levels=12)
+    one = jax.value_and_grad(ppgen.expectation(f), argnums=1)
+    run = jax.jit(lambda keys: jax.lax.map(lambda key: one(key, 0.3, 2.0), keys))
+    found = run(jax.random.split(jax.random.key(0), 1_000_000))
+    found = np.stack(found, axis=1).astype(float)
+    right = np.array([exact(0.3), jax.grad(exact)(0.3)])
+    assert np.all(z_scores(found, right) < 4)
+    bound = iwelbo(model, guide, particles=round(f.mean_particles))
+    assert np.all(z_scores(estimates(bound, 0.3, 2.0, count=1_000_000), right) > 20)
+
+
 @pytest.mark.parametrize("estimator", [ScoreFunction(), Enumerate(), MeasureValued()])
 def test_flips(estimator):
     """Discrete particles, whose joint law has few values."""
