@@ -140,7 +140,7 @@ def langevin(
     Args:
         fields: of a point and a time, with a `.score`. Times must end where there still is one.
         size: ε, a number or a function of the time.
-        snr: instead of `size`, a ratio r of the norms of noise and score: ε = 2 r² d / |s|², of d
+        snr: instead of `size`, a ratio r of the norms of noise and score: ε = 2 r² d / ‖s‖², of d
             elements and the score *of this point alone*. (Where the norms are means over a batch,
             as is common, samples depend on their neighbours.)
 
