@@ -7,10 +7,10 @@ Each program is drawn as by `ppgen.testing.programs(whole=True)` and gets a verd
 value and gradient agree with the exact value and with slopes of values, which an interpreter finds
 that shares nothing with estimators and analysis; *wrong*, if they do not (*not a number*, if that
 shows); *refused*, if ppgen raises an error of its own; *crashed*, with any other error; *unknown*,
-where there is nothing to compare with. Of refused programs, one in eight
-(`ASKED`) is evaluated without the refusal too, at seven points: what would have been right at
-all of them was *sound*. What is done is kept, in pieces, in `--folder` (by default
-runs/random_programs); the table goes to random_programs.md.
+where there is nothing to compare with. Of refused programs, one in eight (`ASKED`) is evaluated
+without the refusal too, at seven points: what would have been right at all of them was *sound*.
+What is done is kept, in pieces, in `--folder` (by default runs/random_programs); the table goes to
+random_programs.md.
 """
 
 from __future__ import annotations

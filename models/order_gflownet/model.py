@@ -47,9 +47,11 @@ class OrderTask(eqx.Module):
 
     def front(self) -> Bool[Array, " objects"]:
         """Which objects no other one dominates."""
-        half = self.dag.side**self.dag.dimensions
-        objects = jax.tree.map(lambda x: x[half:], self.dag.states())
-        return inference.nondominated(jax.vmap(self.scores)(objects))
+        return inference.nondominated(self.all_scores())
+
+    def all_scores(self) -> Float[Array, "objects 2"]:
+        """The scores of all objects, which come last among the states."""
+        return jax.vmap(self.scores)(self.dag.states())[self.dag.side**self.dag.dimensions :]
 
 
 class OrderNetwork(eqx.Module):

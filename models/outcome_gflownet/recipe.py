@@ -50,27 +50,16 @@ class OutcomeGFlowNetRecipe(Recipe):
     def stage(self, name, training):
         import optax
 
-        task = self.load()
-        if name == "outcomes":
-            loss = room.outcome_loss(task.dag, failure=self.failure)
-            return Stage(
-                lambda model: loss(model.flows),
-                training.optimizer(optax.adam),
-                rows=lambda data, model: None,
-                part=lambda model: model.flows,
-                each=False,
-                draws=self.walks,
-                label="squared imbalance",
-                unit="nats²",
-            )
+        task, first = self.load(), name == "outcomes"
+        of_flows = room.outcome_loss(task.dag, failure=self.failure)
         return Stage(
-            room.amortiser_loss(task),
+            (lambda model: of_flows(model.flows)) if first else room.amortiser_loss(task),
             training.optimizer(optax.adam),
             rows=lambda data, model: None,
-            part=lambda model: model.amortiser,
+            part=lambda model: model.flows if first else model.amortiser,
             each=False,
             draws=self.walks,
-            label="squared error",
+            label="squared imbalance" if first else "squared error",
             unit="nats²",
         )
 

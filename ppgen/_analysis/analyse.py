@@ -242,7 +242,7 @@ class _Walk:
             return list(ins)
         if name == "scan":
             return self.scan(eqn, ins, counter, depth, checked)
-        if checked > SUSPECTS and _jax.called(eqn) in CONTINUOUS_RESULTS:
+        if checked > SUSPECTS and name in FOLLOWED and _jax.called(eqn) in CONTINUOUS_RESULTS:
             return self.continuous(eqn, ins, counter, depth)
         if name in CALLS:
             return self.call(eqn, _jax.subjaxprs(eqn)[0], ins, counter, depth, checked)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from ppgen.models.parts.networks._parts import zeroed
+from ppgen.models.parts.networks.transformer import check_heads
 
 EPSILON = 1e-6
 
@@ -158,8 +159,7 @@ class JointTransformer(eqx.Module):
         Raises:
             ValueError: The width is not a multiple of `heads`.
         """
-        if width % heads:
-            raise ValueError(f"a width that is a multiple of {heads} heads, not {width}")
+        check_heads(width, heads)
         keys = jax.random.split(key, 2 * depth + 3)
         self.first = eqx.nn.Linear(inputs, width, key=keys[0])
         self.word = eqx.nn.Linear(words, width, key=keys[1])

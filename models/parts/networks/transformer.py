@@ -42,6 +42,12 @@ class _Block(eqx.Module):
         return h + jax.vmap(self.outer)(jax.nn.gelu(x))
 
 
+def check_heads(width: int, heads: int) -> None:
+    """Refuse a width that cannot be divided among the heads."""
+    if width % heads:
+        raise ValueError(f"a width that is a multiple of {heads} heads, not {width}")
+
+
 class Transformer(eqx.Module):
     """Maps tokens to as many outputs, in which each has seen all others.
 
@@ -85,8 +91,7 @@ class Transformer(eqx.Module):
         Raises:
             ValueError: The width is not a multiple of `heads`.
         """
-        if width % heads:
-            raise ValueError(f"a width that is a multiple of {heads} heads, not {width}")
+        check_heads(width, heads)
         keys = jax.random.split(key, depth + 2)
         self.first = eqx.nn.Linear(inputs, width, key=keys[0])
         self.blocks = [_Block(width, heads, key=k) for k in keys[1:-1]]
